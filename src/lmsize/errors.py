@@ -1,0 +1,75 @@
+"""What can go wrong, as one small tree.
+
+::
+
+    LmsizeError
+    ├── InputError          a value that makes no sense (exit code 2)
+    │   ├── ModelError      a config.json that cannot be read as a model
+    │   ├── CatalogueError  a user's catalogue file with faults, all of them listed
+    │   └── LayoutError     an illegal layout, with the nearest legal values
+    └── NetworkError        the Hub was needed and cannot be reached (exit code 2)
+
+A run that does not fit its accelerator is an answer, not an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class LmsizeError(Exception):
+    """Base of every error that lmsize raises on purpose."""
+
+
+class InputError(LmsizeError):
+    """A value that makes no sense; names the value, what was expected and the nearest match.
+
+    Args:
+        what: the name of the input, e.g. ``--micro-batch`` or ``num_hidden_layers``.
+        value: the value given; shortened when long.
+        expected: what would have been right, as a phrase.
+        nearest: near names or legal values to offer.
+    """
+
+    def __init__(
+        self, what: str, value: object, expected: str, *, nearest: Sequence[object] = ()
+    ) -> None:
+        self.what, self.value, self.expected = what, value, expected
+        self.nearest = tuple(nearest)
+        hint = f"; did you mean {' or '.join(str(n) for n in self.nearest)}?" if nearest else ""
+        super().__init__(f"{what}: {shortened(value)} is not valid: expected {expected}{hint}")
+
+
+class ModelError(InputError):
+    """A config that cannot be read as a model."""
+
+
+class LayoutError(InputError):
+    """A layout that cannot run on this model or this number of accelerators."""
+
+
+class CatalogueError(LmsizeError):
+    """A user's catalogue file with faults; ``faults`` holds every one, each with its path."""
+
+    def __init__(self, file: str, faults: Sequence[str]) -> None:
+        self.file, self.faults = file, tuple(faults)
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        super().__init__(f"{file}: {len(self.faults)} fault(s), nothing was loaded\n{lines}")
+
+
+class NetworkError(LmsizeError):
+    """The Hub was needed and cannot be reached."""
+
+
+def shortened(value: object, *, n_chars: int = 80) -> str:
+    """`repr` of a value, cut to a length a person would read."""
+    text = repr(value)
+    return text if len(text) <= n_chars else f"{text[: n_chars - 1]}…"
+
+
+def nearest_names(name: str, known: Iterable[str], *, n_names: int = 3) -> list[str]:
+    """The known names most like `name`, best first; empty when none is near."""
+    by_lower = {k.lower(): k for k in known}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=n_names, cutoff=0.5)
+    return [by_lower[m] for m in matches]

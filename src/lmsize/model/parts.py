@@ -1,0 +1,243 @@
+"""The pieces a block is made of.
+
+A part says which parameter tensors it holds; everything that is counted from parameters
+(bytes, optimizer states, adapters, quantised weights, shards) walks over
+:class:`Parameter`, so a count is written once. Parts without parameters (the attention core,
+the scan) carry the dimensions that arithmetic and caches need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["matrix", "expert", "embedding", "vector"]
+Split = Literal["column", "row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`n_tensors` parameter tensors of one shape.
+
+    Attributes:
+        name: path inside the block, as in the transformers module (``self_attn.q_proj.weight``).
+        shape: as stored; fused experts are one 3-D tensor (experts first).
+        kind: ``matrix`` multiplies every token; ``expert`` only the tokens routed to it;
+            ``embedding`` is looked up; ``vector`` is anything else (norms, biases, kernels).
+        split: how tensor parallelism divides it (``column``: the output dimension).
+        n_units: into how many indivisible units the split dimension falls (heads, else rows).
+        n_tensors: how many tensors of this shape the block holds under this name.
+        active_frac: the share of it that one token uses.
+        trainable: False for tables that are never trained (sinusoids kept as parameters).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    split: Split | None = None
+    n_units: int = 1
+    n_tensors: int = 1
+    active_frac: float = 1.0
+    trainable: bool = True
+
+    @property
+    def n_params(self) -> int:
+        """Number of scalars in all the tensors."""
+        return math.prod(self.shape) * self.n_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix that multiplies every token: `n_in` features to `n_out`.
+
+    Attributes:
+        name: module path inside the block, as in transformers.
+        bias: whether it adds a bias of `n_out`.
+        split: how tensor parallelism divides it; None keeps it whole on every rank.
+        n_units: indivisible units of the split dimension (heads); None: its size.
+        adaptable: an ``nn.Linear`` or ``Conv1D``, which peft's ``all-linear`` and bitsandbytes
+            find. False for routers and other raw parameters.
+        tied: shares its matrix with the token embedding: works, but holds no parameters (a bias
+            is still its own).
+        per_token: how many times it runs per token (a pooler on one token of a sequence: 0).
+        n_modules: how many such modules the block holds (unfused experts, codebooks).
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+    bias: bool = False
+    split: Split | None = None
+    n_units: int | None = None
+    adaptable: bool = True
+    tied: bool = False
+    per_token: float = 1.0
+    n_modules: int = 1
+
+    def parameters(self) -> Iterator[Parameter]:
+        units = self.n_units or (self.n_in if self.split == "row" else self.n_out)
+        if not self.tied:
+            yield Parameter(
+                f"{self.name}.weight", (self.n_out, self.n_in), "matrix",
+                self.split, units, self.n_modules, min(self.per_token, 1.0) or 1.0,
+            )  # fmt: skip
+        if self.bias:
+            split = self.split if self.split == "column" else None
+            yield Parameter(f"{self.name}.bias", (self.n_out,), "vector", split, units, self.n_modules)
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Routed experts, fused as transformers 5 stores them: one 3-D tensor for each matrix.
+
+    Attributes:
+        matrices: ``(name, n_in, n_out)`` of each expert's matrices, e.g.
+            ``(("gate_up_proj", h, 2 * f), ("down_proj", f, h))``.
+        n_experts: routed experts of the layer (shared ones are plain :class:`Linear`).
+        top_k: experts that one token uses.
+        bias: whether each matrix adds a bias.
+    """
+
+    name: str
+    matrices: tuple[tuple[str, int, int], ...]
+    n_experts: int
+    top_k: int
+    bias: bool = False
+
+    def parameters(self) -> Iterator[Parameter]:
+        active = self.top_k / self.n_experts
+        for matrix, n_in, n_out in self.matrices:
+            name = f"{self.name}.{matrix}"
+            yield Parameter(
+                name, (self.n_experts, n_out, n_in), "expert",
+                n_units=self.n_experts, active_frac=active,
+            )  # fmt: skip
+            if self.bias:
+                yield Parameter(
+                    f"{name}_bias", (self.n_experts, n_out), "expert",
+                    n_units=self.n_experts, active_frac=active,
+                )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A table that is looked up: tokens, positions, types.
+
+    Attributes:
+        is_vocabulary: the token table, which tensor parallelism divides by rows.
+        trainable: False for sinusoids that transformers stores as a frozen parameter.
+    """
+
+    name: str
+    n_rows: int
+    width: int
+    is_vocabulary: bool = False
+    trainable: bool = True
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield Parameter(
+            f"{self.name}.weight", (self.n_rows, self.width), "embedding",
+            "column" if self.is_vocabulary else None, self.n_rows, trainable=self.trainable,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation over the last dimension (RMSNorm, or LayerNorm with `bias`)."""
+
+    name: str
+    width: int
+    bias: bool = False
+    weight: bool = True
+
+    def parameters(self) -> Iterator[Parameter]:
+        if self.weight:
+            yield Parameter(f"{self.name}.weight", (self.width,), "vector")
+        if self.bias:
+            yield Parameter(f"{self.name}.bias", (self.width,), "vector")
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Any other parameter tensor (a scale, a decay, a relative-position table)."""
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool = True
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield Parameter(self.name, self.shape, "vector", trainable=self.trainable)
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A one-dimensional convolution along the sequence."""
+
+    name: str
+    n_in: int
+    n_out: int
+    kernel: int
+    n_groups: int = 1
+    bias: bool = True
+
+    def parameters(self) -> Iterator[Parameter]:
+        shape = (self.n_out, self.n_in // self.n_groups, self.kernel)
+        yield Parameter(f"{self.name}.weight", shape, "vector")
+        if self.bias:
+            yield Parameter(f"{self.name}.bias", (self.n_out,), "vector")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCore:
+    """Scores and weighted values of one attention layer; holds no parameters.
+
+    Attributes:
+        head_dim: width of a query or key head.
+        v_head_dim: width of a value head.
+        window: how far back a token looks at most (sliding or chunked); None for all.
+        causal: whether a token sees only those before it.
+        cross: whether keys and values come from the encoder.
+        cache_width: numbers cached per token and layer while serving; None for keys and values
+            of every kv head. Latent attention caches its compressed latent, a layer that reuses
+            another's cache caches 0.
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    window: int | None = None
+    causal: bool = True
+    cross: bool = False
+    cache_width: int | None = None
+
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that one token leaves in the cache of this layer."""
+        if self.cache_width is not None:
+            return self.cache_width
+        return self.n_kv_heads * (self.head_dim + self.v_head_dim)
+
+    def parameters(self) -> Iterator[Parameter]:
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A recurrence along the sequence (Mamba, linear attention, RWKV); parameters are separate.
+
+    Attributes:
+        state_size: numbers of state kept per sequence and layer, the convolution's included.
+        flops_per_token: forward FLOPs of the recurrence for one token, projections excluded.
+    """
+
+    state_size: int
+    flops_per_token: int
+
+    def parameters(self) -> Iterator[Parameter]:
+        return iter(())
+
+
+Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan

@@ -1,0 +1,50 @@
+"""A parsed ``config.json`` -> :class:`ModelSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmsize.errors import ModelError, nearest_names
+from lmsize.model.config import Config
+from lmsize.model.family import readers
+from lmsize.model.spec import ModelSpec
+
+USUAL_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def read_config(raw: Mapping[str, Any], *, name: str) -> ModelSpec:
+    """The architecture that a config describes.
+
+    Args:
+        raw: the JSON object of the config.
+        name: what to call the model in reports.
+
+    Raises:
+        ModelError: a key is missing, of the wrong type or out of range; or the `model_type` is
+            unknown and the usual keys are not there either.
+    """
+    if not isinstance(raw, Mapping):
+        raise ModelError("config.json", raw, "a JSON object")
+    model_type = raw.get("model_type")
+    if model_type is not None and not isinstance(model_type, str):
+        raise ModelError("model_type", model_type, "a string")
+    known = readers()
+    config = Config(raw, model_type or "")
+    reader = known.get(config.model_type)
+    if reader is None:
+        reader = known["llama"]
+        missing = [key for key in USUAL_KEYS if key not in raw]
+        if missing:
+            raise ModelError(
+                "model_type", model_type,
+                f"a known model type, or a config with the usual keys (lacks {', '.join(missing)})",
+                nearest=nearest_names(model_type or "", known),
+            )  # fmt: skip
+        config.assume(
+            "unknown-model-type",
+            f"model_type {model_type!r} is not known: estimated as a Llama-like decoder from its keys",
+        )
+    spec = reader(config)
+    return replace(spec, name=name, assumptions=config.assumptions)
