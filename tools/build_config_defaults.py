@@ -24,7 +24,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 OUT = Path(__file__).parents[1] / "src/lmsize/model/data/config_defaults.json"
 BASE = {f.name for f in dataclasses.fields(PreTrainedConfig)} - {"tie_word_embeddings"}
 # Presentation, sampling, token ids and numerics: nothing that is sized by them.
-SKIP_ENDINGS = ("_token_id", "_token_index", "_eps", "_epsilon", "_range", "_std", "_coef", "_factor")
+SKIP_ENDINGS = (
+    "_token_id",
+    "_token_index",
+    "_eps",
+    "_epsilon",
+    "_range",
+    "_std",
+    "_coef",
+    "_factor",
+)
 CLASSES = {
     "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "masked": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -53,7 +62,9 @@ def entry(model_type: str) -> dict[str, Any] | None:
     defaults = {
         f.name: value
         for f in dataclasses.fields(config)
-        if f.name not in BASE and not f.name.endswith(SKIP_ENDINGS) and plain(value := default_of(f))
+        if f.name not in BASE
+        and not f.name.endswith(SKIP_ENDINGS)
+        and plain(value := default_of(f))
     }
     sections = {
         name: cls.model_type
@@ -61,7 +72,12 @@ def entry(model_type: str) -> dict[str, Any] | None:
         if getattr(cls, "model_type", "")
     }
     classes = {kind: names[model_type] for kind, names in CLASSES.items() if model_type in names}
-    found = {"defaults": defaults, "aliases": dict(config.attribute_map or {}), "sections": sections, "classes": classes}
+    found = {
+        "defaults": defaults,
+        "aliases": dict(config.attribute_map or {}),
+        "sections": sections,
+        "classes": classes,
+    }
     return {key: value for key, value in found.items() if value}
 
 

@@ -169,6 +169,16 @@ class Config:
         kind = str(value.get("model_type") or self._sections.get(key) or model_type)
         return Config(value, kind, path=f"{self.path}{key}.", assumed=self._assumed)
 
+    def typed(self, model_type: str) -> Config:
+        """The same keys read as another type, whose class loads them."""
+        return Config(self.raw, model_type, path=self.path, assumed=self._assumed)
+
+    def replacing(self, values: Mapping[str, Any]) -> Config:
+        """The same config with some keys replaced (old spellings), sharing the assumptions."""
+        return Config(
+            {**self.raw, **values}, self.model_type, path=self.path, assumed=self._assumed
+        )
+
     # -- what is counted ---------------------------------------------------------------------
 
     @property

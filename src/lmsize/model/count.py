@@ -38,3 +38,8 @@ def n_params(spec: ModelSpec) -> int:
 def n_params_active(spec: ModelSpec) -> int:
     """Parameters that one token touches: all but the idle routed experts."""
     return round(sum(h.n_params * h.parameter.active_frac for h in held_parameters(spec)))
+
+
+def n_params_trainable(spec: ModelSpec) -> int:
+    """Parameters that a full training changes: all but frozen tables."""
+    return sum(held.n_params for held in held_parameters(spec) if held.parameter.trainable)

@@ -1,52 +1,102 @@
-"""Llama and the decoders that differ from it in a flag or two."""
+"""Llama, Mistral, Qwen: pre-norm decoders with RMSNorm, grouped queries, rope and SwiGLU."""
 
 from __future__ import annotations
 
-from lmsize.model.blocks import (
-    attention,
-    decoder,
-    decoder_head,
-    gated_mlp,
-    lm_head,
-    rms_norm,
-    token_embedding,
-)
+from dataclasses import replace
+
+from lmsize.model.blocks import gated_mlp, rms_norm
 from lmsize.model.config import Config
+from lmsize.model.dense_blocks import Windows, dense_decoder, dense_shape, one_window, pre_norm
 from lmsize.model.family import family
-from lmsize.model.parts import Part
-from lmsize.model.spec import Block, ModelSpec
+from lmsize.model.mixture_blocks import grouped_query, sliding_layers
+from lmsize.model.parts import Linear, Part
+from lmsize.model.spec import Block, ModelSpec, Run, Tower
+
+LLAMA_TYPES = ("llama", "internlm3", "iquestcoder")
 
 
-@family("llama", "mistral", "qwen2")
+@family(*LLAMA_TYPES)
 def llama(config: Config) -> ModelSpec:
-    """Pre-norm decoder: RMSNorm, grouped-query attention with rope, SwiGLU."""
-    width, n_layers, n_heads, vocab = config.require(
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"
+    """Biases by flags; the estimate of an unknown type too, which may have a window."""
+    shape = dense_shape(config, even=True)
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
+    ffn = config.int("intermediate_size")
+
+    def layer(window: int | None) -> tuple[Part, ...]:
+        attn = grouped_query(shape, qkv_bias=bias, out_bias=bias, window=window)
+        return pre_norm(shape.width, attn, gated_mlp(width=shape.width, ffn=ffn, bias=mlp_bias))
+
+    return dense_decoder(config, shape, layer, windows=_stated_window(config, shape.n_layers))
+
+
+def _stated_window(config: Config, n_layers: int) -> Windows:
+    """Llama itself attends to everything, whatever its config says."""
+    if config.model_type in LLAMA_TYPES or not config.flag("use_sliding_window", True):
+        return [None] * n_layers
+    return [config.optional_int("sliding_window") or None] * n_layers
+
+
+@family("mistral", "ministral", "ministral3")
+def mistral(config: Config) -> ModelSpec:
+    """No biases at all; a sliding window in some versions."""
+    shape = dense_shape(config)
+    ffn = config.int("intermediate_size")
+
+    def layer(window: int | None) -> tuple[Part, ...]:
+        attn = grouped_query(shape, window=window)
+        return pre_norm(shape.width, attn, gated_mlp(width=shape.width, ffn=ffn))
+
+    return dense_decoder(config, shape, layer, windows=one_window(config, shape.n_layers))
+
+
+@family("qwen2", "qwen3")
+def qwen(config: Config) -> ModelSpec:
+    """Qwen 2 has biases on queries, keys and values; Qwen 3 a norm on each head instead."""
+    shape = dense_shape(config)
+    is_v3 = config.model_type == "qwen3"
+    out_bias = is_v3 and config.flag("attention_bias")
+    ffn = config.int("intermediate_size")
+
+    def layer(window: int | None) -> tuple[Part, ...]:
+        attn = grouped_query(
+            shape, qkv_bias=out_bias or not is_v3, out_bias=out_bias, window=window, qk_norm=is_v3
+        )
+        return pre_norm(shape.width, attn, gated_mlp(width=shape.width, ffn=ffn))
+
+    return dense_decoder(config, shape, layer, windows=_qwen_windows(config, shape.n_layers))
+
+
+def _qwen_windows(config: Config, n_layers: int) -> Windows:
+    """Only with ``use_sliding_window``, and from layer ``max_window_layers`` on."""
+    if not config.flag("use_sliding_window"):
+        return [None] * n_layers
+    return sliding_layers(
+        config, n_layers, lambda i: i >= config.int("max_window_layers", 0, least=0)
     )
-    head_dim = config.optional_int("head_dim") or width // n_heads
-    biased = config.flag("attention_bias") or config.model_type == "qwen2"
-    parts: tuple[Part, ...] = (
-        rms_norm("input_layernorm", width),
-        *attention(
-            width=width, n_heads=n_heads, head_dim=head_dim,
-            n_kv_heads=config.optional_int("num_key_value_heads") or n_heads,
-            qkv_bias=biased, out_bias=config.flag("attention_bias"),
-            window=_window(config),
-        ),
-        rms_norm("post_attention_layernorm", width),
-        *gated_mlp(width=width, ffn=config.int("intermediate_size"), bias=config.flag("mlp_bias")),
-    )  # fmt: skip
-    lm = lm_head(width=width, vocab=vocab, tied=config.flag("tie_word_embeddings"))
-    return decoder(
-        config, width=width, n_layers=n_layers, n_heads=n_heads, vocab=vocab,
-        embedding=token_embedding(config, vocab=vocab, width=width, name="embed_tokens"),
-        layers=[Block("layer", parts)] * n_layers,
-        head=decoder_head(config, width=width, lm=[lm], final=[rms_norm("norm", width)]),
-        max_positions=config.optional_int("max_position_embeddings"),
-    )  # fmt: skip
 
 
-def _window(config: Config) -> int | None:
-    if config.model_type == "qwen2" and not config.flag("use_sliding_window"):
-        return None
-    return config.optional_int("sliding_window") or None
+@family("mimo")
+def mimo(config: Config) -> ModelSpec:
+    """MiMo: Qwen 2 with layers that predict further tokens (``num_nextn_predict_layers``).
+
+    Not a class of transformers; its own code holds those layers but runs them only for
+    speculative decoding, so they are an idle tower.
+    """
+    shape = dense_shape(config)
+    ffn = config.int("intermediate_size")
+    bias = config.flag("attention_bias", True)
+
+    def layer(window: int | None) -> tuple[Part, ...]:
+        attn = grouped_query(shape, qkv_bias=bias, window=window)
+        return pre_norm(shape.width, attn, gated_mlp(width=shape.width, ffn=ffn))
+
+    spec = dense_decoder(config, shape, layer, windows=_qwen_windows(config, shape.n_layers))
+    n_extra = config.int("num_nextn_predict_layers", 0, least=0)
+    if not n_extra:
+        return spec
+    width = shape.width
+    norms = (rms_norm(f"{name}_layernorm", width) for name in ("token", "hidden", "final"))
+    block = Block("mtp layer", (*norms, Linear("input_proj", 2 * width, width), *layer(None)))
+    return replace(
+        spec, towers=(*spec.towers, Tower("mtp", (Run(block, n_extra, n_extra),), "idle"))
+    )

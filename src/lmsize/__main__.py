@@ -1,0 +1,5 @@
+"""``python -m lmsize``."""
+
+from lmsize.cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""``lmsize.compare``: the same question asked several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from os import PathLike
+from typing import Any
+
+from lmsize.api.locate import ModelLike, located
+from lmsize.api.serving import infer
+from lmsize.api.training import opened, train
+from lmsize.assumption import Assumption
+from lmsize.catalogue.catalogue import Catalogue
+from lmsize.errors import InputError
+from lmsize.estimate.answer import Estimate
+from lmsize.workload.parse import parsed
+from lmsize.workload.training import METHODS, PRECISIONS, check_choice
+
+BY = ("method", "precision")
+RULES_PRECISIONS = ("fp32", "fp16", "int8")
+ONLY_QLORA = ("quant",)
+ONLY_ADAPTERS = ("lora_rank", "lora_targets", "lora_experts", "adapter_fraction")
+
+Ask = Callable[..., Estimate]
+
+
+def compare(
+    model: ModelLike | None = None, *, by: str = "method", engine: str = "analytic",
+    accelerator: str | None = None, catalogue: Catalogue | str | PathLike[str] | None = None,
+    today: date | None = None, **options: Any,
+) -> list[Estimate]:  # fmt: skip
+    """The estimates of full training, LoRA and QLoRA, in that order; or of precisions.
+
+    Args:
+        by: ``method`` (``quant`` applies to QLoRA only) or ``precision``; under the rules of
+            thumb the last precision is inference in int8, beside training.
+        options: as for :func:`lmsize.train`.
+
+    Raises:
+        LmsizeError: input that makes no sense.
+    """
+    check_choice("--by", by, BY)
+    rows = opened(catalogue)
+    subject = located(model, rows) if model is not None else None
+    fixed = {"accelerator": accelerator, "engine": engine, "catalogue": rows, "today": today}
+
+    def ask(question: Ask, **changes: Any) -> Estimate:
+        return question(subject, **(fixed | options | changes))
+
+    if by == "method":
+        return reduced([ask(train, **_for_method(method, options)) for method in METHODS])
+    if engine == "rules":
+        return reduced(_rules_precisions(ask, options))
+    return reduced([ask(train, precision=p) for p in _precisions(options)])
+
+
+def _for_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("method") is not None:
+        raise InputError("--method", options["method"], "no value: compare asks for every method")
+    dropped = ()
+    if method == "full":
+        dropped = (*ONLY_QLORA, *ONLY_ADAPTERS)
+    elif method == "lora":
+        dropped = ONLY_QLORA
+    return {"method": method, **dict.fromkeys(dropped)}
+
+
+def _precisions(options: dict[str, Any]) -> tuple[str, ...]:
+    if options.get("precision") is not None:
+        raise InputError("--precision", options["precision"], "no value: compare asks for each")
+    return PRECISIONS
+
+
+def _rules_precisions(ask: Ask, options: dict[str, Any]) -> list[Estimate]:
+    """Training in fp32 and fp16, inference in int8: the rule's own comparison.
+
+    States follow the weights' type, and activations given are those in 16 bits: fp32 keeps twice
+    as much, int8 weights compute in 16 bits.
+    """
+    said = parsed(
+        {k: options.get(k) for k in ("activation_bytes", "precision")},
+        allowed={"activation_bytes", "precision"},
+    )
+    _precisions(options)
+    half = said.get("activation_bytes")
+    double = tuple(2 * end for end in half) if half else None
+    text = "optimizer states in the weights' type, activations as given in 16 bits and doubled in fp32"
+    stated = Assumption("precision-rows", text)
+    only_training = {f: None for f in options if f not in INFERENCE_OPTIONS}
+    made = [
+        ask(train, precision="fp32", state_precision="fp32", activation_bytes=double),
+        ask(train, precision="fp16", state_precision=options.get("state_precision") or "fp16"),
+        ask(infer, **only_training, precision="fp16", quant="int8"),
+    ]
+    return [replace(e, assumptions=(*e.assumptions, stated)) for e in made]
+
+
+INFERENCE_OPTIONS = ("params", "activation_bytes", "accelerators")
+
+
+def reduced(rows: list[Estimate]) -> list[Estimate]:
+    """The rows with each one's reduction factor: the first row's peak over its own."""
+    first = rows[0].memory.peak_allocated_bytes
+    return [
+        replace(row, memory=replace(row.memory, reduction_factor=_ratio(first, row.memory.peak_allocated_bytes)))
+        for row in rows
+    ]
+
+
+def _ratio(first: int | None, own: int | None) -> float | None:
+    return first / own if first and own else None

@@ -1,0 +1,46 @@
+"""Reading a ``config.json`` from a path, guarded against files that are not one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lmsize.errors import ModelError
+
+LARGEST_CONFIG_BYTES = 16 * 2**20
+
+
+def config_at(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, or in the ``config.json`` of a folder.
+
+    Raises:
+        ModelError: missing, unreadable, too large, not text, not JSON, not an object.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    shown = str(file)
+    try:
+        if not file.is_file():
+            raise ModelError("MODEL", shown, "a config.json or a folder that holds one")
+        if file.stat().st_size > LARGEST_CONFIG_BYTES:
+            raise ModelError("MODEL", shown, "a config.json below 16 MiB")
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ModelError("MODEL", shown, "a config.json in UTF-8: this is another encoding or binary") from None
+    except OSError as error:
+        raise ModelError("MODEL", shown, f"a readable file ({error.strerror or error})") from None
+    return config_from(text, shown)
+
+
+def config_from(text: str, shown: str) -> dict[str, Any]:
+    """Parse the text of a config."""
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ModelError("MODEL", shown, f"valid JSON ({error.msg} at {place})") from None
+    except (RecursionError, ValueError) as error:
+        raise ModelError("MODEL", shown, f"sane JSON ({type(error).__name__})") from None
+    if not isinstance(raw, dict):
+        raise ModelError("MODEL", shown, f"a JSON object, not {type(raw).__name__}")
+    return raw

@@ -1,0 +1,82 @@
+"""``lmsize.infer``: the complete estimate of serving."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import date
+from os import PathLike
+from typing import Any
+
+from lmsize.api.locate import ModelLike, located
+from lmsize.api.training import ENGINES, RULES_OPTIONS, opened
+from lmsize.catalogue.catalogue import Catalogue
+from lmsize.errors import InputError
+from lmsize.estimate.answer import Estimate
+from lmsize.estimate.rules import RulesSpec
+from lmsize.estimate.serving import ServingQuestion, serving_estimate, serving_question
+from lmsize.estimate.training import filled_memory
+from lmsize.estimate.verdict import serving_verdict
+from lmsize.memory.serving import serving_peak
+from lmsize.planner.serving import limits, min_to_fit, remedies, with_limits
+from lmsize.workload.parse import parsed
+from lmsize.workload.serving import InferSpec
+from lmsize.workload.training import check_choice
+
+INFER_OPTIONS = {f.name for f in fields(InferSpec)}
+
+
+def infer(
+    model: ModelLike | None = None, *, accelerator: str | None = None, engine: str = "analytic",
+    catalogue: Catalogue | str | PathLike[str] | None = None, today: date | None = None,
+    **options: Any,
+) -> Estimate:  # fmt: skip
+    """What serving a model needs.
+
+    Args:
+        model: a catalogue name, a Hub id, a path, a parsed config or a ModelSpec; None only with
+            ``engine="rules"`` and ``params``.
+        accelerator: its name; None asks for sizes alone.
+        engine: ``analytic``, or ``rules`` for the rules of thumb.
+        catalogue: a user's file of rows, or a catalogue already opened.
+        today: decides whether a price is stale; the current date if None.
+        options: the long options of ``lmsize infer`` with ``_`` for ``-``.
+
+    Raises:
+        LmsizeError: input that makes no sense. Serving that does not fit is an answer.
+    """
+    check_choice("--engine", engine, ENGINES)
+    values = parsed(options, allowed=INFER_OPTIONS | RULES_OPTIONS)
+    rules = RulesSpec(**{k: v for k, v in values.items() if k in RULES_OPTIONS})
+    spec = InferSpec(**{k: v for k, v in values.items() if k in INFER_OPTIONS})
+    rows = opened(catalogue)
+    if engine == "rules":
+        from lmsize.api.rules import rules_inference
+
+        return rules_inference(model, spec, rules, rows, accelerator=accelerator)
+    rules.refuse_without_rules()
+    if model is None:
+        raise InputError("MODEL", model, "a model")
+    question = serving_question(
+        located(model, rows), spec, rows, accelerator=accelerator, today=today or date.today()
+    )
+    return answered(question)
+
+
+def answered(question: ServingQuestion) -> Estimate:
+    """The analytic estimate with its limits and verdict."""
+    estimate = serving_estimate(question)
+    enough = min_to_fit(question, _peak)
+    found = limits(question, _peak)
+    filled = replace(
+        estimate,
+        serving=replace(estimate.serving, **with_limits(estimate.serving, found)),
+        accelerators=replace(estimate.accelerators, min_to_fit=enough),
+    )
+    device, capacity = estimate.memory.peak_device_bytes, estimate.memory.capacity_bytes
+    needs_help = device is not None and capacity is not None and device > capacity
+    help_ = list(remedies(question, _peak, n_needed=enough)) if needs_help else []
+    return replace(filled, verdict=serving_verdict(filled, help_))
+
+
+def _peak(question: ServingQuestion) -> int:
+    return filled_memory(serving_peak(question.setup), question)[0].peak_device_bytes or 0

@@ -1,0 +1,102 @@
+"""``lmsize.train``: the complete estimate of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import date
+from os import PathLike
+from typing import Any
+
+from lmsize.api.locate import ModelLike, located
+from lmsize.assumption import Assumption
+from lmsize.catalogue.catalogue import Catalogue
+from lmsize.errors import InputError
+from lmsize.estimate.answer import Estimate
+from lmsize.estimate.question import TrainingQuestion, training_question
+from lmsize.estimate.rules import RulesSpec
+from lmsize.estimate.training import training_estimate, training_memory
+from lmsize.estimate.verdict import training_verdict
+from lmsize.planner.training import limits, min_to_fit, remedies
+from lmsize.workload.parse import parsed
+from lmsize.workload.training import TrainSpec, check_choice
+
+ENGINES = ("rules", "analytic")
+TRAIN_OPTIONS = {f.name for f in fields(TrainSpec)}
+RULES_OPTIONS = {f.name for f in fields(RulesSpec)}
+
+
+def opened(catalogue: Catalogue | str | PathLike[str] | None) -> Catalogue:
+    """The catalogue: as given, with a user's file on top, or the package's own."""
+    if isinstance(catalogue, Catalogue):
+        return catalogue
+    if catalogue is None:
+        return Catalogue()
+    from lmsize.catalogue.user import load_user_catalogue
+
+    return load_user_catalogue(catalogue)
+
+
+def specs(options: dict[str, Any]) -> tuple[TrainSpec, RulesSpec]:
+    """The options of a training question as its two specs."""
+    values = parsed(options, allowed=TRAIN_OPTIONS | RULES_OPTIONS)
+    rules = RulesSpec(**{k: v for k, v in values.items() if k in RULES_OPTIONS})
+    return TrainSpec(**{k: v for k, v in values.items() if k in TRAIN_OPTIONS}), rules
+
+
+def train(
+    model: ModelLike | None = None, *, accelerator: str | None = None, engine: str = "analytic",
+    catalogue: Catalogue | str | PathLike[str] | None = None, today: date | None = None,
+    **options: Any,
+) -> Estimate:  # fmt: skip
+    """What training a model needs.
+
+    Args:
+        model: a catalogue name, a Hub id, a path, a parsed config or a ModelSpec; None only with
+            ``engine="rules"`` and ``params``.
+        accelerator: its name; None asks for sizes alone.
+        engine: ``analytic``, or ``rules`` for the rules of thumb.
+        catalogue: a user's file of rows (TOML or CSV), or a catalogue already opened.
+        today: decides whether a price is stale; the current date if None.
+        options: the long options of ``lmsize train`` with ``_`` for ``-``, as numbers or as text
+            with suffixes (``tokens="1B"``, ``deadline="7d"``).
+
+    Raises:
+        LmsizeError: input that makes no sense. A run that does not fit is an answer.
+    """
+    check_choice("--engine", engine, ENGINES)
+    spec, rules = specs(options)
+    rows = opened(catalogue)
+    day = today or date.today()
+    if engine == "rules":
+        from lmsize.api.rules import rules_training
+
+        return rules_training(model, spec, rules, rows, accelerator=accelerator, today=day)
+    rules.refuse_without_rules()
+    if model is None:
+        raise InputError("MODEL", model, "a model")
+    question = training_question(
+        located(model, rows), spec, rows, accelerator=accelerator, today=day
+    )
+    return answered(question)
+
+
+def answered(question: TrainingQuestion) -> Estimate:
+    """The analytic estimate with its limits and verdict."""
+    estimate = training_estimate(question)
+    enough = min_to_fit(question, _peak)
+    found = replace(
+        estimate,
+        limits=limits(question, _peak),
+        accelerators=replace(estimate.accelerators, min_to_fit=enough),
+    )
+    if enough is not None and enough > question.setup.layout.n_accelerators and not question.setup.layout.zero:
+        text = "min_to_fit shards weights, gradients and states with ZeRO-3"
+        found = replace(found, assumptions=(*found.assumptions, Assumption("min-to-fit-zero3", text)))
+    device, capacity = estimate.memory.peak_device_bytes, estimate.memory.capacity_bytes
+    needs_help = device is not None and capacity is not None and device > capacity
+    help_ = list(remedies(question, _peak, n_needed=enough)) if needs_help else []
+    return replace(found, verdict=training_verdict(found, help_))
+
+
+def _peak(question: TrainingQuestion) -> int:
+    return training_memory(question)[0].peak_device_bytes or 0

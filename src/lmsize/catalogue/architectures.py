@@ -1,0 +1,81 @@
+"""Known model architectures: an index in memory, one line of a file a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from lmsize.assumption import Assumption
+from lmsize.catalogue.names import plain
+from lmsize.catalogue.records import ModelEntry, ModelSummary
+from lmsize.catalogue.tables import csv_records, data_file, data_text
+from lmsize.errors import InputError, nearest_names
+
+# Endings of Hub names whose checkpoints share the architecture of the one without them.
+TUNED = ("instruct", "chat", "it", "base", "pt", "hf")
+
+
+@cache
+def index() -> Mapping[str, ModelSummary]:
+    """Every known architecture by name; a few milliseconds, no config is read."""
+    lines = data_text("models_index.csv").splitlines()
+    return {row.name: row for row in csv_records(ModelSummary, lines)}
+
+
+@cache
+def entry(name: str) -> ModelEntry:
+    """A known architecture by its exact name."""
+    row = index()[name]
+    with data_file("models.jsonl").open("rb") as lines:
+        lines.seek(row.offset)
+        raw = json.loads(lines.read(row.n_bytes))
+    filled = tuple(raw.pop("filled_keys", ()))
+    return ModelEntry(**raw, filled_keys=filled, hub_aliases=row.aliases)
+
+
+def hub_words(summary: ModelSummary) -> tuple[str, ...]:
+    """The Hub ids that mean this architecture."""
+    return (summary.hf_id, *summary.aliases) if summary.hf_id else summary.aliases
+
+
+@cache
+def by_words(rows: tuple[ModelSummary, ...]) -> dict[str, ModelSummary]:
+    """Summaries by plain name and by Hub id in lower case."""
+    hub = {word.casefold(): row for row in rows for word in hub_words(row)}
+    return {**{plain(row.name): row for row in rows}, **hub}
+
+
+def untuned(hub_id: str) -> str:
+    """A Hub id with the ending of a tuned checkpoint taken off its name; "" if it has none."""
+    org, _, name = hub_id.casefold().partition("/")
+    head, _, last = name.rpartition("-")
+    return f"{org}/{head}" if head and last in TUNED else ""
+
+
+def find(
+    name: str, rows: Iterable[ModelSummary]
+) -> tuple[ModelSummary, tuple[Assumption, ...]] | None:
+    """The summary that a catalogue name or a Hub id means; None if nothing known fits.
+
+    A Hub id must fit as a whole, but for the ending of a tuned checkpoint of the same
+    organisation, which is an assumption.
+    """
+    words = by_words(tuple(rows))
+    if "/" not in name:
+        row = words.get(plain(name))
+        return (row, ()) if row else None
+    row = words.get(name.casefold())
+    if row is not None:
+        return row, ()
+    row = words.get(untuned(name)) or words.get(f"{untuned(name)}-base")
+    if row is None:
+        return None
+    text = f"{name} taken to have the architecture of {row.hf_id}"
+    return row, (Assumption("model-variant", text),)
+
+
+def unknown(name: str, known: Iterable[str]) -> InputError:
+    """The error for a model that no row means."""
+    expected = "a catalogue name, a Hub id, or a path (`lmsize models` lists the known ones)"
+    return InputError("MODEL", name, expected, nearest=nearest_names(name, known))

@@ -1,0 +1,161 @@
+"""A training question made ready: defaults filled in, names looked up, layout checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from lmsize.assumption import Assumption, Caution
+from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue.records import Accelerator, Optimizer
+from lmsize.errors import InputError
+from lmsize.layout.degrees import Layout, check, with_count
+from lmsize.memory.training import TrainingSetup
+from lmsize.model.parts import Experts, Linear
+from lmsize.model.spec import ModelSpec
+from lmsize.workload.adapters import adapter_model
+from lmsize.workload.training import TrainSpec, batch_of, with_defaults
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingQuestion:
+    """What is asked, whole.
+
+    Attributes:
+        spec: with every default filled in; what follows from others (the global batch) as asked.
+        accelerator: None asks for sizes alone.
+        assumptions: what making it ready took for granted; `cautions` what to beware of.
+        today: decides whether a price is stale.
+    """
+
+    model: ModelSpec
+    spec: TrainSpec
+    setup: TrainingSetup
+    accelerator: Accelerator | None
+    catalogue: Catalogue
+    assumptions: tuple[Assumption, ...]
+    cautions: tuple[Caution, ...]
+    today: date
+
+    def inputs(self) -> dict[str, Any]:
+        """Everything that was used, under the names of the options."""
+        batch = self.setup.batch
+        used = self.spec.as_dict() | {
+            "accelerators": self.setup.layout.n_accelerators,
+            "global_batch": batch.sequences,
+            "grad_accum": batch.n_micro,
+        }
+        name = self.accelerator.name if self.accelerator else None
+        return {"model": self.model.name, "engine": "analytic", "accelerator": name, **used}
+
+    def varied(self, **changes: Any) -> TrainingQuestion:
+        """The same question with some fields of the spec changed (for searches)."""
+        unpinned = {"global_batch": None, "grad_accum": self.setup.batch.n_micro}
+        spec = replace(self.spec, **{**unpinned, **changes})
+        setup = _setup(self.model, spec, self.catalogue, adapters=self.setup.adapters)
+        return replace(self, spec=spec, setup=setup)
+
+
+def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
+    """The layout that a filled-in spec asks for.
+
+    Raises:
+        LayoutError: it is not legal for this model or count.
+    """
+    asked = Layout(
+        1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel
+    )
+    layout = with_count(asked, spec.accelerators)
+    check(layout, model, seq_len=spec.seq_len or 1)
+    return layout
+
+
+def training_question(
+    model: ModelSpec, spec: TrainSpec, catalogue: Catalogue, *, accelerator: str | None, today: date
+) -> TrainingQuestion:
+    """Make a question ready.
+
+    Raises:
+        InputError: a name that is not known, numbers that contradict each other or the model.
+        LayoutError: an illegal layout.
+    """
+    filled, stated = with_defaults(spec, max_positions=model.max_positions)
+    row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
+    cautions = _check_length(model, filled.seq_len or 1)
+    setup = _setup(model, filled, catalogue)
+    return TrainingQuestion(
+        model, filled, setup, row, catalogue,
+        (*model.assumptions, *assumed, *stated, *_defaults_of(spec), *_of_setup(setup)),
+        cautions, today,
+    )  # fmt: skip
+
+
+def _setup(
+    model: ModelSpec, spec: TrainSpec, catalogue: Catalogue, *, adapters: ModelSpec | None = None
+) -> TrainingSetup:
+    layout = layout_of(spec, model)
+    if spec.method != "full" and adapters is None:
+        adapters = adapter_model(
+            model, rank=spec.lora_rank or 1, targets=spec.lora_targets or "", experts=spec.lora_experts
+        )
+    optimizer = catalogue.optimizer(spec.optimizer or "")
+    return TrainingSetup(
+        model=model, adapters=adapters, layout=layout, batch=batch_of(spec, dp=layout.dp),
+        recipe=catalogue.recipe(spec.stack or "", spec.precision or ""), optimizer=optimizer,
+        fallback=_fallback(optimizer, catalogue),
+        quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
+        recompute=spec.recompute or "", attention=spec.attention or "",
+        precision=catalogue.precision,
+    )  # fmt: skip
+
+
+def _fallback(optimizer: Optimizer, catalogue: Catalogue) -> Optimizer | None:
+    return catalogue.optimizer(optimizer.fallback) if optimizer.fallback else None
+
+
+def _check_length(model: ModelSpec, seq_len: int) -> tuple[Caution, ...]:
+    longest = model.max_positions
+    if longest is None or seq_len <= longest:
+        return ()
+    if model.learned_positions:
+        expected = f"at most {longest}, the rows of the model's table of positions"
+        raise InputError("--seq-len", seq_len, expected, nearest=[longest])
+    text = f"{seq_len} tokens are more than the {longest} that the model was made for"
+    return (Caution("beyond-max-positions", text),)
+
+
+def _defaults_of(spec: TrainSpec) -> tuple[Assumption, ...]:
+    stated = []
+    if spec.accelerators is None:
+        n = spec.tp * spec.pp * spec.cp
+        text = "one accelerator" if n == 1 else f"{n} accelerators, as tp * pp * cp ask"
+        stated.append(Assumption("default-accelerators", f"{text} (the default)"))
+    if spec.global_batch is None and spec.grad_accum is None:
+        stated.append(Assumption("default-grad-accum", "no gradient accumulation (the default)"))
+    return tuple(stated)
+
+
+def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
+    """What the memory model takes for granted for this setup."""
+    stated = [
+        Assumption(
+            "activations-textbook",
+            "activations by the published formula for a standard layer (Korthikanti et al. 2022): "
+            "gates, other MLP widths, autocast copies and adapters' inputs are not seen",
+        )
+    ]
+    if setup.quant is not None:
+        text = "what is not quantised (embeddings, norms, head) is kept in fp32, as peft's prepare_model_for_kbit_training leaves it"
+        stated.append(Assumption("kbit-preparation", text))
+        if any(isinstance(p, Experts) for _, r in setup.model.runs() for p in r.block.parts):
+            text = "routed experts are quantised like linears; transformers 5 with bitsandbytes leaves fused experts as they are"
+            stated.append(Assumption("experts-quantised", text))
+    if setup.layout.zero == 3:
+        text = "ZeRO-3 holds one block whole at a time, its weights and its gradients"
+        stated.append(Assumption("zero3-gather", text))
+    tied = any(isinstance(p, Linear) and p.tied for _, r in setup.model.runs() for p in r.block.parts)
+    if setup.layout.pp > 1 and tied:
+        text = "the last stage keeps a copy of its own of the tied embedding"
+        stated.append(Assumption("tied-head-copy", text))
+    return tuple(stated)

@@ -1,0 +1,133 @@
+"""Time and money of a run, once the FLOPs of a step are known: the same for every engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import date
+
+from lmsize.assumption import Assumption, Caution
+from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue.records import Accelerator
+from lmsize.errors import InputError
+from lmsize.estimate.answer import Cost, Time
+from lmsize.estimate.bill import accelerator_h, co2e_kg, cost_usd, energy_kwh
+from lmsize.formula import Term
+from lmsize.timing.durations import accelerators_for_deadline, mfu_frac, run_s, utilised_s
+
+PRICE_STALE_DAYS = 90
+# Which rate serves a type that an accelerator has no units for.
+FALLBACK = {"fp8": "bf16", "bf16": "fp16", "fp16": "fp32", "tf32": "fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The speed that FLOPs are turned into time with.
+
+    Attributes:
+        peak_flops_per_s: dense, of one accelerator.
+        mfu_frac: the share of it that the model's FLOPs reach.
+    """
+
+    peak_flops_per_s: float
+    mfu_frac: float
+
+
+def peak_rate(accelerator: Accelerator, compute: str) -> tuple[float | None, tuple[Assumption, ...]]:
+    """The dense peak for a compute type, or that of the type which stands in for it."""
+    kind = compute
+    while accelerator.peak_flops_per_s(kind) is None and kind in FALLBACK:
+        kind = FALLBACK[kind]
+    peak = accelerator.peak_flops_per_s(kind)
+    if peak is None or kind == compute:
+        return peak, ()
+    text = f"{accelerator.name} has no {compute} rate: its {kind} peak is used"
+    return peak, (Assumption("peak-fallback", text),)
+
+
+def step_time(
+    rate: Rate | None, *, model_flops: float, hardware_flops: float, n_accelerators: int,
+    n_tokens: int, n_steps: int | None,
+) -> Time:  # fmt: skip
+    """Seconds a step and a run; all None without a rate."""
+    if rate is None:
+        return Time()
+    step = utilised_s.term(
+        "step", n_flops=model_flops, n_accelerators=n_accelerators,
+        peak_flops_per_s=rate.peak_flops_per_s, mfu_frac=rate.mfu_frac,
+    )  # fmt: skip
+    spent = {"n_accelerators": n_accelerators, "peak_flops_per_s": rate.peak_flops_per_s, "step_s": step.value}
+    trees = [step]
+    whole = None
+    if n_steps is not None:
+        trees.append(run_s.term("run", step_s=step.value, n_steps=n_steps))
+        whole = trees[-1].value
+    return Time(
+        step_s=step.value,
+        tokens_per_s_per_accelerator=n_tokens / step.value / n_accelerators,
+        mfu=mfu_frac(n_flops=model_flops, **spent),
+        hfu=mfu_frac(n_flops=hardware_flops, **spent),
+        total_s=whole,
+        accelerator_hours=None if whole is None else accelerator_h(run_s=whole, n_accelerators=n_accelerators),
+        trees=tuple(trees),
+    )
+
+
+def deadline_count(
+    time: Time, *, deadline_s: float | None, n_accelerators: int, group: int
+) -> tuple[int | None, Term | None]:
+    """Accelerators that meet a deadline, in whole groups of tp * pp * cp, and how it was found."""
+    if deadline_s is None:
+        return None, None
+    if time.step_s is not None and time.total_s is None:
+        raise InputError("--deadline", deadline_s, "the length of the run beside it (--steps, --tokens or --epochs)")
+    if time.total_s is None:
+        return None, None
+    term = accelerators_for_deadline.term(
+        "accelerators for the deadline", run_s=time.total_s, n_accelerators=n_accelerators, deadline_s=deadline_s
+    )
+    return max(math.ceil(term.value / group - 1e-9), 1) * group, term
+
+
+def bill(
+    hours: float | None, accelerator: Accelerator | None, catalogue: Catalogue, *, today: date
+) -> tuple[Cost, tuple[Assumption, ...], tuple[Caution, ...]]:
+    """Money, energy and carbon of accelerator-hours; None where a price or a power is unknown."""
+    if hours is None or accelerator is None:
+        return Cost(), (), ()
+    stated: list[Assumption] = []
+    cautions: list[Caution] = []
+    terms: list[Term] = []
+    price = catalogue.price(accelerator)
+    usd = None
+    if price is not None:
+        rate = price.usd_per_accelerator_h
+        money = cost_usd.term("cost", accelerator_h=hours, price_usd_per_h=rate)
+        usd = money.value
+        terms.append(money)
+        stated.append(Assumption("price", f"{rate:.2f} USD an accelerator-hour on {price.as_of}: {price.rule}"))
+        if _days_old(price.as_of, today) > PRICE_STALE_DAYS:
+            cautions.append(Caution("stale-price", f"the price is of {price.as_of}, more than {PRICE_STALE_DAYS} days old"))
+    energy, carbon = None, None
+    if accelerator.tdp_w is not None:
+        pue, grid = catalogue.overhead("pue"), catalogue.carbon()
+        power = energy_kwh.term("energy", accelerator_h=hours, draw_w=accelerator.tdp_w, pue=pue.typical)
+        air = co2e_kg.term("carbon", energy_kwh=power.value, intensity_g_per_kwh=grid.g_co2e_per_kwh)
+        energy, carbon = power.value, air.value
+        terms += [power, air]
+        text = f"each accelerator draws its {accelerator.tdp_w:g} W throughout, PUE {pue.typical:g} ({pue.source})"
+        stated.append(Assumption("energy-tdp", text))
+        text = f"{grid.g_co2e_per_kwh:g} g CO2e a kWh, {grid.name} {grid.year}"
+        stated.append(Assumption("carbon-grid", text))
+    as_of = price.as_of if price else None
+    return Cost(usd, as_of, energy, carbon, tuple(terms)), tuple(stated), tuple(cautions)
+
+
+def _days_old(as_of: str, today: date) -> int:
+    """Days since a date that may be given to the day, the month or the year."""
+    parts = [int(part) for part in as_of.split("-") if part.isdecimal()]
+    if not parts:
+        return PRICE_STALE_DAYS + 1
+    year, month, day = (*parts, 1, 1)[:3]
+    return (today - date(year, month, day)).days
+

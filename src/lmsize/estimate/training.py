@@ -1,0 +1,127 @@
+"""The analytic engine's answer to a training question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmsize.assumption import Assumption, Caution
+from lmsize.compute.step import StepWork, step_work
+from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters
+from lmsize.estimate.overheads import device_bytes
+from lmsize.estimate.question import TrainingQuestion
+from lmsize.estimate.running import Rate, bill, deadline_count, peak_rate, step_time
+from lmsize.formula import Term
+from lmsize.memory.training import training_peak
+from lmsize.model.count import n_params, n_params_active, n_params_trainable
+from lmsize.workload.training import n_steps
+
+
+def training_estimate(question: TrainingQuestion) -> Estimate:
+    """Memory, FLOPs, time, number and cost of a training run; limits and verdict are left to a
+    planner.
+    """
+    spec, setup = question.spec, question.setup
+    counts = _parameters(question)
+    memory, mem_stated = training_memory(question)
+    done = step_work(
+        question.model, n_sequences=setup.batch.sequences, seq_len=setup.batch.seq_len,
+        recompute=setup.recompute, attention=setup.attention, adapters=setup.adapters,
+    )  # fmt: skip
+    rate, rate_stated = _rate(question, counts)
+    steps = n_steps(spec, setup.batch)
+    time = step_time(
+        rate, model_flops=done.model.value, hardware_flops=done.hardware.value,
+        n_accelerators=setup.layout.n_accelerators, n_tokens=setup.batch.tokens, n_steps=steps,
+    )  # fmt: skip
+    group = setup.layout.tp * setup.layout.pp * setup.layout.cp
+    count, stated = setup.layout.n_accelerators, list[Assumption]()
+    needed, _ = deadline_count(time, deadline_s=spec.deadline, n_accelerators=count, group=group)
+    if needed is not None:
+        stated.append(Assumption("linear-scaling", "time falls in proportion to the number of accelerators"))
+    cost, cost_stated, cautions = bill(
+        time.accelerator_hours, question.accelerator, question.catalogue, today=question.today
+    )
+    return Estimate(
+        engine="analytic", task="train", inputs=question.inputs(), parameters=counts, memory=memory,
+        compute=_compute(done, setup.batch.tokens), time=time,
+        accelerators=Accelerators(
+            question.accelerator.name if question.accelerator else None, count, None, needed
+        ),
+        cost=cost,
+        assumptions=(*question.assumptions, *mem_stated, *rate_stated, *stated, *cost_stated),
+        warnings=(*question.cautions, *_cautions(question), *cautions),
+    )  # fmt: skip
+
+
+def training_memory(question: TrainingQuestion) -> tuple[Memory, tuple[Assumption, ...]]:
+    """The memory part alone: what searches call."""
+    return filled_memory(training_peak(question.setup), question)
+
+
+def filled_memory(peak: Term, question: Any) -> tuple[Memory, tuple[Assumption, ...]]:
+    """A peak with what the allocator and the driver add to it."""
+    moment = peak.winner
+    allocated = round(peak.value)
+    vendor = question.accelerator.vendor if question.accelerator else "NVIDIA"
+    reserved, device, stated = device_bytes(allocated, vendor, question.catalogue)
+    return Memory(
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        peak_device_bytes=device,
+        capacity_bytes=question.accelerator.capacity_bytes if question.accelerator else None,
+        moment=moment.label,
+        components=components(moment, allocated),
+        tree=peak,
+    ), stated
+
+
+def components(moment: Term, allocated: int) -> dict[str, int | None]:
+    """The parts of a moment in whole bytes that sum to the peak."""
+    parts: dict[str, int | None] = {}
+    for child in moment.children:
+        parts[child.label] = int(child.value) + (parts.get(child.label) or 0)
+    # Parts of a byte are lost above; the largest part, which has most of them, takes them back.
+    if parts:
+        largest = max(parts, key=lambda name: parts[name] or 0)
+        parts[largest] = (parts[largest] or 0) + allocated - sum(v or 0 for v in parts.values())
+    return parts
+
+
+def _parameters(question: TrainingQuestion) -> Parameters:
+    model, adapters = question.model, question.setup.adapters
+    base = n_params(model)
+    trainable = n_params_trainable(adapters or model)
+    return Parameters(base, trainable, n_params_active(model))
+
+
+def _compute(done: StepWork, n_tokens: int) -> Compute:
+    return Compute(
+        done.model.value, done.hardware.value, done.model.value / n_tokens, (done.model, done.hardware)
+    )
+
+
+def _rate(
+    question: TrainingQuestion, counts: Parameters
+) -> tuple[Rate | None, tuple[Assumption, ...]]:
+    if question.accelerator is None:
+        return None, ()
+    peak, stated = peak_rate(question.accelerator, question.setup.recipe.compute)
+    if peak is None:
+        return None, stated
+    if question.spec.mfu is not None:
+        return Rate(peak, question.spec.mfu), stated
+    active = counts.active_per_token or 1
+    row, looser = question.catalogue.typical_mfu(question.accelerator, active, question.spec.method)
+    text = (
+        f"MFU {row.median:.2f}, the median of {row.n_rows} published runs on {row.family} at this size "
+        f"(80 % of them between {row.p10:.2f} and {row.p90:.2f}; {row.source})"
+    )
+    return Rate(peak, row.median), (*stated, Assumption("mfu-typical", text), *looser)
+
+
+def _cautions(question: TrainingQuestion) -> tuple[Caution, ...]:
+    row, compute = question.accelerator, question.setup.recipe.compute
+    if row is not None and row.peak_flops_per_s(compute) is None and compute in ("bf16", "fp8"):
+        text = f"{row.name} has no {compute} units: it runs emulated or not at all"
+        return (Caution("unsupported-precision", text),)
+    return ()

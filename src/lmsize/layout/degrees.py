@@ -1,0 +1,134 @@
+"""Degrees of parallelism, whether they are legal, and what one rank then holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmsize.errors import LayoutError
+from lmsize.model.parts import AttentionCore, Experts
+from lmsize.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a run is spread: ``n_accelerators = dp * tp * pp * cp``; ep lies inside dp * cp.
+
+    Attributes:
+        zero: stage 0 to 3; 3 is also FSDP's full sharding.
+    """
+
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    ep: int = 1
+    zero: int = 0
+    sequence_parallel: bool = False
+
+    @property
+    def n_accelerators(self) -> int:
+        return self.dp * self.tp * self.pp * self.cp
+
+    @property
+    def n_replicas(self) -> int:
+        """Ranks that hold the same dense weights: what ZeRO shards over."""
+        return self.dp * self.cp
+
+    @property
+    def n_expert_replicas(self) -> int:
+        """Ranks that hold the same experts."""
+        return self.n_replicas // self.ep
+
+    def shards(self, stage: int, *, expert: bool = False) -> int:
+        """Over how many ranks ZeRO divides what stage `stage` divides (1 to 3)."""
+        if self.zero < stage:
+            return 1
+        return self.n_expert_replicas if expert else self.n_replicas
+
+
+def divisors(n: int, *, most: int = 1 << 20) -> list[int]:
+    """All divisors of `n` up to `most`, ascending."""
+    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
+    return sorted(d for d in {*small, *(n // d for d in small)} if d <= most)
+
+
+def near(value: int, legal: list[int]) -> list[int]:
+    """The legal values on either side of `value`."""
+    below = [d for d in legal if d < value]
+    above = [d for d in legal if d > value]
+    return [*below[-1:], *above[:1]]
+
+
+def with_count(layout: Layout, n_accelerators: int | None) -> Layout:
+    """The layout with dp filled in from the number of accelerators.
+
+    Raises:
+        LayoutError: tp * pp * cp does not divide the count.
+    """
+    group = layout.tp * layout.pp * layout.cp
+    if n_accelerators is None:
+        n_accelerators = group * max(1, -(-layout.ep // layout.cp))
+    if n_accelerators % group:
+        multiple = n_accelerators // group * group
+        nearest = [n for n in (multiple, multiple + group) if n]
+        raise LayoutError(
+            "--accelerators", n_accelerators,
+            f"a multiple of tp * pp * cp = {group}", nearest=nearest,
+        )  # fmt: skip
+    return Layout(
+        n_accelerators // group, layout.tp, layout.pp, layout.cp, layout.ep,
+        layout.zero, layout.sequence_parallel,
+    )  # fmt: skip
+
+
+def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
+    """Refuse a layout that this model cannot run on, with the nearest legal values.
+
+    Raises:
+        LayoutError: tp does not divide the heads (of any attention layer), more stages than
+            layers, experts or their ranks not divided by ep, a sequence not divided by cp.
+    """
+    cores = {(p.n_heads, p.n_kv_heads) for p in _text_parts(model) if isinstance(p, AttentionCore)}
+    for n_heads, n_kv_heads in sorted(cores):
+        legal = [
+            d for d in divisors(n_heads) if n_kv_heads % d == 0 or d % n_kv_heads == 0
+        ]
+        if layout.tp not in legal:
+            why = f"a divisor of its {n_heads} heads that fits its {n_kv_heads} kv heads"
+            raise LayoutError("--tp", layout.tp, why, nearest=near(layout.tp, legal))
+    n_layers = sum(r.n_layers for t, r in model.runs() if r.block.role == "layer" and t.stream != "idle")
+    if layout.pp > n_layers:
+        raise LayoutError("--pp", layout.pp, f"at most the {n_layers} layers", nearest=[n_layers])
+    if seq_len % layout.cp:
+        legal = divisors(seq_len)
+        raise LayoutError(
+            "--cp", layout.cp, f"a divisor of the sequence length {seq_len}",
+            nearest=near(layout.cp, legal),
+        )  # fmt: skip
+    if layout.sequence_parallel and layout.tp == 1:
+        raise LayoutError("--sequence-parallel", layout.tp, "tp above 1, whose ranks share the sequence")
+    _check_experts(layout, model)
+
+
+def _text_parts(model: ModelSpec) -> list[object]:
+    return [p for t, r in model.runs() if t.stream != "idle" for p in r.block.parts]
+
+
+def _check_experts(layout: Layout, model: ModelSpec) -> None:
+    if layout.ep == 1:
+        return
+    counts = {p.n_experts for p in _text_parts(model) if isinstance(p, Experts)}
+    if not counts:
+        raise LayoutError("--ep", layout.ep, "1: this model has no experts", nearest=[1])
+    for n_experts in sorted(counts):
+        if n_experts % layout.ep:
+            legal = divisors(n_experts)
+            raise LayoutError(
+                "--ep", layout.ep, f"a divisor of its {n_experts} experts",
+                nearest=near(layout.ep, legal),
+            )  # fmt: skip
+    if layout.n_replicas % layout.ep:
+        raise LayoutError(
+            "--ep", layout.ep, f"a divisor of dp * cp = {layout.n_replicas}",
+            nearest=near(layout.ep, divisors(layout.n_replicas)),
+        )  # fmt: skip

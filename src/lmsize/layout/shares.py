@@ -1,0 +1,150 @@
+"""What one rank of a layout holds: its pipeline stage, and its part of every tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lmsize.layout.degrees import Layout
+from lmsize.model.parts import Experts, Linear, Parameter, Part
+from lmsize.model.spec import Block, ModelSpec, Run, Tower
+from lmsize.numbers import ceil_div
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pipeline stage: the runs that it executes.
+
+    Attributes:
+        index: 0 is the first.
+        n_stages: of the pipeline.
+    """
+
+    index: int
+    n_stages: int
+    runs: tuple[tuple[Tower, Run], ...]
+
+    def n_in_flight(self, n_micro: int) -> int:
+        """Micro-batches whose activations it keeps at once under one-forward-one-backward."""
+        return min(n_micro, self.n_stages - self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Equal parameter tensors on one rank.
+
+    Attributes:
+        group: what a reader calls them: embeddings, matrices, experts, output head, norms ...
+        shape: of each tensor on this rank.
+        is_linear: weights of an ``nn.Linear`` inside the model, which quantisation replaces.
+        is_expert: sharded over the replicas of the experts only.
+    """
+
+    group: str
+    shape: tuple[int, ...]
+    n_tensors: int
+    trainable: bool
+    is_linear: bool
+    is_expert: bool
+    is_hidden: bool
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def n_params(self) -> int:
+        return self.numel * self.n_tensors
+
+
+GROUPS = {
+    "matrix": "matrices",
+    "expert": "experts",
+    "embedding": "embeddings",
+    "vector": "norms and biases",
+}
+
+
+def rank_shape(parameter: Parameter, *, tp: int, ep: int) -> tuple[int, ...]:
+    """The shape of one rank's part; what does not divide evenly is rounded up in whole units."""
+    shape = parameter.shape
+    if parameter.kind == "expert":
+        first = ceil_div(shape[0], ep)
+        return (first, *shape[1:-1], ceil_div(shape[-1], tp))
+    if parameter.split is None or tp == 1:
+        return shape
+    axis = 0 if parameter.split == "column" else len(shape) - 1
+    units = min(parameter.n_units, shape[axis])
+    mine = ceil_div(shape[axis] * ceil_div(units, tp), units)
+    return (*shape[:axis], mine, *shape[axis + 1 :])
+
+
+def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
+    """The pipeline's stages: equal numbers of layers, the first ones one more if uneven.
+
+    Embeddings run on the first stage and heads on the last; idle towers lie on the first.
+    """
+    runs = tuple(model.runs())
+    if pp == 1:
+        return (Stage(0, 1, runs),)
+    n_layers = sum(run.n_layers for _, run in runs if _is_layer(run))
+    each, extra = divmod(n_layers, pp)
+    made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
+    stage, room = 0, each + (extra > 0)
+    for tower, run in runs:
+        if not _is_layer(run):
+            made[0 if run.block.role == "embedding" else pp - 1].append((tower, run))
+            continue
+        left = run.n_layers
+        while left:
+            if not room:
+                stage += 1
+                room = each + (stage < extra)
+            taken = min(left, room)
+            copies = taken if run.n_copies == run.n_layers else run.n_copies
+            made[stage].append((tower, Run(run.block, taken, copies)))
+            left, room = left - taken, room - taken
+    return tuple(Stage(i, pp, tuple(own)) for i, own in enumerate(made))
+
+
+def _is_layer(run: Run) -> bool:
+    return run.block.role == "layer"
+
+
+def stored_parts(stage: Stage, layout: Layout, *, trainable: bool) -> Iterator[Stored]:
+    """The parameters of a stage on one rank, tensor by tensor (before ZeRO)."""
+    for _, run in stage.runs:
+        n_copies = run.n_copies
+        if stage.n_stages > 1 and run.block.role == "head":
+            yield from _tied_head(run.block, layout, trainable=trainable)
+        if not n_copies:
+            continue
+        for part in run.block.parts:
+            for parameter in part.parameters():
+                yield _stored(part, parameter, run.block, n_copies, layout, trainable=trainable)
+
+
+def _stored(
+    part: Part, parameter: Parameter, block: Block, n_copies: int, layout: Layout, *, trainable: bool
+) -> Stored:
+    linear = isinstance(part, Linear) and part.adaptable and parameter.kind == "matrix"
+    head = block.role == "head" and parameter.kind == "matrix"
+    return Stored(
+        group="output head" if head else GROUPS[parameter.kind],
+        shape=rank_shape(parameter, tp=layout.tp, ep=layout.ep),
+        n_tensors=parameter.n_tensors * n_copies,
+        trainable=trainable and parameter.trainable,
+        is_linear=linear or isinstance(part, Experts),
+        is_expert=parameter.kind == "expert",
+        is_hidden=not head and parameter.kind != "embedding",
+    )
+
+
+def _tied_head(block: Block, layout: Layout, *, trainable: bool) -> Iterator[Stored]:
+    """The last stage's own copy of a matrix that is tied to the first stage's embedding."""
+    for part in block.parts:
+        if isinstance(part, Linear) and part.tied:
+            rows = ceil_div(part.n_out, layout.tp)
+            shape = (rows, part.n_in)
+            yield Stored("output head", shape, 1, trainable, False, False, False)

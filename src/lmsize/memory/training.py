@@ -1,0 +1,178 @@
+"""The memory of a training step: what each rank holds, and the moment at which it peaks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lmsize.catalogue.records import Optimizer, Precision, Recipe
+from lmsize.formula import Term, maximum, total
+from lmsize.layout.degrees import Layout
+from lmsize.layout.shares import Stage, Stored, stages, stored_parts
+from lmsize.memory.activations import stage_activations
+from lmsize.memory.optimizer_states import StateTypes, optimizer_states
+from lmsize.memory.storage import storage
+from lmsize.model.spec import ModelSpec, Run
+from lmsize.workload.training import Batch
+
+ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
+UNQUANTISED = "fp32"  # peft's prepare_model_for_kbit_training casts up what is left in 16 bits
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSetup:
+    """Everything that the memory of a step depends on.
+
+    Attributes:
+        adapters: the model of its adapters; None trains the base itself.
+        fallback: steps the tensors that `optimizer` does not handle.
+        quant: the number type of the frozen base's linears; None leaves them as they are.
+        precision: looks a number type up by name.
+    """
+
+    model: ModelSpec
+    adapters: ModelSpec | None
+    layout: Layout
+    batch: Batch
+    recipe: Recipe
+    optimizer: Optimizer
+    fallback: Optimizer | None
+    quant: Precision | None
+    recompute: str
+    attention: str
+    precision: Callable[[str], Precision]
+
+
+def training_peak(setup: TrainingSetup) -> Term:
+    """The largest moment of the worst stage: a maximum of sums of components."""
+    adapter_stages = stages(setup.adapters, setup.layout.pp) if setup.adapters else ()
+    peaks = []
+    for stage in stages(setup.model, setup.layout.pp):
+        adapters = adapter_stages[stage.index] if adapter_stages else None
+        peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
+    return max(peaks, key=lambda peak: float(peak.value))
+
+
+def _label(stage: Stage) -> str:
+    return "peak" if stage.n_stages == 1 else f"peak, on stage {stage.index + 1} of {stage.n_stages}"
+
+
+def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) -> list[Term]:
+    frozen = setup.adapters is not None
+    base = list(stored_parts(stage, setup.layout, trainable=not frozen))
+    adapters = list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
+    trained = adapters if frozen else base
+    held = [_weights(setup, base)]
+    if frozen:
+        held.append(_stored("adapter_weights", adapters, setup, ADAPTER, zero_stage=3))
+    if setup.recipe.main_weights and not frozen:
+        held.append(_stored("main_weights", trained, setup, setup.recipe.main_weights, zero_stage=1))
+    gradients = ADAPTER if frozen else setup.recipe.gradients
+    if not setup.optimizer.gradient_is_freed:
+        held.append(_stored("gradients", trained, setup, gradients, zero_stage=2))
+    held.append(_states(setup, trained, frozen=frozen))
+    backward = [*held, _activations(setup, stage), *_gathers(setup, stage)]
+    return [total("backward", backward), total("optimizer_step", [*held, *_step_copies(setup, trained)])]
+
+
+def _stored(
+    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int
+) -> Term:
+    """Trainable (or all, if none is trained) tensors in one type, a leaf a group."""
+    sums: dict[tuple[str, bool], int] = defaultdict(int)
+    for stored in tensors:
+        if stored.trainable:
+            sums[stored.group, stored.is_expert] += stored.n_params
+    return total(label, [
+        storage(group, n, setup.precision(dtype), n_shards=setup.layout.shards(zero_stage, expert=expert))
+        for (group, expert), n in sums.items()
+    ])  # fmt: skip
+
+
+def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
+    """The base model: quantised linears, the rest in the recipe's type."""
+    sums: dict[tuple[str, bool, bool], int] = defaultdict(int)
+    for stored in tensors:
+        quantised = setup.quant is not None and stored.is_linear
+        sums[stored.group, quantised, stored.is_expert] += stored.n_params
+    rest = setup.precision(UNQUANTISED if setup.quant else setup.recipe.weights)
+    parts = []
+    for (group, quantised, expert), n in sums.items():
+        kind = setup.quant if quantised and setup.quant else rest
+        label = f"{group} ({kind.name})" if setup.quant else group
+        parts.append(storage(label, n, kind, n_shards=setup.layout.shards(3, expert=expert)))
+    if not setup.quant:
+        n_linear = sum(s.n_params for s in tensors if s.is_linear)
+        parts += [
+            storage(f"linears cached in {name}", n_linear, setup.precision(name))
+            for name in setup.recipe.cached_weights
+        ]
+    return total("weights", parts)
+
+
+def _states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term:
+    types = StateTypes(
+        setup.precision,
+        ADAPTER if frozen else setup.recipe.states,
+        ADAPTER if frozen else setup.recipe.weights,
+    )
+    return optimizer_states(
+        "optimizer_states", trained, setup.optimizer, types, fallback=setup.fallback,
+        n_shards=setup.layout.shards(1), n_expert_shards=setup.layout.shards(1, expert=True),
+    )  # fmt: skip
+
+
+def _activations(setup: TrainingSetup, stage: Stage) -> Term:
+    batch = setup.batch
+    return stage_activations(
+        "activations", setup.model, stage, setup.layout, micro_batch=batch.micro_batch,
+        seq_len=batch.seq_len, n_micro=batch.n_micro, recompute=setup.recompute,
+        attention=setup.attention,
+        bytes_per_number=setup.precision(setup.recipe.compute).bits / 8,
+    )  # fmt: skip
+
+
+def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
+    if setup.layout.zero < 3 or setup.layout.n_replicas == 1:
+        return []
+    recipe = setup.recipe
+    widest = max(
+        sum(
+            s.n_params
+            for s in stored_parts(Stage(0, 1, ((tower, _once(run)),)), setup.layout, trainable=True)
+            if not s.is_expert
+        )
+        for tower, run in stage.runs
+    )
+    gathered = setup.precision(recipe.gathered or recipe.weights)
+    parts = [storage("widest block gathered", widest, gathered)]
+    if setup.adapters is None:
+        reduced = setup.precision(recipe.reduced or recipe.gradients)
+        parts.append(storage("its gradients before they are scattered", widest, reduced))
+    return [total("temporaries", parts)]
+
+
+def _once(run: Run) -> Run:
+    return Run(run.block, 1, min(run.n_copies, 1))
+
+
+def _step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """Temporaries of the optimizer's own arithmetic."""
+    optimizer = setup.optimizer
+    trainable = [s for s in trained if s.trainable]
+    state = setup.precision(ADAPTER if setup.adapters else setup.recipe.states)
+    n_shards = setup.layout.shards(1)
+    if optimizer.default_implementation == "foreach":
+        copies, numel = optimizer.foreach_copies or 0, sum(s.n_params for s in trainable)
+    elif optimizer.default_implementation == "fused":
+        copies, numel = optimizer.fused_copies or 0, sum(s.n_params for s in trainable)
+    else:
+        copies, numel = optimizer.loop_copies or 0, max((s.numel for s in trainable), default=0)
+    if not copies:
+        return []
+    label = f"{optimizer.default_implementation} step, {copies:g} copies"
+    return [total("temporaries", [storage(label, round(copies * numel), state, n_shards=n_shards)])]
+
+

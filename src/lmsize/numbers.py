@@ -1,0 +1,50 @@
+"""Helpers that let one formula body serve a plain number and a NumPy array alike.
+
+Formulas use ``+ - * / // **`` and these. NumPy is imported only once an array turns up, so that
+a single estimate starts fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Number: TypeAlias = int | float | NDArray[np.integer[Any] | np.floating[Any]]
+else:
+    Number: TypeAlias = Any
+
+
+def is_plain(*values: Any) -> bool:
+    """Whether none of the values is an array."""
+    return all(isinstance(value, int | float) for value in values)
+
+
+def ceil_div(a: Any, b: Any) -> Any:
+    """a / b rounded up; exact for integers."""
+    return -(-a // b)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """The greater of two, element by element for arrays."""
+    if is_plain(a, b):
+        return max(a, b)
+    import numpy as np
+
+    return np.maximum(a, b)
+
+
+def smaller(a: Any, b: Any) -> Any:
+    """The lesser of two, element by element for arrays."""
+    if is_plain(a, b):
+        return min(a, b)
+    import numpy as np
+
+    return np.minimum(a, b)
+
+
+def plain(value: Any) -> int | float:
+    """A result as a Python number; whole floats below 2**53 stay floats."""
+    return value if isinstance(value, int | float) else value.item()

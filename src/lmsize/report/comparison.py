@@ -1,0 +1,76 @@
+"""Several estimates side by side."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from lmsize.estimate.answer import Estimate
+from lmsize.quantity import format_bytes, format_count, format_duration
+
+
+def show_comparison(rows: list[Estimate], *, by: str, console: Console | None = None) -> None:
+    """Print a table with a column an estimate, and what is assumed in all of them."""
+    console = console or Console(highlight=False)
+    decimal = rows[0].engine == "rules"
+    table = Table(box=None, pad_edge=False)
+    table.add_column(str(rows[0].inputs["model"]), no_wrap=True)
+    for row in rows:
+        table.add_column(_heading(row, by), justify="right", no_wrap=True)
+    names = list(dict.fromkeys(name for row in rows for name in row.memory.components))
+    for name in names:
+        sizes = (row.memory.components.get(name) for row in rows)
+        shown = [format_bytes(s, decimal=decimal) if s is not None else "-" for s in sizes]
+        if any(text != "-" for text in shown):
+            table.add_row(name.replace("_", " "), *shown)
+    table.add_section()
+    for label, cells in _summary(rows, decimal=decimal):
+        table.add_row(label, *cells)
+    console.print(table)
+    _notes(rows, console)
+
+
+def _heading(row: Estimate, by: str) -> str:
+    if by == "method":
+        quant = row.inputs.get("quant")
+        return f"{row.inputs['method']} ({quant or row.inputs['precision']})"
+    return f"{row.inputs.get('quant') or row.inputs['precision']}{'' if row.task == 'train' else ', inference'}"
+
+
+def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str]]]:
+    def size(row: Estimate) -> str:
+        memory = row.memory
+        if memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
+            ends = (format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes))
+            return " to ".join(ends)
+        return format_bytes(memory.peak_device_bytes or memory.peak_allocated_bytes or 0, decimal=decimal)
+
+    lines = [
+        ("needs", [size(row) for row in rows]),
+        ("reduction", [f"{row.memory.reduction_factor or 1:.2f}x" for row in rows]),
+        ("trained", [format_count(row.parameters.trainable or 0) for row in rows]),
+    ]
+    if rows[0].memory.capacity_bytes is not None:
+        lines.append(("fits", ["yes" if row.verdict.fits else "no" for row in rows]))
+    optional = [
+        ("accelerators to fit", [r.accelerators.min_to_fit for r in rows], lambda v: f"{v:,}"),
+        ("largest micro-batch", [r.limits.max_micro_batch for r in rows], lambda v: f"{v:,}"),
+        ("a step", [r.time.step_s for r in rows], format_duration),
+        ("the run", [r.time.total_s for r in rows], format_duration),
+        ("cost", [r.cost.usd for r in rows], lambda v: f"{v:,.0f} USD"),
+    ]
+    for label, values, shown in optional:
+        if any(value is not None for value in values):
+            lines.append((label, ["-" if v is None else shown(v) for v in values]))
+    return lines
+
+
+def _notes(rows: list[Estimate], console: Console) -> None:
+    stated = dict.fromkeys(a for row in rows for a in row.assumptions)
+    console.print("\nassumptions", style="bold")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(style="dim")
+    for one in stated:
+        table.add_row(one.code, one.text)
+    console.print(table)

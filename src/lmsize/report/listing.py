@@ -1,0 +1,34 @@
+"""A plain table of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_listing(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str
+) -> None:
+    """Print rows under column names; `nothing` when there are none.
+
+    When the output is not a terminal, no row is wrapped or cut.
+    """
+    console = Console(highlight=False)
+    if not rows:
+        console.print(nothing)
+        return
+    table = Table(box=None, pad_edge=False)
+    for at, name in enumerate(columns):
+        numeric = at > 0 and all(_starts_numeric(row[at]) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(200, console.width))
+    console.print(table)
+
+
+def _starts_numeric(text: str) -> bool:
+    return not text or text[0].isdigit()
