@@ -82,8 +82,8 @@ def one_device(row: dict[str, str]) -> dict[str, str]:
     """A card that software sees as two devices: the row of one of them."""
     if row["name"] not in TWO_DEVICES:
         return row
-    halved = ("memory_gb", "memory_bandwidth_gbs", "tdp_w", "int8_tops_dense")
-    halved = (*halved, *(column for column in RATES if "tflops" in column))
+    halved = ["memory_gb", "memory_bandwidth_gbs", "tdp_w", "int8_tops_dense"]
+    halved += [column for column in RATES if "tflops" in column]
     half = {k: f"{float(row[k]) / 2:g}" for k in halved if row[k]}
     note = "one of the two devices of a card: half of its memory, bandwidth, rates and power"
     name = TWO_DEVICES[row["name"]]
@@ -113,7 +113,7 @@ def build_accelerators(folder: Path) -> None:
     decided: dict[str, dict[str, str]] = {}
     for row in read_rows(FACTS / "decisions.csv"):
         decided.setdefault(row["name"], {})[row["field"]] = row["reason"]
-    rows = []
+    rows: list[dict[str, object]] = []
     for raw in read_rows(folder / "accelerators.csv") + read_rows(FACTS / "added_accelerators.csv"):
         row = one_device(raw)
         alias = aliases.get(row["name"], {})
@@ -179,14 +179,45 @@ def exact_int(text: str, factor: int) -> str:
 
 
 DROPPED = frozenset(
-    "bos_token_id eos_token_id pad_token_id cls_token_id sep_token_id decoder_start_token_id "
-    "initializer_range initializer_factor initializer_cutoff_factor transformers_version "
-    "transformers.js_config tokenizer_class use_cache output_past cache_implementation "
-    "image_token_id video_token_id audio_token_id image_token_index boi_token_id eoi_token_id "
-    "boi_token_index eoi_token_index boa_token_id eoa_token_id eoa_token_index "
-    "vision_start_token_id vision_end_token_id image_placeholder video_placeholder "
-    "media_placeholder_token_id problem_type return_dict output_attentions "
-    "output_hidden_states ignore_index summary_first_dropout".split()
+    {
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "cls_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "initializer_range",
+        "initializer_factor",
+        "initializer_cutoff_factor",
+        "transformers_version",
+        "transformers.js_config",
+        "tokenizer_class",
+        "use_cache",
+        "output_past",
+        "cache_implementation",
+        "image_token_id",
+        "video_token_id",
+        "audio_token_id",
+        "image_token_index",
+        "boi_token_id",
+        "eoi_token_id",
+        "boi_token_index",
+        "eoi_token_index",
+        "boa_token_id",
+        "eoa_token_id",
+        "eoa_token_index",
+        "vision_start_token_id",
+        "vision_end_token_id",
+        "image_placeholder",
+        "video_placeholder",
+        "media_placeholder_token_id",
+        "problem_type",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "ignore_index",
+        "summary_first_dropout",
+    }
 )
 
 

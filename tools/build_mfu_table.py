@@ -22,9 +22,9 @@ BUCKETS = ((0.0, 1e9), (1e9, 1e10), (1e10, 1e11), (1e11, 1e15))
 LEAST_ROWS = 5
 PLAUSIBLE = (0.005, 0.85)
 SIXTEEN_BIT = re.compile(
-    r"^(amp_?|pure_?)?(bf16|fp16|bfloat16|float16|half)( ?amp|-true|/bf16)?$", re.I
+    r"^(amp_?|pure_?)?(bf16|fp16|bfloat16|float16|half)( ?amp|-true|/bf16)?$", re.IGNORECASE
 )
-EIGHT_BIT = re.compile(r"fp8|float8", re.I)
+EIGHT_BIT = re.compile(r"fp8|float8", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

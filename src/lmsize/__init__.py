@@ -1,0 +1,39 @@
+"""lmsize: what a language model needs, before anything is rented or launched.
+
+The public names are imported when they are first used, so that ``lmsize --help`` starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmsize.api.comparing import compare
+    from lmsize.api.serving import infer
+    from lmsize.api.training import train
+    from lmsize.catalogue import Catalogue
+    from lmsize.errors import InputError, LmsizeError
+    from lmsize.estimate.answer import Estimate
+
+_WHERE = {
+    "Catalogue": "lmsize.catalogue",
+    "Estimate": "lmsize.estimate.answer",
+    "InputError": "lmsize.errors",
+    "LmsizeError": "lmsize.errors",
+    "compare": "lmsize.api.comparing",
+    "infer": "lmsize.api.serving",
+    "train": "lmsize.api.training",
+}
+
+__all__ = ["Catalogue", "Estimate", "InputError", "LmsizeError", "compare", "infer", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lmsize' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

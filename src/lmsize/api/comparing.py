@@ -12,7 +12,7 @@ from lmsize.api.locate import ModelLike, located
 from lmsize.api.serving import infer
 from lmsize.api.training import opened, train
 from lmsize.assumption import Assumption
-from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue import Catalogue
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
 from lmsize.workload.parse import parsed

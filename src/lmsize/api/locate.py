@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsize.api.files import config_at
-from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue import Catalogue
 from lmsize.errors import ModelError
 from lmsize.model.read import read_config
 from lmsize.model.spec import ModelSpec

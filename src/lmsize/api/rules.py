@@ -8,8 +8,8 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue.catalogue import Catalogue
-from lmsize.catalogue.records import Accelerator
+from lmsize.catalogue import Catalogue
+from lmsize.catalogue import Accelerator
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters
 from lmsize.estimate.rules import (

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.api.training import ENGINES, RULES_OPTIONS, opened
-from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue import Catalogue
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
 from lmsize.estimate.rules import RulesSpec

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.assumption import Assumption
-from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue import Catalogue, built_in, load_user_catalogue
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
 from lmsize.estimate.question import TrainingQuestion, training_question
@@ -30,10 +30,8 @@ def opened(catalogue: Catalogue | str | PathLike[str] | None) -> Catalogue:
     if isinstance(catalogue, Catalogue):
         return catalogue
     if catalogue is None:
-        return Catalogue()
-    from lmsize.catalogue.user import load_user_catalogue
-
-    return load_user_catalogue(catalogue)
+        return built_in()
+    return load_user_catalogue(str(catalogue))
 
 
 def specs(options: dict[str, Any]) -> tuple[TrainSpec, RulesSpec]:

@@ -6,9 +6,16 @@ from functools import cache
 
 from lmsize.catalogue.catalogue import Catalogue
 from lmsize.catalogue.records import (
-    Accelerator, CarbonRow, MfuRow, ModelEntry, ModelSummary, Node, Optimizer, Overhead, Precision,
-    Price, Recipe, StateRule,
-)  # fmt: skip
+    Accelerator,
+    CarbonRow,
+    MfuRow,
+    ModelEntry,
+    ModelSummary,
+    Node,
+    Overhead,
+    Price,
+)
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, StateRule
 
 __all__ = [
     "Accelerator",

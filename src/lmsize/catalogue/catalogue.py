@@ -11,9 +11,16 @@ from lmsize.assumption import Assumption
 from lmsize.catalogue import architectures, tables
 from lmsize.catalogue.names import find_accelerator, listed, plain
 from lmsize.catalogue.records import (
-    Accelerator, CarbonRow, MfuRow, ModelEntry, ModelSummary, Node, Optimizer, Overhead, Precision,
-    Price, Recipe,
-)  # fmt: skip
+    Accelerator,
+    CarbonRow,
+    MfuRow,
+    ModelEntry,
+    ModelSummary,
+    Node,
+    Overhead,
+    Price,
+)
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe
 from lmsize.catalogue.typical import mfu_row, node_price
 from lmsize.errors import InputError, nearest_names
 

@@ -11,13 +11,32 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 from lmsize.catalogue.records import (
-    Accelerator, CarbonRow, ModelEntry, Node, Optimizer, Precision, StateRule,
-)  # fmt: skip
+    Accelerator,
+    CarbonRow,
+    ModelEntry,
+    Node,
+)
+from lmsize.catalogue.rules import Optimizer, Precision, StateRule
 
 MAY_BE_ZERO = frozenset(
-    "on_demand_usd_per_accelerator_h spot_usd_per_accelerator_h purchase_usd g_co2e_per_kwh "
-    "scale_bits zero_bits nested_scale_bits tensor_bits min_numel multiple_of block_dim "
-    "max_preconditioner_dim rank foreach_copies loop_copies fused_copies".split()
+    {
+        "on_demand_usd_per_accelerator_h",
+        "spot_usd_per_accelerator_h",
+        "purchase_usd",
+        "g_co2e_per_kwh",
+        "scale_bits",
+        "zero_bits",
+        "nested_scale_bits",
+        "tensor_bits",
+        "min_numel",
+        "multiple_of",
+        "block_dim",
+        "max_preconditioner_dim",
+        "rank",
+        "foreach_copies",
+        "loop_copies",
+        "fused_copies",
+    }
 )
 LIMITS: Mapping[str, tuple[float, float]] = {
     "capacity_bytes": (1e6, 1e14), "reported_bytes": (1e6, 1e14), "launch_year": (1990, 2100),
@@ -42,21 +61,21 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(float, _float)
     made.register_structure_hook(bool, _exactly(bool, "true or false"))
     made.register_structure_hook(str, _exactly(str, "a string"))
-    made.register_structure_hook_func(
-        lambda t: get_origin(t) is tuple, lambda v, t: _tuple(made, v, t)
-    )
-    made.register_structure_hook_func(
-        lambda t: get_origin(t) is not None and t == Mapping[str, Any], _mapping
-    )
+    made.register_structure_hook_func(_is_tuple, lambda v, t: _tuple(made, v, t))
+    made.register_structure_hook_func(lambda t: t == Mapping[str, Any], _mapping)
     for record in (Accelerator, CarbonRow, ModelEntry, Node, Optimizer, Precision, StateRule):
         hook = make_dict_structure_fn(record, made, _cattrs_forbid_extra_keys=True)
         made.register_structure_hook(record, _passing(record, hook))
     return made
 
 
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
 def _int(value: Any, _: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is not a whole number (write it without point and exponent)")
+        raise TypeError(f"{value!r} is not a whole number (write it without point and exponent)")
     return value
 
 
@@ -77,14 +96,14 @@ def _exactly(kind: type, words: str) -> Any:
 
 def _tuple(made: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r} is not a list")
+        raise TypeError(f"{value!r} is not a list")
     member = get_args(kind)[0]
     return tuple(made.structure(item, member) for item in value)
 
 
 def _mapping(value: Any, _: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{value!r} is not a table")
+        raise TypeError(f"{value!r} is not a table")
     return value
 
 
@@ -95,7 +114,7 @@ def _passing(record: type, hook: Any) -> Any:
         if isinstance(value, record):
             return value
         if not isinstance(value, dict):
-            raise ValueError(f"{value!r} is not a table")
+            raise TypeError(f"{value!r} is not a table")
         return hook(value, kind)
 
     return structure

@@ -14,8 +14,13 @@ from typing import Any, TypeVar
 
 from lmsize.catalogue.names import plain
 from lmsize.catalogue.records import (
-    Accelerator, CarbonRow, MfuRow, Node, Optimizer, Overhead, Precision, Recipe, StateRule,
-)  # fmt: skip
+    Accelerator,
+    CarbonRow,
+    MfuRow,
+    Node,
+    Overhead,
+)
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, StateRule
 
 Row = TypeVar("Row")
 

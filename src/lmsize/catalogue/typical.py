@@ -6,7 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lmsize.assumption import Assumption
-from lmsize.catalogue.records import Accelerator, MfuRow, Node, Price
+from lmsize.catalogue.records import (
+    Accelerator,
+    MfuRow,
+    Node,
+    Price,
+)
 from lmsize.errors import InputError
 
 # Ways of selling that count, in order: the next is asked only when the one before has no price.

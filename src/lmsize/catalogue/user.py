@@ -15,12 +15,22 @@ from typing import Any
 from lmsize.catalogue import tables
 from lmsize.catalogue.catalogue import UserRows
 from lmsize.catalogue.check import relation_faults, strict_record, value_faults
+from lmsize.catalogue.names import plain
 from lmsize.catalogue.user_file import KEYS, RECORDS, Rows, hint, read_rows
 from lmsize.errors import CatalogueError
 
 # Keys of a model that are the catalogue's own; every other one is a key of its config.json.
 MODEL_KEYS = frozenset(
-    "hf_id source source_date confidence n_params n_params_active notes hub_aliases".split()
+    {
+        "hf_id",
+        "source",
+        "source_date",
+        "confidence",
+        "n_params",
+        "n_params_active",
+        "notes",
+        "hub_aliases",
+    }
 )
 
 
@@ -59,10 +69,12 @@ def whole_record(
         f"{path}.{name}: missing, and {key!r} is not in the catalogue"
         for name, f in named.items() if is_required(f) and name not in whole
     ]  # fmt: skip
-    wrong += value_faults(given, path)
+    out_of_range = value_faults(given, path)
     known = {k: v for k, v in whole.items() if k in named or k == KEYS.get(table, "name")}
     made, mistyped = strict_record(record, known, path)
+    said = {fault.partition(": ")[0] for fault in mistyped}  # one fault a key is enough
     wrong += [fault for fault in mistyped if not fault.endswith(": missing") or ".states" in fault]
+    wrong += [fault for fault in out_of_range if fault.partition(": ")[0] not in said]
     if made is not None and not wrong:
         wrong += relation_faults(made, path)
     faults += wrong
@@ -93,7 +105,7 @@ def base_row(table: str, key: str, given: Mapping[str, Any]) -> dict[str, Any]:
     elif table == "carbon":
         found = tables.carbon().get(key)
     elif table == "optimizers" and key in tables.optimizer_names():
-        found = tables.optimizer(tables.plain(key))
+        found = tables.optimizer(plain(key))
     elif table == "nodes":
         found = next((n for n in tables.nodes() if n.instance == key), None)
     start = {} if found is None else {f.name: getattr(found, f.name) for f in fields(found)}

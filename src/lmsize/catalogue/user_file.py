@@ -11,8 +11,12 @@ from typing import Any
 
 from lmsize.catalogue import tables
 from lmsize.catalogue.records import (
-    Accelerator, CarbonRow, ModelEntry, Node, Optimizer, Precision,
-)  # fmt: skip
+    Accelerator,
+    CarbonRow,
+    ModelEntry,
+    Node,
+)
+from lmsize.catalogue.rules import Optimizer, Precision
 from lmsize.errors import CatalogueError, nearest_names
 
 LARGEST_BYTES = 8 * 2**20

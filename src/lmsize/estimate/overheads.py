@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmsize.assumption import Assumption
-from lmsize.catalogue.catalogue import Catalogue
+from lmsize.catalogue import Catalogue
 from lmsize.formula import formula
 from lmsize.source import Source
 

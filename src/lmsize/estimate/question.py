@@ -7,8 +7,8 @@ from datetime import date
 from typing import Any
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue.catalogue import Catalogue
-from lmsize.catalogue.records import Accelerator, Optimizer
+from lmsize.catalogue import Catalogue
+from lmsize.catalogue import Accelerator, Optimizer
 from lmsize.errors import InputError
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.training import TrainingSetup
@@ -151,6 +151,9 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
         if any(isinstance(p, Experts) for _, r in setup.model.runs() for p in r.block.parts):
             text = "routed experts are quantised like linears; transformers 5 with bitsandbytes leaves fused experts as they are"
             stated.append(Assumption("experts-quantised", text))
+    if setup.optimizer.paged:
+        text = "paged optimizer states move to the host under pressure and are not counted"
+        stated.append(Assumption("paged-states", text))
     if setup.layout.zero == 3:
         text = "ZeRO-3 holds one block whole at a time, its weights and its gradients"
         stated.append(Assumption("zero3-gather", text))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue.catalogue import Catalogue
-from lmsize.catalogue.records import Accelerator
+from lmsize.catalogue import Catalogue
+from lmsize.catalogue import Accelerator
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Cost, Time
 from lmsize.estimate.bill import accelerator_h, co2e_kg, cost_usd, energy_kwh

@@ -7,8 +7,8 @@ from datetime import date
 from typing import Any
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue.catalogue import Catalogue
-from lmsize.catalogue.records import Accelerator
+from lmsize.catalogue import Catalogue
+from lmsize.catalogue import Accelerator
 from lmsize.compute.work import FORWARD, Tokens, work
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Accelerators, Compute, Cost, Estimate, Parameters, Serving

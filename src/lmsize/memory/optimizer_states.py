@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lmsize.catalogue.records import Optimizer, Precision, StateRule
+from lmsize.catalogue import Optimizer, Precision, StateRule
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
 from lmsize.memory.storage import storage
 
-SMALL_STATE = "fp32"  # of tensors too small for a quantised state
+BLOCKED = re.compile(r"(?P<value>[a-z0-9]+)-block(?P<size>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class StateTypes:
     weights: str
 
     def of(self, dtype: str) -> Precision:
+        """The number type of a rule; ``int8-block256`` is int8 with an fp32 scale for each 256."""
+        blocked = BLOCKED.fullmatch(dtype)
+        if blocked:
+            value = self.precision(blocked["value"])
+            return replace(value, name=dtype, block_size=int(blocked["size"]), scale_bits=32, zero_bits=0)
         return self.precision({"state": self.state, "weights": self.weights}.get(dtype, dtype))
 
 
@@ -40,22 +46,32 @@ def state_numel(rule: StateRule, shape: tuple[int, ...], optimizer: Optimizer) -
         return 1
     if rule.shape == "rows":
         return shape[0]
-    if rule.shape == "last":
-        return shape[-1]
     if len(shape) < 2:
         return math.prod(shape)
-    batch, (m, n) = math.prod(shape[:-2]), shape[-2:]
-    limit = optimizer.max_preconditioner_dim
-    sides = {
+    m, n = shape[-2:]
+    rank = min(optimizer.rank, m, n)
+    numbers = {
         "row": m,
         "column": n,
-        "left_square": m * m if not limit or m <= limit else 0,
-        "right_square": n * n if not limit or n <= limit else 0,
-        "projected": min(optimizer.rank, m, n) * max(m, n),
-        "projector": min(optimizer.rank, m, n) * min(m, n),
-        "channels": max(m, n),
+        "left_square": _square(m, optimizer),
+        "right_square": _square(n, optimizer),
+        "projected": rank * max(m, n),
+        "projector": rank * min(m, n),
+        "projected_row": rank,
+        "projected_column": max(m, n),
     }
-    return batch * sides[rule.shape]
+    return math.prod(shape[:-2]) * numbers[rule.shape]
+
+
+def _square(side: int, optimizer: Optimizer) -> int:
+    """A square state of one side: none beyond the limit, blocks on the diagonal if it is cut."""
+    limit, block = optimizer.max_preconditioner_dim, optimizer.block_dim
+    if limit and side > limit:
+        return 0
+    if not block:
+        return side * side
+    whole, rest = divmod(side, block)
+    return whole * block * block + rest * rest
 
 
 def handles(optimizer: Optimizer, stored: Stored) -> bool:
@@ -78,12 +94,18 @@ def _is_small(optimizer: Optimizer, numel: int) -> bool:
 
 
 def _states(optimizer: Optimizer, stored: Stored) -> Iterator[tuple[str, str, int]]:
-    """(state, number type, numbers) that one kind of tensor adds on the device."""
+    """(state, number type, numbers) that one kind of tensor adds on the device.
+
+    Paged states lie in managed memory, which moves to the host under pressure.
+    """
+    if optimizer.paged:
+        return
     small = _is_small(optimizer, stored.numel)
     for rule in optimizer.states:
         if rule.place == "device" and _applies(rule, stored.shape):
             numel = state_numel(rule, stored.shape, optimizer)
-            yield rule.name, SMALL_STATE if small else rule.dtype, numel * stored.n_tensors
+            dtype = optimizer.small_dtype if small else rule.dtype
+            yield rule.name, dtype, numel * stored.n_tensors
 
 
 def optimizer_states(
@@ -100,7 +122,7 @@ def optimizer_states(
             sums[name, dtype, stored.is_expert] += numel
     parts = [
         storage(
-            f"{name}{' of experts' if expert else ''}{' (fp32)' if dtype == SMALL_STATE else ''}",
+            f"{name} ({types.of(dtype).name}{', experts' if expert else ''})",
             numel, types.of(dtype), n_shards=n_expert_shards if expert else n_shards,
         )
         for (name, dtype, expert), numel in sums.items()

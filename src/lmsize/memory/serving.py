@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmsize.catalogue.records import Precision
+from lmsize.catalogue import Precision
 from lmsize.formula import Term, formula, maximum, total
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage, stages, stored_parts

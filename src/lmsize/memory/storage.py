@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmsize.catalogue.records import Precision
+from lmsize.catalogue import Precision
 from lmsize.formula import Term, formula, total
 from lmsize.numbers import ceil_div
 from lmsize.source import Source

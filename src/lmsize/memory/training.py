@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lmsize.catalogue.records import Optimizer, Precision, Recipe
+from lmsize.catalogue import Optimizer, Precision, Recipe
 from lmsize.formula import Term, maximum, total
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
@@ -71,6 +71,8 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     gradients = ADAPTER if frozen else setup.recipe.gradients
     if not setup.optimizer.gradient_is_freed:
         held.append(_stored("gradients", trained, setup, gradients, zero_stage=2))
+    if setup.recipe.main_gradients and not frozen:
+        held.append(_stored("main_gradients", trained, setup, setup.recipe.main_gradients, zero_stage=1))
     held.append(_states(setup, trained, frozen=frozen))
     backward = [*held, _activations(setup, stage), *_gathers(setup, stage)]
     return [total("backward", backward), total("optimizer_step", [*held, *_step_copies(setup, trained)])]

@@ -111,6 +111,11 @@ def dense_classifier(
     )
 
 
+def without(heads: Heads, part: Part) -> dict[str, tuple[Part, ...]]:
+    """The same heads, bare of this part (a pooler that every class has, or none)."""
+    return {task: tuple(p for p in parts if p != part) for task, parts in heads.items()}
+
+
 def token_heads(config: Config, width: int) -> dict[str, tuple[Part, ...]]:
     """Heads that look at every token: labels of tokens, start and end of an answer."""
     labels = config.n_labels

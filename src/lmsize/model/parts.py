@@ -59,8 +59,8 @@ class Linear:
         n_units: indivisible units of the split dimension (heads); None: its size.
         adaptable: an ``nn.Linear`` or ``Conv1D``, which peft's ``all-linear`` and bitsandbytes
             find. False for routers and other raw parameters.
-        tied: shares its matrix with the token embedding: works, but holds no parameters (a bias
-            is still its own).
+        tied: shares its matrix with the token embedding or an earlier layer: works, but holds no
+            parameters (a bias is still its own).
         per_token: how many times it runs per token (a pooler on one token of a sequence: 0).
         n_modules: how many such modules the block holds (unfused experts, codebooks).
     """

@@ -95,9 +95,7 @@ def roc_bert(config: Config) -> ModelSpec:
     shape = read_shape(config)
     sound, sight = config.int("pronunciation_embed_dim"), config.int("shape_embed_dim")
     extra: list[Part] = [
-        Embedding(
-            "embeddings.pronunciation_embed", config.int("pronunciation_vocab_size"), sound
-        ),
+        Embedding("embeddings.pronunciation_embed", config.int("pronunciation_vocab_size"), sound),
         Embedding("embeddings.shape_embed", config.int("shape_vocab_size"), sight),
     ]
     if config.flag("concat_input", True):

@@ -18,7 +18,9 @@ def _kinds(config: Config) -> list[str]:
         return []
     kinds = given.lower().split("|") if isinstance(given, str) else given
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
-        raise config.error("pos_att_type", given, "a list of c2p, p2c, or such names with | between")
+        raise config.error(
+            "pos_att_type", given, "a list of c2p, p2c, or such names with | between"
+        )
     return [kind.strip() for kind in kinds]
 
 
@@ -126,8 +128,7 @@ def deberta(config: Config) -> ModelSpec:
     narrow = config.optional_int("embedding_size", least=1) or shape.width
     mixing = _attention_v1 if config.model_type == "deberta" else _attention_v2
     norms: list[Norm] = [
-        layer_norm(name, shape.width)
-        for name in ("attention.output.LayerNorm", "output.LayerNorm")
+        layer_norm(name, shape.width) for name in ("attention.output.LayerNorm", "output.LayerNorm")
     ]
     layer = Block("layer", (
         *mixing(config, shape),

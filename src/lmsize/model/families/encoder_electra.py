@@ -149,9 +149,7 @@ def albert(config: Config) -> ModelSpec:
 @family("distilbert")
 def distilbert(config: Config) -> ModelSpec:
     """Half of BERT's layers; no token types, no pooler."""
-    shape = read_shape(
-        config, keys=("dim", "n_layers", "n_heads", "vocab_size"), ffn="hidden_dim"
-    )
+    shape = read_shape(config, keys=("dim", "n_layers", "n_heads", "vocab_size"), ffn="hidden_dim")
     width, tied = shape.width, config.flag("tie_word_embeddings", True)
     layer = Block("layer", (
         *attention(

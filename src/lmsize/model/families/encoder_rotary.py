@@ -73,9 +73,7 @@ def nomic_bert(config: Config) -> ModelSpec:
     )  # fmt: skip
     heads = bert_heads(config, shape, lm) | {"Model": ()}
     gates = gated_mlp(width=shape.width, ffn=shape.ffn)
-    return _post_norm(
-        config, shape, heads, bias=False, feed_forward=gates, positions=positions
-    )
+    return _post_norm(config, shape, heads, bias=False, feed_forward=gates, positions=positions)
 
 
 @family("gte", "new")

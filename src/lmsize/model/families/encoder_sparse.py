@@ -19,7 +19,14 @@ from lmsize.model.encoder_blocks import (
 from lmsize.model.families.encoder_bert import bert_lm, sentence_pair_heads
 from lmsize.model.families.encoder_roberta import roberta_heads, usable_positions
 from lmsize.model.family import family
-from lmsize.model.head_blocks import answer_head, dense_classifier, label_head, pooler, task_head
+from lmsize.model.head_blocks import (
+    answer_head,
+    dense_classifier,
+    label_head,
+    pooler,
+    task_head,
+    without,
+)
 from lmsize.model.parts import Linear, Part, Plain
 from lmsize.model.spec import Block, ModelSpec
 
@@ -102,9 +109,7 @@ def _approximate(config: Config, *, convolution: str = "", window: int | None = 
     shape, width = read_shape(config), config.int("hidden_size")
     positions = config.int("max_position_embeddings")
     kernel = config.optional_int(convolution, least=1) if convolution else None
-    extra = (
-        [Plain("attention.self.conv.weight", (shape.n_heads, 1, kernel, 1))] if kernel else []
-    )
+    extra = [Plain("attention.self.conv.weight", (shape.n_heads, 1, kernel, 1))] if kernel else []
     heads = bert_heads(config, shape, bert_lm(config, shape), first=()) | {
         "SequenceClassification": dense_classifier(width, config.n_labels),
         "MultipleChoice": (pooler(width, "pre_classifier"), label_head(width, 1)),
@@ -151,10 +156,9 @@ def fnet(config: Config) -> ModelSpec:
     ))  # fmt: skip
     first = pooler(width)
     heads = sentence_pair_heads(config, shape, bert_lm(config, shape))
-    bare = {task: tuple(p for p in parts if p != first) for task, parts in heads.items()}
     return encoder(
         config, shape, embedding=bert_embedding(config, shape, extra=[projection]),
         layers=[layer] * n_layers,
-        head=task_head(config, bare, usual="MaskedLM", final=[first]),
+        head=task_head(config, without(heads, first), usual="MaskedLM", final=[first]),
         max_positions=config.int("max_position_embeddings"),
     )  # fmt: skip

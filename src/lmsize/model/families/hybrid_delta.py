@@ -8,13 +8,14 @@ from lmsize.model.blocks import gated_mlp, rms_norm
 from lmsize.model.config import Config
 from lmsize.model.delta_blocks import DeltaNet, gated_delta_net, gated_query, kimi_delta, olmo_delta
 from lmsize.model.family import family
-from lmsize.model.latent_blocks import latent_attention, latent_shape, read_latent
+from lmsize.model.latent_blocks import Latent, latent_attention, latent_shape
 from lmsize.model.mixture_blocks import (
     Shape,
     built,
     grouped_query,
     int_list,
     mixture_decoder,
+    nullable_int,
     pre_norm_layer,
     qk_norms,
     read_shape,
@@ -132,9 +133,7 @@ def kimi_linear(config: Config) -> ModelSpec:
     default = default or [FULL if i and i % 4 == 0 else LINEAR for i in range(shape.n_layers)]
     kinds = mixer_kinds(config, shape.n_layers, (LINEAR, FULL), default)
     net = DeltaNet(shape.width, n_heads, n_heads, head_dim, head_dim, kernel)
-    full = latent_attention(
-        shape.width, read_latent(config, shape.n_heads), bias=config.flag("attention_bias")
-    )
+    full = _latent(config, shape, nullable_int(config, "q_lora_rank"))
     mixers = {LINEAR: kimi_delta(net, low_rank=True), FULL: full}
     n_dense = config.int("first_k_dense_replace", 1, least=0)
     return _mixture(config, shape, kinds, mixers, n_dense)
@@ -151,6 +150,14 @@ def _one_indexed(dims: Config, n_layers: int) -> list[str] | None:
         )
     attends = set(full)
     return [FULL if i + 1 in attends else LINEAR for i in range(n_layers)]
+
+
+def _latent(config: Config, shape: Shape, q_rank: int | None) -> tuple[Part, ...]:
+    nope, rope = (config.int(f"qk_{part}_head_dim", least=0) for part in ("nope", "rope"))
+    dims = Latent(
+        shape.n_heads, q_rank, config.int("kv_lora_rank"), nope, rope, config.int("v_head_dim")
+    )
+    return latent_attention(shape.width, dims, bias=config.flag("attention_bias"))
 
 
 def _mixture(
@@ -188,8 +195,8 @@ def bailing_hybrid(config: Config) -> ModelSpec:
     )
     net = DeltaNet(shape.width, n_heads, n_heads, head_dim, head_dim, kernel)
     gate = Linear("self_attn.g_proj", shape.width, shape.n_heads, split="column")
-    full = latent_attention(
-        shape.width, read_latent(config, shape.n_heads), bias=config.flag("attention_bias")
-    )
-    mixers = {LINEAR: kimi_delta(net, low_rank=False), FULL: (*full, gate)}
+    mixers = {
+        LINEAR: kimi_delta(net, low_rank=False),
+        FULL: (*_latent(config, shape, None), gate),
+    }
     return _mixture(config, shape, kinds, mixers, config.int("first_k_dense_replace", least=0))

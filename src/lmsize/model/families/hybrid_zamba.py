@@ -1,26 +1,22 @@
 """Zamba and Zamba-2: Mamba layers, and one or two transformer blocks that run again and again.
 
-A hybrid layer is two runs: the shared transformer block (its weights counted where it first
-runs) and what the layer has of its own: low-rank adapters of that block, a linear layer, Mamba.
+A hybrid layer is one shared transformer block and what the layer has of its own: low-rank
+adapters of that block, a linear layer and Mamba. transformers builds the block anew for every
+hybrid layer and ties its weights to the first one's (unless the head is untied: then nothing is
+shared), so each has modules that peft adapts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from lmsize.model.blocks import (
-    attention,
-    decoder_head,
-    gated_mlp,
-    lm_head,
-    rms_norm,
-    token_embedding,
-)
+from lmsize.model.blocks import attention, gated_mlp, rms_norm
 from lmsize.model.config import Config
 from lmsize.model.family import family
-from lmsize.model.mixture_blocks import HEAD_CLASSES, nullable_int
-from lmsize.model.parts import Conv, Linear, Part, Plain
-from lmsize.model.spec import Block, ModelSpec, Run, Tower
+from lmsize.model.mixture_blocks import Shape, mixture_decoder, nullable_int
+from lmsize.model.parts import Conv, Linear, Norm, Part, Plain
+from lmsize.model.spec import Block, ModelSpec
 from lmsize.model.state_space_blocks import (
     LINEAR,
     inner_width,
@@ -49,7 +45,7 @@ def zamba(config: Config) -> ModelSpec:
     later = [HYBRID if i % period == offset else LINEAR for i in range(max(n_layers - 3, 0))]
     kinds = _kinds(config, n_layers, [LINEAR, LINEAR, HYBRID, *later])
     mixer = _zamba_mixer(config, width)
-    return _model(config, kinds, mixer, [Block("shared transformer", shared)], ())
+    return _model(config, kinds, mixer, shared)
 
 
 @family("zamba2")
@@ -76,9 +72,9 @@ def zamba2(config: Config) -> ModelSpec:
     )  # fmt: skip
     usual = [LINEAR, *([LINEAR] * 5 + [HYBRID]) * 7, *[LINEAR] * 4, HYBRID, *[LINEAR] * 3, HYBRID]
     kinds = _kinds(config, n_layers, [*usual, LINEAR, LINEAR])
-    n_blocks = min(config.int("num_mem_blocks"), max(kinds.count(HYBRID), 1))
-    blocks = [Block(f"shared transformer {i + 1}", shared) for i in range(n_blocks)]
-    return _model(config, kinds, mixer, blocks, _adapters(config, width, ffn))
+    return _model(
+        config, kinds, mixer, shared, config.int("num_mem_blocks"), _adapters(config, width, ffn)
+    )  # fmt: skip
 
 
 def _core(config: Config) -> tuple[int, ...]:
@@ -128,7 +124,7 @@ def _zamba_mixer(config: Config, width: int) -> tuple[Part, ...]:
     )
 
 
-def _adapters(config: Config, width: int, ffn: int) -> tuple[Part, ...]:
+def _adapters(config: Config, width: int, ffn: int) -> tuple[Linear, ...]:
     rank = config.int("adapter_rank")
     wholes = [("feed_forward.gate_up_proj", width, 2 * ffn)]
     if config.flag("use_shared_attention_adapter"):
@@ -144,46 +140,40 @@ def _adapters(config: Config, width: int, ffn: int) -> tuple[Part, ...]:
 
 
 def _model(
-    config: Config, kinds: Sequence[str], mixer: tuple[Part, ...], shared: Sequence[Block],
-    adapters: tuple[Part, ...],
+    config: Config, kinds: Sequence[str], mixer: tuple[Part, ...], shared: tuple[Part, ...],
+    n_blocks: int = 1, adapters: tuple[Linear, ...] = (),
 ) -> ModelSpec:  # fmt: skip
+    """Layers in order; the `n_blocks` shared blocks take turns in the hybrid ones."""
     width, n_layers, n_heads, vocab = _core(config)
-    if config.task not in HEAD_CLASSES:
-        config.assume(
-            "unknown-architecture", f"class {config.architecture!r}: counted as the causal model"
-        )
+    can_share = config.flag("tie_word_embeddings")
     own = (rms_norm("input_layernorm", width), *mixer)
-    plain = Block("mamba layer", own)
-    hybrid = Block("hybrid layer", (*adapters, Linear("linear", width, width), *own))
-    lm = lm_head(width=width, vocab=vocab, tied=config.flag("tie_word_embeddings"))
-    runs = (
-        Run(token_embedding(config, vocab=vocab, width=width, name="embed_tokens")),
-        *_layer_runs(kinds, plain, hybrid, shared),
-        Run(decoder_head(
-            config, width=width, lm=[lm], final=[rms_norm("final_layernorm", width)]
-        )),
-    )  # fmt: skip
-    return ModelSpec(
-        name="", model_type=config.model_type, architecture=config.architecture, width=width,
-        n_layers=n_layers, n_heads=n_heads, vocab_size=vocab,
-        max_positions=config.optional_int("max_position_embeddings"), learned_positions=False,
-        towers=(Tower("decoder", runs),),
+    plain, n_hybrid = Block("mamba layer", own), kinds.count(HYBRID)
+    hybrids: list[Block] = []
+    # Adapters of the other layers that a shared block runs in are there too, but at rest.
+    for i in range(n_hybrid):
+        again = can_share and i >= n_blocks
+        n_same = len(range(i % n_blocks, n_hybrid, n_blocks))
+        parts = (
+            *(_tied(shared) if again else shared), *adapters,
+            *(replace(a, tied=can_share, per_token=0.0, n_modules=n_same - 1)
+              for a in adapters if n_same > 1),
+            Linear("linear", width, width), *own,
+        )  # fmt: skip
+        hybrids.append(Block("hybrid layer, again" if again else "hybrid layer", parts))
+    turns = iter(hybrids)
+    return mixture_decoder(
+        config, Shape(width, n_layers, n_heads, vocab, n_heads, width // n_heads),
+        [next(turns) if kind == HYBRID else plain for kind in kinds],
+        norm=rms_norm("final_layernorm", width),
     )  # fmt: skip
 
 
-def _layer_runs(
-    kinds: Sequence[str], plain: Block, hybrid: Block, shared: Sequence[Block]
-) -> tuple[Run, ...]:
-    """Runs of plain layers; for a hybrid one, a shared block in its turn and then its own."""
-    runs: list[Run] = []
-    n_hybrid = 0
-    for kind in kinds:
-        if kind == HYBRID:
-            first = n_hybrid < len(shared)
-            runs += [Run(shared[n_hybrid % len(shared)], 1, int(first)), Run(hybrid)]
-            n_hybrid += 1
-        elif runs and runs[-1].block is plain:
-            runs[-1] = Run(plain, runs[-1].n_layers + 1, runs[-1].n_layers + 1)
+def _tied(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The same work with weights that an earlier layer holds."""
+    tied: list[Part] = []
+    for part in parts:
+        if isinstance(part, Linear):
+            tied.append(replace(part, tied=True, bias=False))
         else:
-            runs.append(Run(plain))
-    return tuple(runs)
+            tied.append(replace(part, weight=False) if isinstance(part, Norm) else part)
+    return tuple(tied)

@@ -64,7 +64,8 @@ def _glm_indexers(config: Config, n_layers: int) -> list[bool]:
     pattern = config.given("index_topk_pattern")
     if listed is None and pattern is not None:
         letters = {"F": "full", "S": "shared"}
-        listed = [letters.get(x, x) for x in pattern] if isinstance(pattern, str | list) else []
+        words = [letters.get(x, "") for x in pattern] if isinstance(pattern, str) else pattern
+        listed = words if isinstance(words, list) else []
         if len(listed) != n_layers or any(kind not in INDEXERS for kind in listed):
             raise config.error("index_topk_pattern", pattern, f"{n_layers} letters, F or S")
     if listed is not None:

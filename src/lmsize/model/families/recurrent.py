@@ -81,8 +81,8 @@ def xlstm(config: Config) -> ModelSpec:
     )  # fmt: skip
 
 
-def _scaled(config: Config, key: str, width: int) -> int:
-    scaled = int(config.number(key) * width)
+def _scaled(config: Config, key: str, width: int, fallback: float) -> int:
+    scaled = int(config.number(key, fallback) * width)
     if not 1 <= scaled <= LARGEST:
         raise config.error(key, config.given(key), f"a factor that leaves 1 to {LARGEST} features")
     return scaled
@@ -90,7 +90,8 @@ def _scaled(config: Config, key: str, width: int) -> int:
 
 def _mlstm(config: Config, width: int, n_heads: int, biased: bool) -> tuple[Part, ...]:
     """Matrix memory ``C = f C + i v k'; n = f n + i k; h = C q``: 5 FLOPs per number of state."""
-    qk, v = _scaled(config, "qk_dim_factor", width), _scaled(config, "v_dim_factor", width)
+    qk = _scaled(config, "qk_dim_factor", width, 0.5)
+    v = _scaled(config, "v_dim_factor", width, 1.0)
     pre = "mlstm_layer"
     if config.text("weight_mode", "single") == "fused":
         matrices = [("qkv_opreact", 2 * qk + 2 * v, biased), ("ifgate_preact", 2 * n_heads, True)]
@@ -110,7 +111,7 @@ def _mlstm(config: Config, width: int, n_heads: int, biased: bool) -> tuple[Part
 def _xlstm_mlp(config: Config, width: int, biased: bool) -> tuple[Part, ...]:
     unit = config.int("ffn_round_up_to_multiple_of")
     # Floating point as in the class, for it decides which way a product rounds.
-    ffn = int((width * config.number("ffn_proj_factor") + unit - 1) // unit * unit)
+    ffn = int((width * config.number("ffn_proj_factor", 2.667) + unit - 1) // unit * unit)
     if not 1 <= ffn <= LARGEST:
         raise config.error("ffn_proj_factor", ffn, f"a factor that leaves 1 to {LARGEST} features")
     if config.text("weight_mode", "single") == "fused":

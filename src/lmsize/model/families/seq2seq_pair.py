@@ -47,8 +47,7 @@ def _read(config: Config, key: str, *, bare: bool) -> ModelSpec:
     name = f"{prefix}Model" if bare else causal
     if not name:
         raise config.error(f"{key}.model_type", kind, "a model that transformers can decode with")
-    section.raw = {**section.raw, "architectures": [name]}
-    spec = known[kind](section)
+    spec = known[kind](section.replacing({"architectures": [name]}))
     wants_cross = not bare and kind == "gpt2" and section.flag("add_cross_attention")
     return _with_cross_attention(spec) if wants_cross else spec
 

@@ -1,0 +1,149 @@
+"""The rows that say how numbers are stored and stepped: precisions, recipes, optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A number type, or a way of storing quantised weights.
+
+    Attributes:
+        bits: stored for one value, scales apart.
+        kind: ``float``, ``int`` or ``quantised`` (needs scales).
+        block_size: values that share a scale; None with `scale_bits` set means one per output row.
+        scale_bits: of one scale; `zero_bits` of one zero point.
+        nested_block_size: scales that share a second scale (double quantisation) of
+            `nested_scale_bits`; `tensor_bits` once a tensor.
+        storage: the type that the peak rate is looked up with when this is computed in.
+        mixture_bits: bits a weight over a whole model where the kind mixes types by layer.
+        skips: modules left in 16 bits: ``embeddings``, ``head``, ``norms``.
+    """
+
+    name: str
+    bits: float
+    source: str
+    source_date: str
+    kind: str = "float"
+    block_size: int | None = None
+    scale_bits: float = 0.0
+    zero_bits: float = 0.0
+    nested_block_size: int | None = None
+    nested_scale_bits: float = 0.0
+    tensor_bits: float = 0.0
+    mixture_bits: float | None = None
+    compute: str = ""
+    skips: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    notes: str = ""
+
+    @property
+    def bits_per_value(self) -> float:
+        """Bits for one value, its share of block scales included; row scales are left out."""
+        if self.mixture_bits is not None:
+            return self.mixture_bits
+        if self.block_size is None:
+            return self.bits
+        bits = self.bits + (self.scale_bits + self.zero_bits) / self.block_size
+        if self.nested_block_size:
+            bits += self.nested_scale_bits / (self.block_size * self.nested_block_size)
+        return bits
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Number types of a training step under one stack and precision; names of precisions.
+
+    Attributes:
+        weights: the persistent copy that the model holds (sharded where the stack shards).
+        gathered: what a ZeRO-3 or FSDP gather, or autocast, makes of the weights.
+        gradients: as accumulated; `reduced` as communicated.
+        main_weights: a second full-precision copy that the optimizer owns; None for none.
+        main_gradients: a second copy of the gradients that the step works on; None for none.
+        compute: of the matrix products.
+        autocast: weights are cast at use, and the casts live until the backward.
+        cached_weights: extra persistent copies of linear weights (FP8 and its transpose).
+    """
+
+    stack: str
+    precision: str
+    weights: str
+    gradients: str
+    states: str
+    compute: str
+    source: str
+    source_date: str
+    main_weights: str | None = None
+    main_gradients: str | None = None
+    gathered: str = ""
+    reduced: str = ""
+    autocast: bool = False
+    cached_weights: tuple[str, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateRule:
+    """One tensor that an optimizer keeps for each parameter.
+
+    Attributes:
+        shape: ``like`` the parameter; ``row`` (without its last dimension); ``column`` (without
+            its last but one); ``left_square`` (m x m) and ``right_square`` (n x n); ``projected`` (rank x longer side) and ``projector``
+            (rank x shorter side); ``projected_row`` and ``projected_column`` (``row`` and
+            ``column`` of the projected); ``rows`` (first dimension); ``scalar``.
+        dtype: ``state`` (the recipe's), ``weights``, a number type, or ``int8-block256`` and its
+            like: one value a weight plus an fp32 scale for each block.
+        on: ``all`` parameters this optimizer handles, ``matrix`` (2-D and more) or ``vector``.
+        place: ``device`` or ``host``.
+    """
+
+    name: str
+    shape: str = "like"
+    dtype: str = "state"
+    on: str = "all"
+    place: str = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """What an optimizer keeps for each parameter and needs while it steps.
+
+    Attributes:
+        applies_to: ``all``, ``matrix`` (2-D and more) or ``hidden-matrix`` (those without
+            embeddings and head); the others are stepped by `fallback`.
+        min_numel: parameters with fewer elements keep every state in `small_dtype` (0: none).
+        multiple_of: so do those whose size is no multiple of this (0: any size will do).
+        max_preconditioner_dim: sides longer than this get no square state (0: no limit).
+        block_dim: sides longer than this are cut into blocks with square states of their own
+            (0: never).
+        rank: of ``projected`` states.
+        paged: states may move to host memory under pressure.
+        foreach_copies: temporaries of a step over all parameters at once, as copies of them in
+            the state type; None when there is no such implementation.
+        loop_copies: temporaries of the loop, as copies of the largest parameter.
+        fused_copies: temporaries of the fused kernel; None when there is none.
+        gradient_is_freed: the step runs inside the backward and frees each gradient at once.
+    """
+
+    name: str
+    states: tuple[StateRule, ...]
+    source: str
+    source_date: str
+    label: str = ""
+    applies_to: str = "all"
+    fallback: str = ""
+    min_numel: int = 0
+    multiple_of: int = 0
+    small_dtype: str = "fp32"
+    max_preconditioner_dim: int = 0
+    block_dim: int = 0
+    rank: int = 0
+    paged: bool = False
+    default_implementation: str = "loop"
+    foreach_copies: float | None = None
+    loop_copies: float | None = None
+    fused_copies: float | None = None
+    gradient_is_freed: bool = False
+    aliases: tuple[str, ...] = ()
+    notes: str = ""

@@ -1,0 +1,71 @@
+"""What each code of an assumption or a warning means, for ``lmsize explain``.
+
+Codes are stable. Every code in the package stands here; a test compares them.
+"""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    # -- about the model -----------------------------------------------------------------------
+    "config-default": "The config leaves out keys, and transformers' class defaults stand in for "
+    "them. Width, depth, heads and vocabulary are never filled in this way.",
+    "unknown-model-type": "The config's model_type is not known. It has the usual keys, so it is "
+    "read as a Llama-like decoder; biases, norms and other details may differ.",
+    "unknown-architecture": "The class named in the config is not known for its family: the "
+    "family's usual class is counted.",
+    "model-variant": "The Hub id is a tuned variant of a model in the catalogue and is taken to "
+    "have its architecture.",
+    "beyond-max-positions": "The sequence is longer than the model was made for.",
+    # -- about the accelerator --------------------------------------------------------------------
+    "accelerator-variant": "The name fits several accelerators. The SXM form of the size said is "
+    "taken, else the largest.",
+    "accelerator-capacity": "What the driver reports for this accelerator is not known; its "
+    "capacity follows from the printed size by a rule.",
+    "peak-fallback": "The accelerator has no units for the type; the peak of the next wider type "
+    "that it has is used.",
+    "unsupported-precision": "The accelerator has no units for the type: the run is emulated or "
+    "does not start.",
+    # -- about the question -------------------------------------------------------------------------
+    "default-*": "The option was not given; this is its default.",
+    "peft-defaults": "Adapters are made as peft makes them when nothing is said: fp32, no dropout.",
+    "precision-rows": "In the comparison of precisions under the rules of thumb, optimizer states "
+    "take the weights' type, and activations given are those in 16 bits: twice as much in fp32.",
+    # -- about memory ---------------------------------------------------------------------------------
+    "activations-textbook": "Activations follow the published formula for a standard layer "
+    "(Korthikanti et al. 2022). It misses peaks by about a third in the median.",
+    "activations-missing": "No figure for activations was given, so the total is without them.",
+    "kbit-preparation": "What quantisation leaves alone is kept in fp32, as "
+    "prepare_model_for_kbit_training of peft leaves it.",
+    "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
+    "into one tensor, which bitsandbytes does not replace.",
+    "paged-states": "Paged optimizer states lie in managed memory, which moves to the host under "
+    "pressure: they are not counted on the accelerator.",
+    "zero3-gather": "ZeRO-3 holds one block whole at a time: its weights, and its gradients before "
+    "they are scattered. Prefetching more would hold more.",
+    "tied-head-copy": "A pipeline's last stage keeps a copy of its own of the tied embedding.",
+    "reserved-typical": "The caching allocator reserves more than is live; the share is the median "
+    "of published runs where both were measured.",
+    "context-typical": "The driver's context and loaded kernels take memory that no tensor shows.",
+    "prefill-chunk": "A server prefills long prompts in chunks, so working memory stops growing.",
+    "min-to-fit-zero3": "The smallest number of accelerators is searched with ZeRO-3, which shards "
+    "weights, gradients and states over them.",
+    # -- about time and money ------------------------------------------------------------------------------
+    "mfu-typical": "The step runs at the median MFU of published runs on the same family of "
+    "accelerators and size of model.",
+    "mfu-group": "Too few published runs of this very kind: a wider group stands in.",
+    "serving-typical": "Prefill and decoding run at typical shares of peak and bandwidth.",
+    "linear-scaling": "Time falls in proportion to the number of accelerators.",
+    "price": "The price of an accelerator-hour: a dated row of the catalogue.",
+    "stale-price": "The price is more than 90 days old.",
+    "energy-tdp": "Accelerators draw their board power throughout; the PUE is a survey's mean.",
+    "carbon-grid": "The grid's yearly mean intensity.",
+    "million-tokens": "Cost, energy and carbon of serving are those of a million output tokens.",
+    "rules-of-thumb": "Parameters times bytes, and nothing else.",
+    "default-efficiency": "The rule's 80 % of the peak, above anything measured on whole runs.",
+    "default-adapter-fraction": "The rule's 2 % of the parameters.",
+}
+
+
+def meaning(code: str) -> str | None:
+    """What a code means; None for an unknown one."""
+    return CODES.get(code) or (CODES["default-*"] if code.startswith("default-") else None)
