@@ -55,14 +55,17 @@ RULES = {
 }
 
 
+# A remark in ``nodes.csv`` whose quotation mark is not closed.
+OPEN_QUOTE = re.compile(r',"([\d.]+ in public notes),')
 # Cards whose two halves software sees as devices of their own, and what a half is called here.
 TWO_DEVICES = {"MI250X": "MI250X-GCD", "Data Center GPU Max 1550": "Data Center GPU Max 1550-stack"}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries of text."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+    """Rows of a CSV file as dictionaries of text; every row must be whole."""
+    text = OPEN_QUOTE.sub(r',"\1",', path.read_text("utf-8"))
+    header, *lines = csv.reader(text.splitlines(), strict=True)
+    return [dict(zip(header, line, strict=True)) for line in lines]
 
 
 def write_rows(name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

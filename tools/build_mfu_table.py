@@ -106,11 +106,11 @@ def read_run(row: Mapping[str, str], known: Catalogue) -> Run | str:
     except InputError:
         return "accelerator"
     peak = chip.peak_flops_per_s("fp8" if kind == "fp8" else "bf16") or chip.fp16_flops_per_s
-    if kind == "fp8" and chip.fp8_flops_per_s is None or not peak:
+    if (kind == "fp8" and chip.fp8_flops_per_s is None) or not peak:
         return "peak"
     mfu = utilisation(row, peak)
     architecture = "moe" if row["moe_experts"] else "dense"
-    if not n_params(row) and architecture == "dense" or not mfu:
+    if (not n_params(row) and architecture == "dense") or not mfu:
         return "parameters or speed"
     if not PLAUSIBLE[0] < mfu < PLAUSIBLE[1]:
         return f"implausible ({row['source_repo_or_url']})"
@@ -136,7 +136,8 @@ def table_row(
     group: tuple[str, ...], low: float, high: float, runs: Sequence[Run]
 ) -> dict[str, object]:
     """One line of ``mfu.csv``."""
-    sources = sorted({run.source.removeprefix("https://github.com/") for run in runs})
+    named = {name for run in runs for name in run.source.split(" ; ")}
+    sources = sorted(name.removeprefix("https://github.com/") for name in named)
     family, architecture, method, kind = group
     return {
         "family": family, "architecture": architecture, "method": method, "precision": kind, "min_params": f"{low:g}",

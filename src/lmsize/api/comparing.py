@@ -88,11 +88,11 @@ def _rules_precisions(ask: Ask, options: dict[str, Any]) -> list[Estimate]:
     double = tuple(2 * end for end in half) if half else None
     text = "optimizer states in the weights' type, activations as given in 16 bits and doubled in fp32"
     stated = Assumption("precision-rows", text)
-    only_training = {f: None for f in options if f not in INFERENCE_OPTIONS}
+    dropped = dict.fromkeys(key for key in options if key not in INFERENCE_OPTIONS)
     made = [
         ask(train, precision="fp32", state_precision="fp32", activation_bytes=double),
         ask(train, precision="fp16", state_precision=options.get("state_precision") or "fp16"),
-        ask(infer, **only_training, precision="fp16", quant="int8"),
+        ask(infer, **(dropped | {"precision": "fp16", "quant": "int8"})),
     ]
     return [replace(e, assumptions=(*e.assumptions, stated)) for e in made]
 

@@ -139,7 +139,7 @@ def _reason(error: BaseException, _: type | None) -> str:
 
 
 def fault_text(fault: str, path: str) -> str:
-    """cattrs' ``reason @ $.a.b`` as ``path.a.b: reason``."""
+    """Cattrs' ``reason @ $.a.b`` as ``path.a.b: reason``."""
     reason, _, where = fault.rpartition(" @ ")
     return f"{path}{where.removeprefix('$')}: {reason}"
 

@@ -98,7 +98,7 @@ def find_accelerator(
         return choose(name, fitting)
     raise InputError(
         "--accelerator", name, "a known accelerator (`lmsize accelerators` lists them)",
-        nearest=nearest_names(name, rows),
+        nearest=nearest_names(name[:80], [*rows, *(row.family for row in rows.values())]),
     )  # fmt: skip
 
 

@@ -23,19 +23,28 @@ def serving_verdict(estimate: Estimate, remedies: Sequence[str]) -> Verdict:
 
 def _verdict(estimate: Estimate, subject: str, remedies: Sequence[str]) -> Verdict:
     memory, count = estimate.memory, estimate.accelerators.count or 1
-    used = memory.peak_device_bytes or memory.high_bytes or memory.peak_allocated_bytes
+    used = memory.peak_device_bytes or memory.peak_allocated_bytes
     if used is None:
         return Verdict(sentence=f"{subject}: no memory figure.")
     each = f"on each of {count} accelerators" if count > 1 else "on one accelerator"
-    needs = f"{subject} needs {format_bytes(used)} {each}"
+    needs = f"{subject} needs {_sizes(estimate, used)} {each}"
     if memory.capacity_bytes is None:
         return Verdict(None, None, f"{needs}.{_when(estimate)}")
     fits = used <= memory.capacity_bytes
-    room = f"{format_bytes(memory.capacity_bytes)} of {estimate.accelerators.name}"
+    decimal = estimate.engine == "rules"
+    room = f"{format_bytes(memory.capacity_bytes, decimal=decimal)} of {estimate.accelerators.name}"
     if fits:
         return Verdict(True, None, f"{needs}: it fits the {room}.{_when(estimate)}")
     help_ = f" It would fit with {_either(remedies)}." if remedies else ""
     return Verdict(False, None, f"{needs}: it does not fit the {room}.{help_}")
+
+
+def _sizes(estimate: Estimate, used: int) -> str:
+    """The peak, or both ends where a range was given; in GB where a rule of thumb made it."""
+    memory, decimal = estimate.memory, estimate.engine == "rules"
+    ends = [memory.low_bytes, memory.high_bytes] if decimal else [used]
+    shown = dict.fromkeys(format_bytes(end, decimal=decimal) for end in ends if end is not None)
+    return " to ".join(shown)
 
 
 def _when(estimate: Estimate) -> str:

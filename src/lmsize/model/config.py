@@ -179,6 +179,11 @@ class Config:
             {**self.raw, **values}, self.model_type, path=self.path, assumed=self._assumed
         )
 
+    def replaced(self, **values: Any) -> Config:
+        """The same config with other values for some keys, as a wrapper rules its text model."""
+        raw = {**self.raw, **values}
+        return Config(raw, self.model_type, path=self.path, assumed=self._assumed)
+
     # -- what is counted ---------------------------------------------------------------------
 
     @property

@@ -38,8 +38,7 @@ def read_shape(
 ) -> Shape:  # fmt: skip
     """The sizes of a config, heads checked to divide the width.
 
-    Args:
-        ffn: the key of the feed-forward width, or the multiple of the width that it is.
+    `ffn` is the key of the feed-forward width, or the multiple of the width that it is.
     """
     width, n_layers, n_heads, vocab = config.require(*keys)
     check_heads(config, keys[2], width, n_heads)
@@ -73,8 +72,7 @@ def bert_embedding(
 ) -> Block:  # fmt: skip
     """Tables of tokens, positions and types, and the norm of their sum.
 
-    Args:
-        n_positions, n_types: rows of the tables, else the config's; 0 leaves a table out.
+    `n_positions` and `n_types` are rows of the tables, else the config's; 0 leaves a table out.
     """
     size = width or shape.width
     positions = config.int("max_position_embeddings") if n_positions is None else n_positions
@@ -123,11 +121,9 @@ def bert_layer(
 ) -> Block:  # fmt: skip
     """Attention, feed-forward and two norms; as a decoder, cross attention between them.
 
-    Args:
-        flags: causal, cross (:func:`decoder_flags`).
-        norms: names of the norms of attention and feed-forward. Where they stand does not matter
-            for any count.
-        bias: whether query, key and value have one.
+    `flags` say causal and cross (:func:`decoder_flags`); `norms` name the norms of attention
+    and feed-forward (where they stand does not matter for any count); `bias` is that of query,
+    key and value.
     """
     causal, cross = flags
     across: tuple[Part, ...] = ()
@@ -152,10 +148,8 @@ def bert_heads(
 ) -> dict[str, tuple[Part, ...]]:
     """BERT's heads by task.
 
-    Args:
-        lm: the head of its language-model classes.
-        first: what precedes the classifier of sentences and choices, and stays in the bare model
-            (BERT's pooler); empty for encoders without one.
+    `lm` is the head of its language-model classes; `first` what precedes the classifier of
+    sentences and choices and stays in the bare model: BERT's pooler, empty where there is none.
     """
     width, labels = shape.width, config.n_labels
     pooled = (pooler(width),) if first is None else tuple(first)
@@ -175,8 +169,7 @@ def encoder(
 ) -> ModelSpec:  # fmt: skip
     """A model with one tower, an encoder, over the input tokens.
 
-    Args:
-        layers: in order, or one run where they share their weights.
+    `layers` come in order, or as one run where they share their weights.
     """
     middle = (layers,) if isinstance(layers, Run) else stacked(layers)
     tower = Tower("encoder", (Run(embedding), *middle, Run(head)))

@@ -51,9 +51,7 @@ def task_of(config: Config) -> str:
 def task_head(config: Config, heads: Heads, *, usual: str, final: Iterable[Part] = ()) -> Block:
     """The head of the class in the config; a class that is not known gets the `usual` one.
 
-    Args:
-        heads: task -> parts.
-        final: what every class has after the last layer (a norm).
+    `heads` map tasks to parts; `final` is what every class has after the last layer (a norm).
     """
     task = task_of(config)
     if task not in heads:
@@ -145,7 +143,7 @@ def generic_heads(config: Config, width: int, lm: Iterable[Part]) -> dict[str, t
 def sequence_summary(
     config: Config, width: int, n_labels: int, *, name: str = "sequence_summary.summary"
 ) -> tuple[Part, ...]:
-    """transformers' projection of one vector a sequence, if the config asks for it."""
+    """The generic projection of one vector a sequence, if the config asks for it."""
     if not config.flag("summary_use_proj"):
         return ()
     n_out = n_labels if config.flag("summary_proj_to_labels") else width

@@ -44,7 +44,8 @@ def test_a_tuned_checkpoint_of_the_same_organisation_is_an_assumption(
 
 
 @pytest.mark.parametrize(
-    "name", ["someone/Llama-3.1-8B", "someone/gpt2", "gpt2/gpt2", "llama-9-8b", "", "/", "a/b/c", "☃"]
+    "name",
+    ["someone/Llama-3.1-8B", "someone/gpt2", "gpt2/gpt2", "llama-9-8b", "", "/", "a/b/c", "☃"],
 )
 def test_what_is_not_known_is_none_or_an_error(name: str) -> None:
     assert CATALOGUE.find_model(name) is None

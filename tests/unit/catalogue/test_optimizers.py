@@ -10,6 +10,7 @@ import torch
 from transformers.training_args import OptimizerNames
 
 from lmsize.catalogue import Optimizer, StateRule, built_in, tables
+from lmsize.catalogue.names import plain
 from lmsize.errors import InputError
 
 CATALOGUE = built_in()
@@ -110,7 +111,9 @@ def test_aliases(alias: str, name: str) -> None:
     assert CATALOGUE.optimizer(alias).name == name
 
 
-@pytest.mark.parametrize(("name", "near"), [("adam-w8", "adamw"), ("mu0n", "muon"), ("loin", "lion")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("adam-w8", "adamw"), ("mu0n", "muon"), ("loin", "lion")]
+)
 def test_an_unknown_one_is_refused_with_the_nearest(name: str, near: str) -> None:
     with pytest.raises(InputError, match="--optimizer") as caught:
         CATALOGUE.optimizer(name)
@@ -142,7 +145,7 @@ def test_reading_one_row_gives_the_same_as_reading_the_whole_file() -> None:
 
 def test_no_name_means_two_rows() -> None:
     rows = [CATALOGUE.optimizer(name) for name in NAMES]
-    words = [tables.plain(w) for row in rows for w in (row.name, *row.aliases)]
+    words = [w for row in rows for w in {plain(n) for n in (row.name, *row.aliases)}]
     doubled = {w for w in words if words.count(w) > 1}
     assert not doubled
 
@@ -152,7 +155,12 @@ def test_no_name_means_two_rows() -> None:
     [("adamw", 8), ("adamw8bit", 2.03125), ("lion", 4), ("adamw4bit-torchao", 1.0625), ("sgd", 0)],
 )
 def test_bytes_for_a_large_matrix(name: str, bytes_per_parameter: float) -> None:
-    width = {"state": 4.0, "fp32": 4.0, "int8-block256": 1 + 4 / 256, "int4-block128": 0.5 + 4 / 128}
+    width = {
+        "state": 4.0,
+        "fp32": 4.0,
+        "int8-block256": 1 + 4 / 256,
+        "int4-block128": 0.5 + 4 / 128,
+    }
     shape = (4096, 4096)
     row = CATALOGUE.optimizer(name)
     total = sum(n_elements(s, shape) * width[s.dtype] for s in row.states if s.shape != "scalar")

@@ -119,7 +119,9 @@ def test_a_marketplace_counts_only_without_a_cloud() -> None:
     assert node_price([node(None)]) is None
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("h100", 2, 12), ("a100-80gb", 1, 5), ("t4", 0.2, 1)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("h100", 2, 12), ("a100-80gb", 1, 5), ("t4", 0.2, 1)]
+)
 def test_prices_are_plausible_and_dated(name: str, low: float, high: float) -> None:
     price = CATALOGUE.price(CATALOGUE.accelerator(name)[0])
     assert price is not None
@@ -135,8 +137,10 @@ def test_nodes_name_known_accelerators_and_positive_figures() -> None:
         assert row.n_accelerators >= 1
         usd = row.on_demand_usd_per_accelerator_h
         assert usd is None or 0.05 < usd < 50
-        assert row.spot_usd_per_accelerator_h is None or usd is None or (
-            row.spot_usd_per_accelerator_h <= usd
+        assert (
+            row.spot_usd_per_accelerator_h is None
+            or usd is None
+            or (row.spot_usd_per_accelerator_h <= usd)
         )
         assert row.network_bytes_per_s is None or 1e8 < row.network_bytes_per_s < 1e13
     assert len(tables.nodes()) == 95

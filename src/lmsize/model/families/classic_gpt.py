@@ -129,11 +129,7 @@ def _neox(
     config: Config, shape: Shape, *, head: str, tied: bool, attention_bias: bool, mlp_bias: bool,
     last: tuple[Part, ...] = (),
 ) -> ModelSpec:  # fmt: skip
-    """GPT-NeoX's frame.
-
-    Args:
-        last: parts that only the last layer has.
-    """
+    """GPT-NeoX's frame; `last` are parts that only the last layer has."""
     width, vocab = shape.width, shape.vocab
     layer = Block("layer", (
         layer_norm("input_layernorm", width),

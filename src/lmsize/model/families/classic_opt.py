@@ -38,8 +38,11 @@ def _layer(shape: Shape, *, bias: bool = True, affine: bool = True, cross: bool 
 
 @family("opt")
 def opt(config: Config) -> ModelSpec:
-    """GPT-3's shape; the 350M model projects to and from a narrower embedding, and has no
-    final norm because it normalises after each sum."""
+    """GPT-3's shape.
+
+    The 350M model projects to and from a narrower embedding, and has no final norm because it
+    normalises after each sum.
+    """
     shape = read_shape(config, ffn="ffn_dim")
     width, positions = shape.width, config.int("max_position_embeddings")
     narrow = config.optional_int("word_embed_proj_dim", least=1) or width

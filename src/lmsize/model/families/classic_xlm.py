@@ -14,7 +14,7 @@ from lmsize.model.head_blocks import (
     sequence_summary,
     task_head,
 )
-from lmsize.model.parts import AttentionCore, Embedding, Linear, Part, Plain
+from lmsize.model.parts import AttentionCore, Embedding, Linear, Part, Plain, Split
 from lmsize.model.spec import Block, ModelSpec
 
 
@@ -73,7 +73,7 @@ def xlnet(config: Config) -> ModelSpec:
     inside, labels = "rel_attn", config.n_labels
 
     def matrix(name: str, per_token: float = 1.0) -> Linear:
-        split = "row" if name == "o" else "column"
+        split: Split = "row" if name == "o" else "column"
         return Linear(
             f"{inside}.{name}", width, width, split=split, n_units=heads, adaptable=False,
             per_token=per_token,

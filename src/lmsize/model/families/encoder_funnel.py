@@ -32,7 +32,7 @@ def _sizes(config: Config, key: str, n: int | None = None) -> list[int]:
     return values
 
 
-def _layer(config: Config, shape: Shape, head_dim: int) -> Block:
+def _layer(shape: Shape, head_dim: int) -> Block:
     """Relative attention: scores of positions come from a matrix over them, not over tokens."""
     width, heads, inside = shape.width, shape.n_heads, "attention"
     names = ("q_head", "k_head", "v_head", "post_proj")
@@ -86,7 +86,7 @@ def funnel(config: Config) -> ModelSpec:
     if config.sequence("block_repeats") is not None:
         repeats = _sizes(config, "block_repeats", len(sizes))
     shape = Shape(width, sum(sizes), n_heads, vocab, config.int("d_inner"))
-    layer = _layer(config, shape, config.int("d_head"))
+    layer = _layer(shape, config.int("d_head"))
     embedding = token_embedding(
         config, vocab=vocab, width=width, name="embeddings.word_embeddings",
         extra=[layer_norm("embeddings.layer_norm", width)],

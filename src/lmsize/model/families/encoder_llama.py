@@ -30,10 +30,8 @@ def _llama_like(
 ) -> ModelSpec:  # fmt: skip
     """A Llama without its mask.
 
-    Args:
-        windows: of each layer; None for full attention everywhere.
-        norms: before attention, before the MLP, after the last layer, if not RMSNorm.
-        kv: whether fewer kv heads are allowed.
+    `windows` are those of each layer, None for full attention; `norms` stand before attention,
+    before the MLP and after the last layer, if not RMSNorm; `kv` allows fewer kv heads.
     """
     width = shape.width
     names = ("input_layernorm", "post_attention_layernorm", "norm")

@@ -1,5 +1,4 @@
-"""Encoders that look at less than every pair of tokens: Longformer, BigBird, Nystromformer,
-YOSO, MRA, FNet."""
+"""Encoders that see less than every pair of tokens: Longformer, BigBird, Nystromformer, FNet ..."""
 
 from __future__ import annotations
 
@@ -102,14 +101,15 @@ def big_bird(config: Config) -> ModelSpec:
 def _approximate(config: Config, *, convolution: str = "", window: int | None = None) -> ModelSpec:
     """BERT with approximate attention, perhaps a convolution of the values beside it.
 
-    Args:
-        convolution: key of the length of its kernel, null for none.
-        window: keys that a token sees in effect.
+    `convolution` is the key of the length of its kernel, null for none; `window` the number of
+    keys that a token sees in effect.
     """
     shape, width = read_shape(config), config.int("hidden_size")
     positions = config.int("max_position_embeddings")
     kernel = config.optional_int(convolution, least=1) if convolution else None
-    extra = [Plain("attention.self.conv.weight", (shape.n_heads, 1, kernel, 1))] if kernel else []
+    extra: list[Part] = []
+    if kernel:
+        extra.append(Plain("attention.self.conv.weight", (shape.n_heads, 1, kernel, 1)))
     heads = bert_heads(config, shape, bert_lm(config, shape), first=()) | {
         "SequenceClassification": dense_classifier(width, config.n_labels),
         "MultipleChoice": (pooler(width, "pre_classifier"), label_head(width, 1)),
