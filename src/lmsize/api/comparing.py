@@ -23,6 +23,8 @@ RULES_PRECISIONS = ("fp32", "fp16", "int8")
 ONLY_QLORA = ("quant",)
 ONLY_ADAPTERS = ("lora_rank", "lora_targets", "lora_experts", "adapter_fraction")
 
+INFERENCE_OPTIONS = ("params", "activation_bytes", "accelerators")
+
 Ask = Callable[..., Estimate]
 
 
@@ -46,14 +48,14 @@ def compare(
     subject = located(model, rows) if model is not None else None
     fixed = {"accelerator": accelerator, "engine": engine, "catalogue": rows, "today": today}
 
-    def ask(question: Ask, **changes: Any) -> Estimate:
-        return question(subject, **(fixed | options | changes))
+    def ask(question: Ask, changed: dict[str, Any]) -> Estimate:
+        return question(subject, **(fixed | changed))
 
     if by == "method":
-        return reduced([ask(train, **_for_method(method, options)) for method in METHODS])
+        return reduced([ask(train, options | _for_method(m, options)) for m in METHODS])
     if engine == "rules":
         return reduced(_rules_precisions(ask, options))
-    return reduced([ask(train, precision=p) for p in _precisions(options)])
+    return reduced([ask(train, options | {"precision": p}) for p in _precisions(options)])
 
 
 def _for_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -88,16 +90,15 @@ def _rules_precisions(ask: Ask, options: dict[str, Any]) -> list[Estimate]:
     double = tuple(2 * end for end in half) if half else None
     text = "optimizer states in the weights' type, activations as given in 16 bits and doubled in fp32"
     stated = Assumption("precision-rows", text)
-    dropped = dict.fromkeys(key for key in options if key not in INFERENCE_OPTIONS)
+    states = options.get("state_precision") or "fp16"
+    served = {key: options[key] for key in INFERENCE_OPTIONS if key in options}
+    wide = {"precision": "fp32", "state_precision": "fp32", "activation_bytes": double}
     made = [
-        ask(train, precision="fp32", state_precision="fp32", activation_bytes=double),
-        ask(train, precision="fp16", state_precision=options.get("state_precision") or "fp16"),
-        ask(infer, **(dropped | {"precision": "fp16", "quant": "int8"})),
+        ask(train, options | wide),
+        ask(train, options | {"precision": "fp16", "state_precision": states}),
+        ask(infer, served | {"precision": "fp16", "quant": "int8"}),
     ]
     return [replace(e, assumptions=(*e.assumptions, stated)) for e in made]
-
-
-INFERENCE_OPTIONS = ("params", "activation_bytes", "accelerators")
 
 
 def reduced(rows: list[Estimate]) -> list[Estimate]:
