@@ -38,6 +38,10 @@ CODES: dict[str, str] = {
     "prepare_model_for_kbit_training of peft leaves it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
     "into one tensor, which bitsandbytes does not replace.",
+    "idle-towers": "A text run passes no token through vision or audio towers: they hold weights, "
+    "but get no gradients and no optimizer states.",
+    "ddp-buckets": "torch's DistributedDataParallel copies gradients into buckets to reduce them, "
+    "unless gradient_as_bucket_view is set.",
     "paged-states": "Paged optimizer states lie in managed memory, which moves to the host under "
     "pressure: they are not counted on the accelerator.",
     "zero3-gather": "ZeRO-3 holds one block whole at a time: its weights, and its gradients before "

@@ -71,11 +71,9 @@ def rules_training(
         rate, model_flops=flops.value, hardware_flops=flops.value,
         n_accelerators=layout.n_accelerators, n_tokens=batch.tokens, n_steps=n_steps(filled, batch),
     )  # fmt: skip
-    needed, fraction = deadline_count(
+    needed, time, linear = deadline_count(
         time, deadline_s=filled.deadline, n_accelerators=layout.n_accelerators, group=1
     )
-    if fraction is not None:
-        time = replace(time, trees=(*time.trees, fraction))
     cost, cost_stated, cautions = bill(time.accelerator_hours, row, catalogue, today=today)
     trained = round(sizes.n_trained)
     estimate = Estimate(
@@ -87,7 +85,7 @@ def rules_training(
         compute=Compute(flops.value, flops.value, flops.value / batch.tokens, (flops,)),
         time=time, cost=cost,
         accelerators=Accelerators(row.name if row else None, layout.n_accelerators, None, needed),
-        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=frozen), *rate_stated, *cost_stated),
+        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=frozen), *rate_stated, *linear, *cost_stated),
         warnings=(*_cautions(rules), *cautions),
     )  # fmt: skip
     return replace(estimate, verdict=training_verdict(estimate, ()))

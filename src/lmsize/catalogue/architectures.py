@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 
@@ -12,6 +14,7 @@ from lmsize.catalogue.records import ModelEntry, ModelSummary
 from lmsize.catalogue.tables import csv_records, data_file, data_text
 from lmsize.errors import InputError, nearest_names
 
+INNER_POINT = re.compile(r"(?<!\d)\.|\.(?!\d)")
 # Endings of Hub names whose checkpoints share the architecture of the one without them.
 TUNED = ("instruct", "chat", "it", "base", "pt", "hf")
 
@@ -39,11 +42,22 @@ def hub_words(summary: ModelSummary) -> tuple[str, ...]:
     return (summary.hf_id, *summary.aliases) if summary.hf_id else summary.aliases
 
 
+def dotted(name: str) -> str:
+    """A name without case and punctuation but for points between digits: 1.3b is not 13b."""
+    return INNER_POINT.sub("", "".join(c for c in name.casefold() if c.isalnum() or c == "."))
+
+
 @cache
 def by_words(rows: tuple[ModelSummary, ...]) -> dict[str, ModelSummary]:
-    """Summaries by plain name and by Hub id in lower case."""
-    hub = {word.casefold(): row for row in rows for word in hub_words(row)}
-    return {**{plain(row.name): row for row in rows}, **hub}
+    """Summaries by name, as written, dotted and plain, and by Hub id, all in lower case.
+
+    What two names would share is the first kind's; a plain name that two share is nobody's.
+    """
+    shared = Counter(plain(row.name) for row in rows)
+    table = {plain(row.name): row for row in rows if shared[plain(row.name)] == 1}
+    table |= {dotted(row.name): row for row in rows}
+    table |= {row.name.casefold(): row for row in rows}
+    return table | {word.casefold(): row for row in rows for word in hub_words(row)}
 
 
 def untuned(hub_id: str) -> str:
@@ -63,7 +77,7 @@ def find(
     """
     words = by_words(tuple(rows))
     if "/" not in name:
-        row = words.get(plain(name))
+        row = words.get(name.casefold()) or words.get(dotted(name)) or words.get(plain(name))
         return (row, ()) if row else None
     row = words.get(name.casefold())
     if row is not None:

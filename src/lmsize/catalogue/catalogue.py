@@ -169,9 +169,10 @@ class Catalogue:
 
     def carbon(self, region: str = WORLD) -> CarbonRow:
         """Carbon intensity of a grid by ISO code, country or cloud region; WORLD by default."""
-        for row in self._carbon.values():
-            if plain(region) in {plain(w) for w in (row.region, row.name, *row.aliases)}:
-                return row
+        for form in (str.casefold, plain):  # AWS's us-east-1 is not Google's us-east1
+            for row in self._carbon.values():
+                if form(region) in map(form, (row.region, row.name, *row.aliases)):
+                    return row
         known = [*self._carbon, *(row.name for row in self._carbon.values())]
         raise InputError(
             "region", region, "a country, its ISO code or a cloud region",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def read_user_rows(path: str | Path) -> UserRows:
     """
     file, faults = Path(path), list[str]()
     raw = read_rows(file, faults)
-    stamp = {"source": file.name, "source_date": str(date.fromtimestamp(file.stat().st_mtime))}
+    changed = datetime.fromtimestamp(file.stat().st_mtime, tz=UTC).date()
+    stamp = {"source": file.name, "source_date": str(changed)}
     found: dict[str, dict[str, Any]] = {table: {} for table in RECORDS}
     for table, rows in raw.items():
         for key, row in rows.items():

@@ -151,6 +151,12 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
         if any(isinstance(p, Experts) for _, r in setup.model.runs() for p in r.block.parts):
             text = "routed experts are quantised like linears; transformers 5 with bitsandbytes leaves fused experts as they are"
             stated.append(Assumption("experts-quantised", text))
+    if any(tower.stream == "idle" for tower in setup.model.towers):
+        text = "towers that no text token passes through hold weights, but no gradients or states"
+        stated.append(Assumption("idle-towers", text))
+    if setup.has_buckets:
+        text = "DDP reduces gradients through buckets of their size (gradient_as_bucket_view=False)"
+        stated.append(Assumption("ddp-buckets", text))
     if setup.optimizer.paged:
         text = "paged optimizer states move to the host under pressure and are not counted"
         stated.append(Assumption("paged-states", text))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Catalogue
 from lmsize.catalogue import Accelerator
-from lmsize.errors import InputError
 from lmsize.estimate.answer import Cost, Time
 from lmsize.estimate.bill import accelerator_h, co2e_kg, cost_usd, energy_kwh
 from lmsize.formula import Term
@@ -75,18 +74,17 @@ def step_time(
 
 def deadline_count(
     time: Time, *, deadline_s: float | None, n_accelerators: int, group: int
-) -> tuple[int | None, Term | None]:
-    """Accelerators that meet a deadline, in whole groups of tp * pp * cp, and how it was found."""
-    if deadline_s is None:
-        return None, None
-    if time.step_s is not None and time.total_s is None:
-        raise InputError("--deadline", deadline_s, "the length of the run beside it (--steps, --tokens or --epochs)")
-    if time.total_s is None:
-        return None, None
+) -> tuple[int | None, Time, tuple[Assumption, ...]]:
+    """Accelerators that meet a deadline, in whole groups of tp * pp * cp; the time with the term
+    that says so; and what it assumes."""
+    if deadline_s is None or time.total_s is None:
+        return None, time, ()
     term = accelerators_for_deadline.term(
         "accelerators for the deadline", run_s=time.total_s, n_accelerators=n_accelerators, deadline_s=deadline_s
     )
-    return max(math.ceil(term.value / group - 1e-9), 1) * group, term
+    count = max(math.ceil(term.value / group - 1e-9), 1) * group
+    text = "time falls in proportion to the number of accelerators"
+    return count, replace(time, trees=(*time.trees, term)), (Assumption("linear-scaling", text),)
 
 
 def bill(

@@ -34,10 +34,10 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
         n_accelerators=setup.layout.n_accelerators, n_tokens=setup.batch.tokens, n_steps=steps,
     )  # fmt: skip
     group = setup.layout.tp * setup.layout.pp * setup.layout.cp
-    count, stated = setup.layout.n_accelerators, list[Assumption]()
-    needed, _ = deadline_count(time, deadline_s=spec.deadline, n_accelerators=count, group=group)
-    if needed is not None:
-        stated.append(Assumption("linear-scaling", "time falls in proportion to the number of accelerators"))
+    count = setup.layout.n_accelerators
+    needed, time, stated = deadline_count(
+        time, deadline_s=spec.deadline, n_accelerators=count, group=group
+    )
     cost, cost_stated, cautions = bill(
         time.accelerator_hours, question.accelerator, question.catalogue, today=question.today
     )

@@ -52,7 +52,9 @@ def _when(estimate: Estimate) -> str:
     if time.total_s is None:
         return ""
     money = f" for {cost.usd:,.0f} USD" if cost.usd is not None else ""
-    return f" The run takes {format_duration(time.total_s)}{money}."
+    count = estimate.accelerators.needed_for_deadline
+    late = f" The deadline takes {count:,} of them." if count is not None else ""
+    return f" The run takes {format_duration(time.total_s)}{money}.{late}"
 
 
 def _either(options: Sequence[str]) -> str:

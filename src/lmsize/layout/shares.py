@@ -113,16 +113,20 @@ def _is_layer(run: Run) -> bool:
 
 
 def stored_parts(stage: Stage, layout: Layout, *, trainable: bool) -> Iterator[Stored]:
-    """The parameters of a stage on one rank, tensor by tensor (before ZeRO)."""
-    for _, run in stage.runs:
-        n_copies = run.n_copies
+    """The parameters of a stage on one rank, tensor by tensor (before ZeRO).
+
+    What no token of the workload passes through (a vision tower) gets no gradient, and so no
+    optimizer state.
+    """
+    for tower, run in stage.runs:
         if stage.n_stages > 1 and run.block.role == "head":
             yield from _tied_head(run.block, layout, trainable=trainable)
-        if not n_copies:
+        if not run.n_copies:
             continue
+        reached = trainable and tower.stream != "idle"
         for part in run.block.parts:
             for parameter in part.parameters():
-                yield _stored(part, parameter, run.block, n_copies, layout, trainable=trainable)
+                yield _stored(part, parameter, run.block, run.n_copies, layout, trainable=reached)
 
 
 def _stored(

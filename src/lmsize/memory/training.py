@@ -43,6 +43,12 @@ class TrainingSetup:
     attention: str
     precision: Callable[[str], Precision]
 
+    @property
+    def has_buckets(self) -> bool:
+        """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
+        shared = self.layout.n_replicas > 1 and self.layout.zero == 0
+        return shared and self.recipe.stack == "transformers"
+
 
 def training_peak(setup: TrainingSetup) -> Term:
     """The largest moment of the worst stage: a maximum of sums of components."""
@@ -73,6 +79,8 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         held.append(_stored("gradients", trained, setup, gradients, zero_stage=2))
     if setup.recipe.main_gradients and not frozen:
         held.append(_stored("main_gradients", trained, setup, setup.recipe.main_gradients, zero_stage=1))
+    if setup.has_buckets:
+        held.append(_stored("gradient_buckets", trained, setup, gradients, zero_stage=2))
     held.append(_states(setup, trained, frozen=frozen))
     backward = [*held, _activations(setup, stage), *_gathers(setup, stage)]
     return [total("backward", backward), total("optimizer_step", [*held, *_step_copies(setup, trained)])]

@@ -128,9 +128,8 @@ def grouped_query(
 ) -> tuple[Part, ...]:  # fmt: skip
     """Grouped-query attention under ``self_attn``, with what these families add to it.
 
-    Args:
-        qk_norm: an RMSNorm over each query and key head.
-        sinks: one learned logit a head that takes part in the softmax.
+    `qk_norm` is an RMSNorm over each query and key head; `sinks` are one learned logit a head
+    that takes part in the softmax.
     """
     heads, kv_heads = n_heads or shape.n_heads, n_kv_heads or shape.n_kv_heads
     parts = attention(
@@ -183,11 +182,7 @@ def sparse_mlp(
     ffn_key: str = "moe_intermediate_size", gate: str = "gate", prefix: str = "mlp",
     is_linear: bool = False, bias: bool = False,
 ) -> tuple[Part, ...]:  # fmt: skip
-    """A router and its gated experts, from the usual keys.
-
-    Args:
-        bias: whether router and experts add biases.
-    """
+    """A router and its gated experts, from the usual keys; `bias` is that of both."""
     n_experts = config.int(n_key)
     top_k = chosen(config, k_key, n_experts, 1)
     return (
@@ -232,11 +227,9 @@ def mixture_decoder(
 ) -> ModelSpec:  # fmt: skip
     """Embedding, layers, final norm and the head of the class that the config names.
 
-    Args:
-        norm: the final norm, if not an RMSNorm called ``norm``.
-        extra: what stands between the token table and the first layer.
-        final: what stands between the last layer and the final norm.
-        can_tie: False where the class never ties its head.
+    `norm` is the final norm if not an RMSNorm called ``norm``; `extra` stands between the token
+    table and the first layer, `final` between the last layer and the final norm. `can_tie` is
+    False where the class never ties its head.
     """
     if config.architecture and config.task not in HEAD_CLASSES:
         config.assume(

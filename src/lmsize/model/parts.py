@@ -196,7 +196,8 @@ class AttentionCore:
     Attributes:
         head_dim: width of a query or key head.
         v_head_dim: width of a value head.
-        window: how far back a token looks at most (sliding or chunked); None for all.
+        window: keys that one query sees at most, its own included (sliding or chunked; both
+            sides together where not causal); None for all.
         causal: whether a token sees only those before it.
         cross: whether keys and values come from the encoder.
         cache_width: numbers cached per token and layer while serving; None for keys and values

@@ -7,7 +7,7 @@ from rich.text import Text
 from lmsize.estimate.answer import Memory
 from lmsize.quantity import format_bytes
 
-N_CELLS = 60
+N_CELLS = 56
 COLOURS = ("blue", "cyan", "magenta", "yellow", "green", "bright_blue", "bright_magenta")
 
 
@@ -28,10 +28,11 @@ def capacity_bar(memory: Memory) -> Text | None:
         bar.append("█" if cells[at] else "·", cells[at] or "dim")
     if edge == N_CELLS:
         bar.append("|", "bold")
-    bar.append(f" {format_bytes(used)} of {format_bytes(memory.capacity_bytes)}\n")
+    share = used / memory.capacity_bytes
+    bar.append(f" {share:.0%} of {format_bytes(memory.capacity_bytes)}\n")
     for (name, _), colour in zip(parts, COLOURS, strict=False):
-        bar.append("█ ", colour)
-        bar.append(f"{name.replace('_', ' ')}  ")
+        bar.append("█\N{NO-BREAK SPACE}", colour)
+        bar.append(f"{name.replace('_', ' ')}  ".replace(" ", "\N{NO-BREAK SPACE}").rstrip() + "  ")
     return bar
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from lmsize.estimate.answer import Estimate
 from lmsize.quantity import format_bytes, format_count, format_duration
+from lmsize.report.text import grouped
 
 
 def show_comparison(rows: list[Estimate], *, by: str, console: Console | None = None) -> None:
@@ -14,9 +15,10 @@ def show_comparison(rows: list[Estimate], *, by: str, console: Console | None = 
     console = console or Console(highlight=False)
     decimal = rows[0].engine == "rules"
     table = Table(box=None, pad_edge=False)
-    table.add_column(str(rows[0].inputs["model"]), no_wrap=True)
+    table.add_column()
     for row in rows:
         table.add_column(_heading(row, by), justify="right", no_wrap=True)
+    console.print(f"{rows[0].inputs['model']}\n", style="bold")
     names = list(dict.fromkeys(name for row in rows for name in row.memory.components))
     for name in names:
         sizes = (row.memory.components.get(name) for row in rows)
@@ -42,7 +44,7 @@ def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str
         memory = row.memory
         if memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
             ends = (format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes))
-            return " to ".join(ends)
+            return "\n".join(ends)
         return format_bytes(memory.peak_device_bytes or memory.peak_allocated_bytes or 0, decimal=decimal)
 
     lines = [
@@ -66,11 +68,11 @@ def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str
 
 
 def _notes(rows: list[Estimate], console: Console) -> None:
-    stated = dict.fromkeys(a for row in rows for a in row.assumptions)
+    stated = grouped(a for row in rows for a in row.assumptions)
     console.print("\nassumptions", style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(style="dim")
-    for one in stated:
-        table.add_row(one.code, one.text)
+    for code, text in stated:
+        table.add_row(code, text)
     console.print(table)

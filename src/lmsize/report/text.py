@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lmsize.assumption import Assumption
 from lmsize.estimate.answer import Estimate
 from lmsize.quantity import format_bytes, format_count, format_duration, format_flops
 from lmsize.report.bar import capacity_bar
-from lmsize.report.tree import tree_view
+from lmsize.report.tree import formula_notes, tree_view
 
 if TYPE_CHECKING:
     from lmsize.formula import Term
+
+DEFAULT_MARK = " (the default)"
 
 
 def show(estimate: Estimate, *, explain: bool = False, console: Console | None = None) -> None:
@@ -40,11 +43,14 @@ def sections(estimate: Estimate, *, explain: bool) -> Iterator[RenderableType]:
         yield Text()
         yield facts
     if explain:
-        for term in _terms(estimate):
+        terms = list(_terms(estimate))
+        for term in terms:
             yield Text()
             yield tree_view(term)
+        yield Text("\nformulas", style="bold")
+        yield formula_notes(terms)
     yield from _notes("warnings", [(w.code, w.text) for w in estimate.warnings], "yellow")
-    yield from _notes("assumptions", [(a.code, a.text) for a in estimate.assumptions], "dim")
+    yield from _notes("assumptions", grouped(estimate.assumptions), "dim")
 
 
 def _terms(estimate: Estimate) -> Iterator[Term]:
@@ -150,6 +156,17 @@ def _counts(estimate: Estimate) -> Iterator[tuple[str, str]]:
         yield "most sequences at once", f"{serving.max_concurrency:,}"
     if serving.max_context_tokens is not None:
         yield "longest context", f"{serving.max_context_tokens:,} tokens"
+
+
+def grouped(stated: Iterable[Assumption]) -> list[tuple[str, str]]:
+    """Assumptions as (code, text), the defaults of options together in one line."""
+    defaults, others = [], []
+    for one in dict.fromkeys(stated):
+        if one.code.startswith("default-") and one.text.endswith(DEFAULT_MARK):
+            defaults.append(one.text.removesuffix(DEFAULT_MARK))
+        else:
+            others.append((one.code, one.text))
+    return [("defaults", ", ".join(defaults)), *others] if defaults else others
 
 
 def _notes(title: str, notes: list[tuple[str, str]], style: str) -> Iterator[RenderableType]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -14,19 +16,27 @@ PRINTED = {"bytes": format_bytes, "FLOP": format_flops, "s": format_duration}
 
 
 def tree_view(term: Term) -> Tree:
-    """The tree under a term, ready to print."""
+    """The tree under a term, ready to print; leaves name their formula and inputs."""
     tree = Tree(_headline(term))
     _grow(tree, term)
     return tree
 
 
+def formula_notes(terms: Iterable[Term]) -> Table:
+    """Each formula that the terms use, once: its text and its source."""
+    used = {t.formula.name: t.formula for root in terms for t in root.walk() if t.formula}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="cyan")
+    table.add_column()
+    for formula in used.values():
+        table.add_row(formula.name, formula.text)
+        table.add_row("", Text(str(formula.source), "dim"))
+    return table
+
+
 def _grow(tree: Tree, term: Term) -> None:
     for child in term.children:
         _grow(tree.add(_headline(child)), child)
-    if term.formula is not None:
-        line = Text(f"{term.formula.name} = {term.formula.text}", style="cyan")
-        tree.add(line).add(Text(", ".join(f"{k} = {_plain(v)}" for k, v in term.inputs.items()), "dim"))
-        tree.add(Text(str(term.formula.source), "dim"))
 
 
 def _headline(term: Term) -> Text:
@@ -34,6 +44,10 @@ def _headline(term: Term) -> Text:
     text.append(f"  {shown(term.value, term.unit)}", "")
     if term.combine != "leaf":
         text.append(f"  ({term.combine} of {len(term.children)})", "dim")
+    if term.formula is not None:
+        inputs = ", ".join(f"{name}={_plain(value)}" for name, value in term.inputs.items())
+        text.append("  ")
+        text.append(f"{term.formula.name}({inputs})", "cyan")
     return text
 
 

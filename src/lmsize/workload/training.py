@@ -130,6 +130,9 @@ def _check(spec: TrainSpec) -> None:
     said = [n for n in ("steps", "tokens", "epochs") if getattr(spec, n) is not None]
     if len(said) > 1:
         raise InputError(f"--{said[1]}", getattr(spec, said[1]), f"no value beside --{said[0]}")
+    if spec.deadline is not None and not said:
+        expected = "the length of the run beside it: --steps, --tokens or --epochs"
+        raise InputError("--deadline", f"{spec.deadline:g} s", expected)
     if (spec.epochs is None) != (spec.dataset_tokens is None):
         given = "epochs" if spec.dataset_tokens is None else "dataset_tokens"
         other = "dataset-tokens" if given == "epochs" else "epochs"

@@ -22,6 +22,8 @@ CATALOGUE = built_in()
         ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("openai-community/gpt2", "gpt2"), ("GPT2", "gpt2"), ("Qwen/Qwen3-8B", "qwen3-8b"),
         ("deepseek-ai/DeepSeek-V3", "deepseek-v3"), ("gpt3-175b", "gpt3-175b"),
+        ("opt-13b", "opt-13b"), ("OPT 13B", "opt-13b"), ("opt-1.3b", "opt-1.3b"),
+        ("OPT_1.3b", "opt-1.3b"), ("gpt3-1.3b", "gpt3-1.3b"), ("phi-1_5", "phi-1.5"),
     ],
 )  # fmt: skip
 def test_names_and_hub_ids(name: str, expected: str) -> None:
@@ -51,6 +53,12 @@ def test_what_is_not_known_is_none_or_an_error(name: str) -> None:
     assert CATALOGUE.find_model(name) is None
     with pytest.raises(InputError, match="MODEL"):
         CATALOGUE.model(name)
+
+
+def test_every_name_and_hub_id_means_its_own_row() -> None:
+    for row in CATALOGUE.models():
+        for word in (row.name, row.name.upper(), *architectures.hub_words(row)):
+            assert CATALOGUE.model(word)[0].name == row.name, word
 
 
 def test_an_unknown_name_gets_near_ones() -> None:

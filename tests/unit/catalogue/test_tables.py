@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lmsize.catalogue import Catalogue, Node, built_in, tables
+from lmsize.catalogue.names import plain
 from lmsize.catalogue.typical import node_price
 from lmsize.errors import InputError
 
@@ -14,7 +17,7 @@ STACKS = ("transformers", "torchtitan", "megatron", "deepspeed")
 
 
 def test_every_row_has_a_source_and_a_date() -> None:
-    rows = [
+    rows: list[Any] = [
         *tables.accelerators().values(), *tables.nodes(), *tables.carbon().values(),
         *tables.mfu(), *tables.overheads(), *tables.precisions().values(),
         *tables.recipes().values(), *map(CATALOGUE.optimizer, CATALOGUE.optimizers()),
@@ -88,7 +91,7 @@ def test_bytes_a_parameter_under_adam(stack: str, precision: str, n_bytes: int) 
 
 
 def test_an_unknown_stack_or_precision_is_refused() -> None:
-    with pytest.raises(InputError, match="--stack.*megatron"):
+    with pytest.raises(InputError, match=r"--stack.*megatron"):
         CATALOGUE.recipe("megatorn", "bf16")
     with pytest.raises(InputError, match="--precision"):
         CATALOGUE.recipe("megatron", "bf18")
@@ -154,10 +157,20 @@ def test_nodes_name_known_accelerators_and_positive_figures() -> None:
 @pytest.mark.parametrize(
     ("region", "code"),
     [("WORLD", "WORLD"), ("france", "FRA"), ("DE", "DEU"), ("us", "USA"), ("us-east-1", "USA"),
-     ("us-central1", "gcp:us-central1"), ("United Kingdom", "GBR")],
+     ("us-central1", "gcp:us-central1"), ("us-east1", "gcp:us-east1"), ("United Kingdom", "GBR")],
 )  # fmt: skip
 def test_regions(region: str, code: str) -> None:
     assert CATALOGUE.carbon(region).region == code
+
+
+def test_no_precision_or_region_shares_a_name() -> None:
+    tables_of_words = [
+        [{plain(w) for w in (r.name, *r.aliases)} for r in tables.precisions().values()],
+        [{w.casefold() for w in (r.region, r.name, *r.aliases)} for r in tables.carbon().values()],
+    ]
+    for rows in tables_of_words:
+        words = [word for row in rows for word in row]
+        assert not {word for word in words if words.count(word) > 1}
 
 
 def test_carbon_is_plausible() -> None:

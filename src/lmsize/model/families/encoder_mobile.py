@@ -25,7 +25,12 @@ def _mobile_layer(config: Config, shape: Shape) -> Block:
         raise config.error("num_attention_heads", heads, f"a divisor of the width {inner}")
     v_in = inner if config.flag("use_bottleneck_attention") else width
     inside, head_dim = "attention.self", inner // heads
-    parts: list[Part] = [
+    parts: list[Part] = []
+    if squeezed:
+        parts += _dense_norm("bottleneck.input", width, inner)
+        if config.flag("key_query_shared_bottleneck"):
+            parts += _dense_norm("bottleneck.attention", width, inner)
+    parts += [
         Linear(f"{inside}.query", inner, inner, True, "column", heads),
         Linear(f"{inside}.key", inner, inner, True, "column", heads),
         Linear(f"{inside}.value", v_in, inner, True, "column", heads),
@@ -39,9 +44,6 @@ def _mobile_layer(config: Config, shape: Shape) -> Block:
     parts += _dense_norm("output", ffn, inner)
     if squeezed:
         parts += _dense_norm("output.bottleneck", inner, width)
-        parts += _dense_norm("bottleneck.input", width, inner)
-        if config.flag("key_query_shared_bottleneck"):
-            parts += _dense_norm("bottleneck.attention", width, inner)
     return Block("layer", tuple(parts))
 
 
@@ -104,8 +106,10 @@ def squeezebert(config: Config) -> ModelSpec:
     if config.int("embedding_size", width) != width:
         raise config.error("embedding_size", config.int("embedding_size"), f"the width {width}")
 
-    def conv(name: str, key: str, n_in: int, n_out: int) -> Conv:
+    def conv(name: str, key: str, n_in: int, n_out: int) -> Linear | Conv:
         n_groups = config.int(key)
+        if n_groups == 1:  # a matrix, if not one that adapters look for
+            return Linear(name, n_in, n_out, True, adaptable=False)
         if n_in % n_groups or n_out % n_groups:
             raise config.error(key, n_groups, f"a divisor of {n_in} and {n_out}")
         return Conv(name, n_in, n_out, 1, n_groups)

@@ -96,8 +96,8 @@ def _output(config: Config, shape: Shape) -> tuple[Part, ...]:
     """The output projection in two steps, the first in groups of heads."""
     groups, rank = config.int("o_groups"), config.int("o_lora_rank")
     q_width = shape.n_heads * shape.head_dim
-    if q_width % groups:
-        raise config.error("o_groups", groups, f"a divisor of {q_width}")
+    if groups > q_width:
+        raise config.error("o_groups", groups, f"at most {q_width}, the width of all heads")
     return (
         Linear("self_attn.o_a_proj", q_width // groups, groups * rank, False, "column", groups),
         Linear("self_attn.o_b_proj", groups * rank, shape.width, False, "row", groups),
@@ -108,32 +108,32 @@ def _compressor(config: Config, shape: Shape, kind: str) -> tuple[Part, ...]:
     """The memory of compressed entries, and for the sparse kind the indexer that picks them."""
     prefix, rate = "self_attn.compressor", _rate(config, kind)
     if kind == HEAVY:
-        return _pooled(prefix, shape, shape.head_dim, 1, rate, shape.n_heads)
+        return _pooled(prefix, shape, shape.head_dim, 1, rate)
     n_heads, head_dim = config.int("index_n_heads"), config.int("index_head_dim")
     index = f"{prefix}.indexer"
     q_b = Linear(f"{index}.q_b_proj", config.int("q_lora_rank"), n_heads * head_dim)
     return (
-        *_pooled(prefix, shape, shape.head_dim, 2, rate, shape.n_heads),
-        *_pooled(index, shape, head_dim, 2, rate, n_heads, is_index=True), q_b,
+        *_pooled(prefix, shape, shape.head_dim, 2, rate),
+        *_pooled(index, shape, head_dim, 2, rate, index_heads=n_heads),
+        q_b,
         Linear(f"{index}.scorer.weights_proj", shape.width, n_heads),
-    )  # fmt: skip
+    )
 
 
 def _pooled(
-    prefix: str, shape: Shape, head_dim: int, n_halves: int, rate: int, n_heads: int,
-    *, is_index: bool = False,
-) -> tuple[Part, ...]:  # fmt: skip
-    """Entries that each pool `rate` tokens, and attention to them.
+    prefix: str, shape: Shape, head_dim: int, n_halves: int, rate: int, *, index_heads: int = 0
+) -> tuple[Part, ...]:
+    """Entries that each pool `rate` tokens, and attention to them (an indexer's has no values).
 
     There is one entry for `rate` tokens; arithmetic and cache know only tokens, so the entry's
     width is divided instead of the number of entries.
     """
     per_token = -(-head_dim // rate)
-    value = 0 if is_index else per_token
+    value = 0 if index_heads else per_token
     return (
         Linear(f"{prefix}.kv_proj", shape.width, n_halves * head_dim),
         Linear(f"{prefix}.gate_proj", shape.width, n_halves * head_dim),
         Plain(f"{prefix}.position_bias", (rate, n_halves * head_dim)),
         Norm(f"{prefix}.kv_norm", head_dim),
-        AttentionCore(n_heads, 1, per_token, value, cache_width=per_token),
+        AttentionCore(index_heads or shape.n_heads, 1, per_token, value, cache_width=per_token),
     )
