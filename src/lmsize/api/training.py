@@ -16,7 +16,7 @@ from lmsize.estimate.question import TrainingQuestion, training_question
 from lmsize.estimate.rules import RulesSpec
 from lmsize.estimate.training import training_estimate, training_memory
 from lmsize.estimate.verdict import training_verdict
-from lmsize.planner.training import limits, min_to_fit, remedies
+from lmsize.planner.training import Smallest, limits, min_to_fit, remedies
 from lmsize.workload.parse import parsed
 from lmsize.workload.training import TrainSpec, check_choice
 
@@ -82,18 +82,26 @@ def answered(question: TrainingQuestion) -> Estimate:
     """The analytic estimate with its limits and verdict."""
     estimate = training_estimate(question)
     enough = min_to_fit(question, _peak)
+    count = enough.n_accelerators if enough else None
     found = replace(
         estimate,
         limits=limits(question, _peak),
-        accelerators=replace(estimate.accelerators, min_to_fit=enough),
+        accelerators=replace(estimate.accelerators, min_to_fit=count),
+        assumptions=(*estimate.assumptions, *_of_smallest(enough, question)),
     )
-    if enough is not None and enough > question.setup.layout.n_accelerators and not question.setup.layout.zero:
-        text = "min_to_fit shards weights, gradients and states with ZeRO-3"
-        found = replace(found, assumptions=(*found.assumptions, Assumption("min-to-fit-zero3", text)))
     device, capacity = estimate.memory.peak_device_bytes, estimate.memory.capacity_bytes
     needs_help = device is not None and capacity is not None and device > capacity
-    help_ = list(remedies(question, _peak, n_needed=enough)) if needs_help else []
+    help_ = list(remedies(question, _peak, enough=enough)) if needs_help else []
     return replace(found, verdict=training_verdict(found, help_))
+
+
+def _of_smallest(enough: Smallest | None, question: TrainingQuestion) -> tuple[Assumption, ...]:
+    layout = question.setup.layout
+    if enough is None or (enough.zero, enough.tp) == (layout.zero, layout.tp):
+        return ()
+    tp = f" and tp {enough.tp}" if enough.tp != layout.tp else ""
+    text = f"min_to_fit shards weights, gradients and states with ZeRO-{enough.zero}{tp}"
+    return (Assumption("min-to-fit-zero3", text),)
 
 
 def _peak(question: TrainingQuestion) -> int:

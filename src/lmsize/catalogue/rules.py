@@ -89,9 +89,10 @@ class StateRule:
 
     Attributes:
         shape: ``like`` the parameter; ``row`` (without its last dimension); ``column`` (without
-            its last but one); ``left_square`` (m x m) and ``right_square`` (n x n); ``projected`` (rank x longer side) and ``projector``
-            (rank x shorter side); ``projected_row`` and ``projected_column`` (``row`` and
-            ``column`` of the projected); ``rows`` (first dimension); ``scalar``.
+            its last but one); ``left_square`` (m x m) and ``right_square`` (n x n);
+            ``projected`` (rank x longer side) and ``projector`` (rank x shorter side);
+            ``projected_row`` and ``projected_column`` (``row`` and ``column`` of the projected);
+            ``rows`` (first dimension); ``scalar``.
         dtype: ``state`` (the recipe's), ``weights``, a number type, or ``int8-block256`` and its
             like: one value a weight plus an fp32 scale for each block.
         on: ``all`` parameters this optimizer handles, ``matrix`` (2-D and more) or ``vector``.

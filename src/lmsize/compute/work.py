@@ -67,7 +67,13 @@ def _scan_flops_per_token(part: Part) -> float:
     return 0
 
 
-def _core_term(core: AttentionCore, run: Run, length: int, tokens: Tokens, n_passes: float) -> Term:
+def _named(tower: Tower, run: Run) -> str:
+    return f"{run.n_layers} x {run.block.name} ({tower.name})"
+
+
+def _core_term(
+    core: AttentionCore, run: Run, label: str, length: int, tokens: Tokens, n_passes: float
+) -> Term:
     n_keys = (tokens.seq_len if core.cross else length) + tokens.n_cached
     causal = core.causal and not core.cross
     pairs = attention_pairs(
@@ -77,7 +83,7 @@ def _core_term(core: AttentionCore, run: Run, length: int, tokens: Tokens, n_pas
         causal=int(causal and tokens.masked_skipped and not tokens.n_cached),
     )
     return attention_flops.term(
-        f"attention of {run.n_layers} x {run.block.name}", n_pairs=pairs, n_heads=core.n_heads,
+        f"attention of {label}", n_pairs=pairs, n_heads=core.n_heads,
         head_dim=core.head_dim, v_head_dim=core.v_head_dim,
         n_sequences=tokens.n_sequences * run.n_layers, n_passes=n_passes,
     )  # fmt: skip
@@ -87,7 +93,7 @@ def _run_terms(tower: Tower, run: Run, tokens: Tokens, passes: Passes, *, adapte
     length = tokens.length(tower)
     n_tokens = length * tokens.n_sequences
     n_weights = sum(matmul_weights(p) for p in run.block.parts) * run.n_layers
-    label = f"{'adapters' if adapter else 'matrices'} of {run.n_layers} x {run.block.name}"
+    label = f"{'adapters' if adapter else 'matrices'} of {_named(tower, run)}"
     n_passes = passes.adapters if adapter else passes.weights
     if n_weights and n_passes:
         yield matmul_flops.term(label, n_weights=n_weights, n_tokens=n_tokens, n_passes=n_passes)
@@ -95,11 +101,11 @@ def _run_terms(tower: Tower, run: Run, tokens: Tokens, passes: Passes, *, adapte
         return
     for part in run.block.parts:
         if isinstance(part, AttentionCore):
-            yield _core_term(part, run, length, tokens, passes.attention)
+            yield _core_term(part, run, _named(tower, run), length, tokens, passes.attention)
     scanned = sum(_scan_flops_per_token(p) for p in run.block.parts) * run.n_layers
     if scanned:
         yield scan_flops.term(
-            f"scans of {run.n_layers} x {run.block.name}",
+            f"scans of {_named(tower, run)}",
             flops_per_token=scanned, n_tokens=n_tokens, n_passes=passes.attention,
         )  # fmt: skip
 

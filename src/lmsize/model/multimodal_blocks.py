@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from lmsize.model.config import Config, class_defaults
 from lmsize.model.family import readers
@@ -24,21 +24,25 @@ def section_of(config: Config, key: str, model_type: str) -> Config:
 
 
 def wrapped(
-    config: Config, towers: Towers, *, text_type: str, forced: bool = False, inner_tie: bool = False,
+    config: Config, towers: Towers, *, text_type: str, forced: bool = False,
+    tie: Literal["whole", "text", "either"] = "whole",
 ) -> ModelSpec:  # fmt: skip
     """A multimodal model: the text section by its own family, with the towers before it.
 
     Args:
         text_type: what the text section is unless it says so itself.
         forced: whether it is that whatever it says.
-        inner_tie: whether the text section, not the whole, says if the head is tied.
+        tie: which of the two says whether the head is tied.
     """
     config = config.replacing({"architectures": [_architecture(config)]})
     text = _text_section(config, text_type, forced=forced)
     only_text = config.architecture in _classes(text.model_type).values()
     values: dict[str, Any] = {"architectures": [_text_architecture(config, text)]}
-    if not inner_tie and not only_text:
-        values["tie_word_embeddings"] = config.flag("tie_word_embeddings")
+    if tie != "text" and not only_text:
+        tied = config.flag("tie_word_embeddings")
+        if tie == "either":
+            tied = tied or text.flag("tie_word_embeddings")
+        values["tie_word_embeddings"] = tied
     values |= {key: config.raw[key] for key in LABEL_KEYS if key in config.raw}
     spec = read_text(text.replacing(values))
     extra = () if only_text else towers(config, spec)

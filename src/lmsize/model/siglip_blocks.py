@@ -8,7 +8,6 @@ from lmsize.model.config import Config
 from lmsize.model.parts import Embedding, Norm, Part, Plain
 from lmsize.model.spec import Tower
 from lmsize.model.vision_blocks import (
-
     QKVO,
     attention_pooler,
     n_patches,

@@ -56,7 +56,10 @@ def sides(config: Config, key: str, usual: int | None = None) -> tuple[int, int]
 
 def n_patches(config: Config, image: int | None = None, patch: int | None = None) -> int:
     """How many patches tile an image of ``image_size``."""
-    (height, width), (tall, wide) = sides(config, "image_size", image), sides(config, "patch_size", patch)
+    (height, width), (tall, wide) = (
+        sides(config, "image_size", image),
+        sides(config, "patch_size", patch),
+    )
     return (height // tall) * (width // wide)
 
 

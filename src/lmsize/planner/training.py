@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from lmsize.errors import InputError
+from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.answer import Limits
 from lmsize.estimate.question import TrainingQuestion
 from lmsize.planner.search import largest, smallest
@@ -14,6 +15,7 @@ Peak = Callable[[TrainingQuestion], int]
 MOST_MICRO_BATCH = 2**20
 MOST_SEQ_LEN = 2**22
 MOST_RANKS = 2**17
+NODE_TP = (1, 2, 4, 8)
 
 
 def fits(question: TrainingQuestion, peak: Peak) -> bool:
@@ -32,26 +34,47 @@ def limits(question: TrainingQuestion, peak: Peak) -> Limits:
     return Limits(batch, length * cp if length else None)
 
 
-def min_to_fit(question: TrainingQuestion, peak: Peak) -> int | None:
-    """The smallest number of accelerators on which it fits with ZeRO-3 (or the stage asked for);
-    None if the rest of a rank alone is too much."""
+@dataclass(frozen=True, slots=True)
+class Smallest:
+    """The fewest accelerators that a run fits on, and the layout that it fits with."""
+
+    n_accelerators: int
+    zero: int
+    tp: int
+
+
+def min_to_fit(question: TrainingQuestion, peak: Peak) -> Smallest | None:
+    """The fewest accelerators on which it fits: as asked, else with ZeRO-3, else with tensor
+    parallelism inside a node as well; None if even then a rank holds too much."""
     if question.accelerator is None:
         return None
     layout = question.setup.layout
     group = layout.tp * layout.pp * layout.cp
-    step = max(1, layout.ep // layout.cp)
+    if layout.ep == 1 and fits(question.varied(accelerators=group), peak):
+        return Smallest(group, layout.zero, layout.tp)
+    found = (_sharded(question, peak, tp) for tp in ((layout.tp,) if layout.tp > 1 else NODE_TP))
+    return next((one for one in found if one is not None), None)
+
+
+def _sharded(question: TrainingQuestion, peak: Peak, tp: int) -> Smallest | None:
+    """The fewest accelerators with ZeRO (the stage asked for, else 3) and this tp."""
+    layout = question.setup.layout
     zero = layout.zero or 3
+    step = tp * layout.pp * layout.cp * max(1, layout.ep // layout.cp)
 
     def enough(n: int) -> bool:
-        return fits(question.varied(accelerators=n * step * group, zero=zero), peak)
+        return fits(question.varied(accelerators=n * step, zero=zero, tp=tp), peak)
 
-    if step == 1 and fits(question.varied(accelerators=group, zero=layout.zero), peak):
-        return group
-    found = smallest(enough, most=MOST_RANKS // (step * group) or 1)
-    return None if found is None else found * step * group
+    try:
+        found = smallest(enough, most=max(MOST_RANKS // step, 1))
+    except LayoutError:
+        return None  # this tp does not divide the model's heads
+    return None if found is None else Smallest(found * step, zero, tp)
 
 
-def remedies(question: TrainingQuestion, peak: Peak, *, n_needed: int | None) -> Iterator[str]:
+def remedies(
+    question: TrainingQuestion, peak: Peak, *, enough: Smallest | None
+) -> Iterator[str]:
     """Single changes that make it fit, the least costly first."""
     spec, layout = question.spec, question.setup.layout
     trials: list[tuple[str, dict[str, object]]] = []
@@ -64,9 +87,10 @@ def remedies(question: TrainingQuestion, peak: Peak, *, n_needed: int | None) ->
     for text, change in trials:
         if fits(question.varied(**change), peak):
             yield text
-    if n_needed is not None and n_needed > layout.n_accelerators:
-        zero = "" if layout.zero else " and --zero 3"
-        yield f"{n_needed} accelerators{zero}"
+    if enough is not None and enough.n_accelerators > layout.n_accelerators:
+        zero = f" --zero {enough.zero}" if enough.zero != layout.zero else ""
+        tp = f" --tp {enough.tp}" if enough.tp != layout.tp else ""
+        yield f"-n {enough.n_accelerators}{zero}{tp}"
     yield from _methods(question, peak)
 
 

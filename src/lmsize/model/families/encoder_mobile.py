@@ -11,6 +11,8 @@ from lmsize.model.head_blocks import BERT_LM, pooler, task_head, without
 from lmsize.model.parts import AttentionCore, Conv, Embedding, Linear, Part, Plain
 from lmsize.model.spec import Block, ModelSpec
 
+MOST_NETWORKS = 1000  # in one layer; they are listed one by one
+
 
 def _dense_norm(name: str, n_in: int, n_out: int) -> tuple[Part, ...]:
     return (Linear(f"{name}.dense", n_in, n_out, True), layer_norm(f"{name}.LayerNorm", n_out))
@@ -37,7 +39,10 @@ def _mobile_layer(config: Config, shape: Shape) -> Block:
         AttentionCore(heads, heads, head_dim, head_dim, causal=False),
         *_dense_norm("attention.output", inner, inner),
     ]
-    for i in range(config.int("num_feedforward_networks") - 1):
+    n_networks = config.int("num_feedforward_networks")
+    if n_networks > MOST_NETWORKS:
+        raise config.error("num_feedforward_networks", n_networks, f"at most {MOST_NETWORKS}")
+    for i in range(n_networks - 1):
         parts.append(Linear(f"ffn.{i}.intermediate.dense", inner, ffn, True, "column"))
         parts += _dense_norm(f"ffn.{i}.output", ffn, inner)
     parts.append(Linear("intermediate.dense", inner, ffn, True, "column"))

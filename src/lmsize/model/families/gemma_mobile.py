@@ -37,7 +37,9 @@ class Heads:
     reuses: bool
 
 
-def _attention(config: Config, shape: Shape, heads: Heads, *, k_eq_v: bool = False) -> tuple[Part, ...]:
+def _attention(
+    config: Config, shape: Shape, heads: Heads, *, k_eq_v: bool = False
+) -> tuple[Part, ...]:
     """Queries and keys are normed; a layer that reuses a cache has no keys and values."""
     bias = config.flag("attention_bias")
     bidirectional = config.given("use_bidirectional_attention")
@@ -124,7 +126,9 @@ def gemma3n(config: Config) -> ModelSpec:
 
     layers = built(zip(kinds, _reusing(config, kinds), ffns, strict=True), layer)
     into, out = (
-        (Linear(f"altup_{n}projections", width, width, n_modules=streams - 1),) if streams > 1 else ()
+        (Linear(f"altup_{n}projections", width, width, n_modules=streams - 1),)
+        if streams > 1
+        else ()
         for n in ("", "unembed_")
     )
     before = (*_layer_embeddings(config, shape, narrow), *into)
@@ -207,7 +211,9 @@ def _heads(config: Config, shape: Shape, kinds: list[str]) -> list[Heads]:
     listed = config.section("per_layer_config")
     if listed is not None:
         return [
-            _listed_heads(listed.section(str(i)), Heads(kind, shape.n_kv_heads, shape.head_dim, reuse))
+            _listed_heads(
+                listed.section(str(i)), Heads(kind, shape.n_kv_heads, shape.head_dim, reuse)
+            )
             for i, (kind, reuse) in enumerate(zip(kinds, reuses, strict=True))
         ]
     full_dim, full_kv = config.int("global_head_dim", 512), shape.n_kv_heads

@@ -10,7 +10,7 @@ from lmsize.model.multimodal_blocks import section_of, wrapped
 from lmsize.model.parts import Conv, Embedding, Linear, Norm, Part, Plain
 from lmsize.model.siglip_blocks import siglip
 from lmsize.model.spec import Block, ModelSpec, Tower
-from lmsize.model.vision_blocks import VisionShape, sides, stack, tower, vision_layer, vision_shape
+from lmsize.model.vision_blocks import sides, stack, tower
 
 # timm's mobilenetv5_300m_enc, the only vision tower that Gemma 3n comes with.
 MOBILENET_V5 = 294_284_096
@@ -111,9 +111,7 @@ def _gemma4_audio(config: Config, text: ModelSpec) -> Tower:
         Linear("output_proj", width, out, True),
         Linear("embed_audio.embedding_projection", out, text.width),
     )
-    return tower(
-        "audio tower", embedding, [stack(layer, config.int("num_hidden_layers"))], after
-    )
+    return tower("audio tower", embedding, [stack(layer, config.int("num_hidden_layers"))], after)
 
 
 def _two_channels(config: Config, key: str) -> tuple[int, int]:
