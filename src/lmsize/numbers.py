@@ -23,7 +23,7 @@ def is_plain(*values: Any) -> bool:
 
 
 def ceil_div(a: Any, b: Any) -> Any:
-    """a / b rounded up; exact for integers."""
+    """Quotient rounded up; exact for integers."""
     return -(-a // b)
 
 

@@ -111,13 +111,20 @@ def format_count(value: float) -> str:
 
 def format_flops(value: float) -> str:
     """FLOPs with their SI prefix."""
-    steps = [(10.0 ** (3 * n), f"{p}FLOP") for n, p in ((7, "Z"), (6, "E"), (5, "P"), (4, "T"), (3, "G"))]
+    steps = [
+        (10.0 ** (3 * n), f"{p}FLOP") for n, p in ((7, "Z"), (6, "E"), (5, "P"), (4, "T"), (3, "G"))
+    ]
     return _prefixed(value, steps, 2)
 
 
 def format_duration(value_s: float) -> str:
     """Seconds as the unit a person would pick."""
-    steps = [(86_400.0 * 2, 86_400.0, "days"), (3600.0, 3600.0, "h"), (60.0, 60.0, "min"), (1.0, 1.0, "s")]
+    steps = [
+        (86_400.0 * 2, 86_400.0, "days"),
+        (3600.0, 3600.0, "h"),
+        (60.0, 60.0, "min"),
+        (1.0, 1.0, "s"),
+    ]
     for least, size, name in steps:
         if value_s >= least:
             return f"{value_s / size:,.1f} {name}"

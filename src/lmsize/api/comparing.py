@@ -19,10 +19,8 @@ from lmsize.workload.parse import parsed
 from lmsize.workload.training import METHODS, PRECISIONS, check_choice
 
 BY = ("method", "precision")
-RULES_PRECISIONS = ("fp32", "fp16", "int8")
 ONLY_QLORA = ("quant",)
 ONLY_ADAPTERS = ("lora_rank", "lora_targets", "lora_experts", "adapter_fraction")
-
 INFERENCE_OPTIONS = ("params", "activation_bytes", "accelerators")
 
 Ask = Callable[..., Estimate]
@@ -61,7 +59,7 @@ def compare(
 def _for_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
     if options.get("method") is not None:
         raise InputError("--method", options["method"], "no value: compare asks for every method")
-    dropped = ()
+    dropped: tuple[str, ...] = ()
     if method == "full":
         dropped = (*ONLY_QLORA, *ONLY_ADAPTERS)
     elif method == "lora":
@@ -88,7 +86,9 @@ def _rules_precisions(ask: Ask, options: dict[str, Any]) -> list[Estimate]:
     _precisions(options)
     half = said.get("activation_bytes")
     double = tuple(2 * end for end in half) if half else None
-    text = "optimizer states in the weights' type, activations as given in 16 bits and doubled in fp32"
+    text = (
+        "optimizer states in the weights' type, activations as given in 16 bits and doubled in fp32"
+    )
     stated = Assumption("precision-rows", text)
     states = options.get("state_precision") or "fp16"
     served = {key: options[key] for key in INFERENCE_OPTIONS if key in options}
@@ -105,7 +105,12 @@ def reduced(rows: list[Estimate]) -> list[Estimate]:
     """The rows with each one's reduction factor: the first row's peak over its own."""
     first = rows[0].memory.peak_allocated_bytes
     return [
-        replace(row, memory=replace(row.memory, reduction_factor=_ratio(first, row.memory.peak_allocated_bytes)))
+        replace(
+            row,
+            memory=replace(
+                row.memory, reduction_factor=_ratio(first, row.memory.peak_allocated_bytes)
+            ),
+        )
         for row in rows
     ]
 

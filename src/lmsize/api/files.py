@@ -26,7 +26,9 @@ def config_at(path: Path) -> dict[str, Any]:
             raise ModelError("MODEL", shown, "a config.json below 16 MiB")
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise ModelError("MODEL", shown, "a config.json in UTF-8: this is another encoding or binary") from None
+        raise ModelError(
+            "MODEL", shown, "a config.json in UTF-8: this is another encoding or binary"
+        ) from None
     except OSError as error:
         raise ModelError("MODEL", shown, f"a readable file ({error.strerror or error})") from None
     return config_from(text, shown)

@@ -31,17 +31,27 @@ def fetched_config(hub_id: str) -> Path:
     cached = hub.try_to_load_from_cache(hub_id, "config.json")
     if isinstance(cached, str):
         return Path(cached)
-    _check_reachable(hub_id, str(hub.constants.ENDPOINT), offline=bool(hub.constants.HF_HUB_OFFLINE))
+    _check_reachable(
+        hub_id, str(hub.constants.ENDPOINT), offline=bool(hub.constants.HF_HUB_OFFLINE)
+    )
     try:
         return Path(hub.hf_hub_download(hub_id, "config.json", etag_timeout=5))
     except hub.errors.GatedRepoError:
         raise ModelError(
-            "MODEL", hub_id, "a model open to you: accept its licence on the Hub and log in (hf auth login)"
+            "MODEL",
+            hub_id,
+            "a model open to you: accept its licence on the Hub and log in (hf auth login)",
         ) from None
-    except (hub.errors.RepositoryNotFoundError, hub.errors.EntryNotFoundError, hub.errors.HFValidationError):
+    except (
+        hub.errors.RepositoryNotFoundError,
+        hub.errors.EntryNotFoundError,
+        hub.errors.HFValidationError,
+    ):
         raise ModelError("MODEL", hub_id, "a Hub id with a config.json") from None
     except OSError as error:
-        raise LmsizeError(f"{hub_id}: the config could not be fetched and cached: {error}") from None
+        raise LmsizeError(
+            f"{hub_id}: the config could not be fetched and cached: {error}"
+        ) from None
 
 
 def _check_reachable(hub_id: str, endpoint: str, *, offline: bool) -> None:
@@ -51,7 +61,9 @@ def _check_reachable(hub_id: str, endpoint: str, *, offline: bool) -> None:
     parts = urlsplit(endpoint)
     address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     if not _connects(address):
-        raise NetworkError(f"{hub_id} is not in the catalogue and the Hub cannot be reached: {advice}")
+        raise NetworkError(
+            f"{hub_id} is not in the catalogue and the Hub cannot be reached: {advice}"
+        )
 
 
 def _connects(address: tuple[str, int]) -> bool:

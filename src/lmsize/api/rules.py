@@ -8,39 +8,53 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue import Catalogue
-from lmsize.catalogue import Accelerator
+from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.errors import InputError
-from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters
+from lmsize.estimate.answer import (
+    COMPONENTS,
+    Accelerators,
+    Compute,
+    Estimate,
+    Memory,
+    Parameters,
+    Serving,
+)
 from lmsize.estimate.rules import (
     DEFAULT_ADAPTER_FRACTION,
     DEFAULT_EFFICIENCY,
-    RulesSpec,
     RuleSizes,
+    RulesSpec,
+    inference_flops,
     inference_memory,
-    rule_flops,
     step_flops,
     training_memory,
 )
 from lmsize.estimate.running import Rate, bill, deadline_count, peak_rate, step_time
+from lmsize.estimate.training import components
 from lmsize.estimate.verdict import serving_verdict, training_verdict
 from lmsize.formula import Term
 from lmsize.layout.degrees import Layout, with_count
-from lmsize.model.count import n_params
+from lmsize.model.count import n_params, n_params_active
 from lmsize.model.spec import ModelSpec
+from lmsize.quantity import format_count
 from lmsize.workload.serving import InferSpec, with_serving_defaults
 from lmsize.workload.training import TrainSpec, batch_of, n_steps, with_defaults
 
-TRAIN_COMPONENTS = ("weights", "gradients", "optimizer_states", "activations", "adapter_weights", "temporaries")
+INFER_COMPONENTS = ("weights", "activations", "kv_cache")
 COMPUTE_TYPE = {"amp-fp16": "fp16", "amp-bf16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The parameters that the rules multiply, and where they came from."""
+    """The parameters that the rules multiply, and where they came from.
+
+    Attributes:
+        n_active: parameters that one token meets: fewer than all in a mixture of experts.
+    """
 
     name: str
     n_params: int
+    n_active: int
     model: ModelSpec | None
 
 
@@ -63,7 +77,7 @@ def rules_training(
     row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
     frozen = sizes.has_adapters
     flops = step_flops(
-        rules, n_params=subject.n_params, n_trained=sizes.n_trained,
+        rules, n_params=subject.n_active, n_trained=sizes.n_trained,
         n_sequences=batch.sequences, seq_len=batch.seq_len, frozen=frozen,
     )  # fmt: skip
     rate, rate_stated = _rate(rules, filled.mfu, str(filled.precision), row)
@@ -75,13 +89,12 @@ def rules_training(
         time, deadline_s=filled.deadline, n_accelerators=layout.n_accelerators, group=1
     )
     cost, cost_stated, cautions = bill(time.accelerator_hours, row, catalogue, today=today)
-    trained = round(sizes.n_trained)
     estimate = Estimate(
         engine="rules", task="train",
         inputs=_inputs(subject, filled.as_dict(), rules, row, n=layout.n_accelerators)
         | {"global_batch": batch.sequences, "grad_accum": batch.n_micro},
-        parameters=Parameters(subject.n_params, trained, subject.n_params),
-        memory=_memory(training_memory(sizes, rules), rules, TRAIN_COMPONENTS, row),
+        parameters=Parameters(subject.n_params, sizes.n_trained, subject.n_active),
+        memory=_memory(training_memory(sizes, rules), rules, COMPONENTS, row),
         compute=Compute(flops.value, flops.value, flops.value / batch.tokens, (flops,)),
         time=time, cost=cost,
         accelerators=Accelerators(row.name if row else None, layout.n_accelerators, None, needed),
@@ -101,22 +114,27 @@ def rules_inference(
     longest = subject.model.max_positions if subject.model else None
     filled, stated = with_serving_defaults(spec, max_positions=longest)
     row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
-    kind = filled.quant or str(filled.precision)
-    bits = catalogue.precision(kind, "--quant" if filled.quant else "--precision").bits
-    n_tokens = (filled.prompt or 1) * (filled.concurrency or 1)
-    flops = rule_flops.term("prefill", n_params=subject.n_params, n_tokens=n_tokens, flops_per_param=2)
+    bits = _weight_bits(str(filled.precision), filled.quant, catalogue)
+    n_tokens = filled.prompt or 1
+    flops = inference_flops(rules, n_params=subject.n_active, n_tokens=n_tokens)
     count = filled.accelerators or filled.tp * filled.pp
+    rate, rate_stated = _rate(rules, filled.mfu, str(filled.precision), row)
+    prefill = step_time(
+        rate, model_flops=flops.value, hardware_flops=flops.value,
+        n_accelerators=filled.tp * filled.pp, n_tokens=n_tokens, n_steps=None,
+    )  # fmt: skip
     estimate = Estimate(
         engine="rules", task="infer",
         inputs=_inputs(subject, filled.as_dict(), rules, row, n=count),
-        parameters=Parameters(subject.n_params, 0, subject.n_params),
+        parameters=Parameters(subject.n_params, 0, subject.n_active),
         memory=_memory(
             inference_memory(n_params=subject.n_params, bits=bits, rules=rules), rules,
-            ("weights", "activations", "kv_cache"), row,
+            INFER_COMPONENTS, row,
         ),
         compute=Compute(flops.value, flops.value, flops.value / n_tokens, (flops,)),
+        serving=Serving(prefill_s=prefill.step_s, trees=prefill.trees),
         accelerators=Accelerators(row.name if row else None, count, None, None),
-        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=False)),
+        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=False), *rate_stated),
         warnings=_cautions(rules),
     )  # fmt: skip
     return replace(estimate, verdict=serving_verdict(estimate, ()))
@@ -126,10 +144,11 @@ def _subject(model: ModelLike | None, rules: RulesSpec, catalogue: Catalogue) ->
     if (model is None) == (rules.params is None):
         raise InputError("MODEL", model, "a model or --params, one of them")
     if rules.params is not None:
-        return Subject(f"{rules.params:,} parameters", rules.params, None)
+        name = f"{format_count(rules.params)} parameters"
+        return Subject(name, rules.params, rules.params, None)
     found = located(model, catalogue) if model is not None else None
     assert found is not None
-    return Subject(found.name, n_params(found), found)
+    return Subject(found.name, n_params(found), n_params_active(found), found)
 
 
 def _sizes(n: int, spec: TrainSpec, rules: RulesSpec, catalogue: Catalogue) -> RuleSizes:
@@ -140,13 +159,17 @@ def _sizes(n: int, spec: TrainSpec, rules: RulesSpec, catalogue: Catalogue) -> R
     kept = [s for s in optimizer.states if s.shape == "like" and s.place == "device"]
     return RuleSizes(
         n_params=n,
-        n_trained=n * fraction if adapts else n,
+        n_trained=round(n * fraction) if adapts else n,
         n_states=len(kept),
-        weight_bits=catalogue.precision(spec.quant, "--quant").bits if spec.quant else bits,
+        weight_bits=_weight_bits(str(spec.precision), spec.quant, catalogue),
         trained_bits=bits,
         state_bits=_bits(rules.state_precision or "fp32", catalogue),
         has_adapters=adapts,
     )
+
+
+def _weight_bits(precision: str, quant: str | None, catalogue: Catalogue) -> float:
+    return catalogue.precision(quant, "--quant").bits if quant else _bits(precision, catalogue)
 
 
 def _bits(precision: str, catalogue: Catalogue) -> float:
@@ -170,10 +193,12 @@ def _rate(
     return Rate(peak, efficiency or DEFAULT_EFFICIENCY), stated
 
 
-def _memory(peak: Term, rules: RulesSpec, names: tuple[str, ...], row: Accelerator | None) -> Memory:
+def _memory(
+    peak: Term, rules: RulesSpec, names: tuple[str, ...], row: Accelerator | None
+) -> Memory:
     moment = peak.winner
-    known = {child.label: round(child.value) for child in moment.children}
     high = round(peak.value)
+    known = components(moment, high)
     spread = rules.activation_bytes[1] - rules.activation_bytes[0] if rules.activation_bytes else 0
     return Memory(
         peak_allocated_bytes=high, low_bytes=high - spread, high_bytes=high,
@@ -192,12 +217,28 @@ def _inputs(
 
 def _kept(stated: tuple[Assumption, ...]) -> tuple[Assumption, ...]:
     """Of the defaults, those that the rules look at."""
-    unused = ("recompute", "attention", "stack", "zero", "lora-rank", "lora-targets", "kv-precision")
-    return tuple(a for a in stated if a.code.removeprefix("default-") not in unused and a.code != "peft-defaults")
+    unused = (
+        "recompute",
+        "attention",
+        "stack",
+        "zero",
+        "lora-rank",
+        "lora-targets",
+        "kv-precision",
+    )
+    return tuple(
+        a
+        for a in stated
+        if a.code.removeprefix("default-") not in unused and a.code != "peft-defaults"
+    )
 
 
 def _stated(rules: RulesSpec, *, frozen: bool) -> tuple[Assumption, ...]:
-    stated = [Assumption("rules-of-thumb", "parameters times bytes; no scales, KV cache, main copies or context")]
+    stated = [
+        Assumption(
+            "rules-of-thumb", "parameters times bytes; no scales, KV cache, main copies or context"
+        )
+    ]
     if frozen and rules.adapter_fraction is None:
         text = f"adapters are {DEFAULT_ADAPTER_FRACTION:.0%} of the parameters (the default)"
         stated.append(Assumption("default-adapter-fraction", text))
@@ -206,5 +247,9 @@ def _stated(rules: RulesSpec, *, frozen: bool) -> tuple[Assumption, ...]:
 
 def _cautions(rules: RulesSpec) -> tuple[Caution, ...]:
     if rules.activation_bytes is None:
-        return (Caution("activations-missing", "activations are not in the total: give --activation-bytes"),)
+        return (
+            Caution(
+                "activations-missing", "activations are not in the total: give --activation-bytes"
+            ),
+        )
     return ()

@@ -17,7 +17,7 @@ from lmsize.estimate.serving import ServingQuestion, serving_estimate, serving_q
 from lmsize.estimate.training import filled_memory
 from lmsize.estimate.verdict import serving_verdict
 from lmsize.memory.serving import serving_peak
-from lmsize.planner.serving import limits, min_to_fit, remedies, with_limits
+from lmsize.planner.serving import min_to_fit, remedies, with_limits
 from lmsize.workload.parse import parsed
 from lmsize.workload.serving import InferSpec
 from lmsize.workload.training import check_choice
@@ -66,10 +66,9 @@ def answered(question: ServingQuestion) -> Estimate:
     """The analytic estimate with its limits and verdict."""
     estimate = serving_estimate(question)
     enough = min_to_fit(question, _peak)
-    found = limits(question, _peak)
     filled = replace(
         estimate,
-        serving=replace(estimate.serving, **with_limits(estimate.serving, found)),
+        serving=with_limits(estimate.serving, question, _peak),
         accelerators=replace(estimate.accelerators, min_to_fit=enough),
     )
     device, capacity = estimate.memory.peak_device_bytes, estimate.memory.capacity_bytes

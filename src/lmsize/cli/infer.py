@@ -10,8 +10,12 @@ from lmsize.cli.options import ACCELERATOR, DEGREES, EXPLAIN, OUTPUT, RULES, opt
 
 SERVING = (
     option("--precision", metavar="TYPE", help="fp32, tf32, bf16, fp16 or fp8 (bf16)."),
-    option("--quant", metavar="TYPE", help="Weights: fp8, int8, int4, nf4, gptq-int4, gguf-Q4_K_M ..."),
-    option("--kv-precision", metavar="TYPE", help="Cached keys and values; default: as --precision."),
+    option(
+        "--quant", metavar="TYPE", help="Weights: fp8, int8, int4, nf4, gptq-int4, gguf-Q4_K_M ..."
+    ),
+    option(
+        "--kv-precision", metavar="TYPE", help="Cached keys and values; default: as --precision."
+    ),
     option("--context", metavar="TOKENS", help="Tokens of a sequence at most, e.g. 32k (4096)."),
     option("--concurrency", metavar="N", help="Sequences in flight over all replicas (1)."),
     option("--prompt", metavar="TOKENS", help="Tokens of a prompt."),

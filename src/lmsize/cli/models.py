@@ -27,7 +27,12 @@ def command(pattern: str, catalogue: str | None, as_json: bool) -> int:
     show_listing(
         ("name", "Hub id", "type", "parameters", "active"),
         [
-            (m.name, m.hf_id, m.model_type, *(format_count(n) if n else "" for n in (m.n_params, m.n_params_active)))
+            (
+                m.name,
+                m.hf_id,
+                m.model_type,
+                *(format_count(n) if n else "" for n in (m.n_params, m.n_params_active)),
+            )
             for m in found
         ],
         nothing=f"no model matches {pattern!r}",

@@ -10,7 +10,9 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def option(*names: str, help: str, metavar: str = "TEXT", **kwargs: Any) -> Callable[[Command], Command]:
+def option(
+    *names: str, help: str, metavar: str = "TEXT", **kwargs: Any
+) -> Callable[[Command], Command]:
     """A text option."""
     return click.option(*names, help=help, metavar=metavar, **kwargs)
 
@@ -36,17 +38,33 @@ DEGREES = (
     option("--ep", metavar="N", help="Expert parallelism."),
 )
 OUTPUT = (
-    option("--engine", metavar="ENGINE", default="analytic", show_default=True, help="rules or analytic."),
+    option(
+        "--engine",
+        metavar="ENGINE",
+        default="analytic",
+        show_default=True,
+        help="rules or analytic.",
+    ),
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
-EXPLAIN = click.option("--explain", is_flag=True, help="Open every number down to formula and source.")
+EXPLAIN = click.option(
+    "--explain", is_flag=True, help="Open every number down to formula and source."
+)
 TRAINING = (
     option("--method", metavar="METHOD", help="full, lora or qlora."),
     option("--lora-rank", metavar="R", help="Rank of the adapters (16)."),
-    option("--lora-targets", metavar="TARGETS", help="attention, all-linear or module names, comma-separated."),
-    click.option("--lora-experts", is_flag=True, default=None, help="Adapters on routed experts as well."),
-    option("--precision", metavar="TYPE", help="fp32, tf32, amp-fp16, amp-bf16, bf16, fp16 or fp8."),
+    option(
+        "--lora-targets",
+        metavar="TARGETS",
+        help="attention, all-linear or module names, comma-separated.",
+    ),
+    click.option(
+        "--lora-experts", is_flag=True, default=None, help="Adapters on routed experts as well."
+    ),
+    option(
+        "--precision", metavar="TYPE", help="fp32, tf32, amp-fp16, amp-bf16, bf16, fp16 or fp8."
+    ),
     option("--quant", metavar="TYPE", help="Weights of the frozen base: nf4, int8, int4 ..."),
     option("--optimizer", metavar="NAME", help="adamw, adafactor, lion, muon, adamw-8bit ..."),
     option("--micro-batch", metavar="N", help="Sequences a forward pass (1)."),
@@ -55,7 +73,9 @@ TRAINING = (
     option("--seq-len", metavar="TOKENS", help="Tokens a sequence (2048, or the model's maximum)."),
     option("--cp", metavar="N", help="Context parallelism."),
     option("--zero", metavar="0..3", help="ZeRO stage; 3 is FSDP's full sharding."),
-    click.option("--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."),
+    click.option(
+        "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."
+    ),
     option("--recompute", metavar="KIND", help="none, selective or full."),
     option("--attention", metavar="KIND", help="eager, sdpa or flash."),
     option("--stack", metavar="NAME", help="transformers, torchtitan, megatron or deepspeed."),
@@ -66,15 +86,25 @@ RUN = (
     option("--epochs", metavar="X", help="Length of the run in passes over --dataset-tokens."),
     option("--dataset-tokens", metavar="N", help="Tokens of the data set."),
     option("--deadline", metavar="TIME", help="When the run must be done, e.g. 7d."),
-    option("--mfu", metavar="X", help="Model FLOPs utilisation (0-1), in place of the typical one."),
+    option(
+        "--mfu", metavar="X", help="Model FLOPs utilisation (0-1), in place of the typical one."
+    ),
 )
 RULES = (
     option("--params", metavar="N", help="rules: parameters, in place of MODEL."),
-    option("--adapter-fraction", metavar="X", help="rules: adapter parameters as a fraction (0.02)."),
-    option("--activation-bytes", metavar="LOW..HIGH", help="rules: activations, a size or a range."),
+    option(
+        "--adapter-fraction", metavar="X", help="rules: adapter parameters as a fraction (0.02)."
+    ),
+    option(
+        "--activation-bytes", metavar="LOW..HIGH", help="rules: activations, a size or a range."
+    ),
     option("--state-precision", metavar="TYPE", help="rules: optimizer states, fp32 or fp16."),
     option("--leave-out", metavar="WHAT", help="rules: leave out gradients."),
-    option("--flops-per-sequence", metavar="X", help="rules: FLOPs of one sequence, forward and backward."),
+    option(
+        "--flops-per-sequence",
+        metavar="X",
+        help="rules: FLOPs of one sequence, forward and backward.",
+    ),
     option("--peak-flops", metavar="X", help="rules: peak FLOP/s of one accelerator."),
     option("--efficiency", metavar="X", help="rules: share of the peak that is reached (0.8)."),
 )

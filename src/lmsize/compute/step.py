@@ -45,7 +45,9 @@ def step_work(
     parts = [work("step", model, run, executed, adapters=adapters)]
     if recompute != "none":
         again = Passes(1, 1, 1) if recompute == "full" else Passes(0, 0, 1)
-        parts.append(work(f"{recompute} recompute", model, run, again, adapters=adapters, only="layer"))
+        parts.append(
+            work(f"{recompute} recompute", model, run, again, adapters=adapters, only="layer")
+        )
     return StepWork(
         work("model FLOPs", model, needed, passes, adapters=adapters),
         total("hardware FLOPs", parts, unit="FLOP"),

@@ -72,7 +72,7 @@ def _named(tower: Tower, run: Run) -> str:
 
 
 def _core_term(
-    core: AttentionCore, run: Run, label: str, length: int, tokens: Tokens, n_passes: float
+    core: AttentionCore, run: Run, label: str, tokens: Tokens, *, length: int, n_passes: float
 ) -> Term:
     n_keys = (tokens.seq_len if core.cross else length) + tokens.n_cached
     causal = core.causal and not core.cross
@@ -89,7 +89,9 @@ def _core_term(
     )  # fmt: skip
 
 
-def _run_terms(tower: Tower, run: Run, tokens: Tokens, passes: Passes, *, adapter: bool) -> Iterator[Term]:
+def _run_terms(
+    tower: Tower, run: Run, tokens: Tokens, passes: Passes, *, adapter: bool
+) -> Iterator[Term]:
     length = tokens.length(tower)
     n_tokens = length * tokens.n_sequences
     n_weights = sum(matmul_weights(p) for p in run.block.parts) * run.n_layers
@@ -101,7 +103,8 @@ def _run_terms(tower: Tower, run: Run, tokens: Tokens, passes: Passes, *, adapte
         return
     for part in run.block.parts:
         if isinstance(part, AttentionCore):
-            yield _core_term(part, run, _named(tower, run), length, tokens, passes.attention)
+            named = _named(tower, run)
+            yield _core_term(part, run, named, tokens, length=length, n_passes=passes.attention)
     scanned = sum(_scan_flops_per_token(p) for p in run.block.parts) * run.n_layers
     if scanned:
         yield scan_flops.term(

@@ -9,6 +9,10 @@ from lmsize.assumption import Assumption, Caution
 from lmsize.formula import Term
 
 SCHEMA = "lmsize/estimate/1"
+# Named in every answer; null where a run has none. An answer may have more (kv_cache ...).
+COMPONENTS = (
+    "weights", "gradients", "optimizer_states", "activations", "adapter_weights", "temporaries",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,8 @@ class Estimate:
     def as_dict(self) -> dict[str, Any]:
         """The estimate as plain data, ready for ``json.dumps``."""
         named = {f.name: as_plain(getattr(self, f.name)) for f in fields(self) if f.name != "task"}
+        memory = named["memory"]
+        memory["components"] = dict.fromkeys(COMPONENTS) | memory["components"]
         return {"schema": SCHEMA, **named}
 
 

@@ -8,10 +8,14 @@ from lmsize.formula import formula
 from lmsize.source import Source
 
 ML_CO2 = Source(
-    "Quantifying the Carbon Emissions of Machine Learning", "section 2", "https://arxiv.org/abs/1910.09700"
+    "Quantifying the Carbon Emissions of Machine Learning",
+    "section 2",
+    "https://arxiv.org/abs/1910.09700",
 )
 PATTERSON = Source(
-    "Carbon Emissions and Large Neural Network Training", "section 2.1", "https://arxiv.org/abs/2104.10350"
+    "Carbon Emissions and Large Neural Network Training",
+    "section 2.1",
+    "https://arxiv.org/abs/2104.10350",
 )
 
 

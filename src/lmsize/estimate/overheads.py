@@ -10,7 +10,9 @@ from lmsize.formula import formula
 from lmsize.source import Source
 
 ALLOCATOR = Source(
-    "PyTorch CUDA semantics", "memory management", "https://docs.pytorch.org/docs/stable/notes/cuda.html"
+    "PyTorch CUDA semantics",
+    "memory management",
+    "https://docs.pytorch.org/docs/stable/notes/cuda.html",
 )
 
 

@@ -7,8 +7,7 @@ from datetime import date
 from typing import Any
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue import Catalogue
-from lmsize.catalogue import Accelerator, Optimizer
+from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.training import TrainingSetup
@@ -63,9 +62,7 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
     Raises:
         LayoutError: it is not legal for this model or count.
     """
-    asked = Layout(
-        1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel
-    )
+    asked = Layout(1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel)
     layout = with_count(asked, spec.accelerators)
     check(layout, model, seq_len=spec.seq_len or 1)
     return layout
@@ -97,7 +94,10 @@ def _setup(
     layout = layout_of(spec, model)
     if spec.method != "full" and adapters is None:
         adapters = adapter_model(
-            model, rank=spec.lora_rank or 1, targets=spec.lora_targets or "", experts=spec.lora_experts
+            model,
+            rank=spec.lora_rank or 1,
+            targets=spec.lora_targets or "",
+            experts=spec.lora_experts,
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
     return TrainingSetup(
@@ -163,7 +163,9 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     if setup.layout.zero == 3:
         text = "ZeRO-3 holds one block whole at a time, its weights and its gradients"
         stated.append(Assumption("zero3-gather", text))
-    tied = any(isinstance(p, Linear) and p.tied for _, r in setup.model.runs() for p in r.block.parts)
+    tied = any(
+        isinstance(p, Linear) and p.tied for _, r in setup.model.runs() for p in r.block.parts
+    )
     if setup.layout.pp > 1 and tied:
         text = "the last stage keeps a copy of its own of the tied embedding"
         stated.append(Assumption("tied-head-copy", text))

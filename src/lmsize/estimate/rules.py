@@ -101,7 +101,7 @@ class RuleSizes:
     """
 
     n_params: int
-    n_trained: float
+    n_trained: int
     n_states: int
     weight_bits: float
     trained_bits: float
@@ -113,15 +113,24 @@ def training_memory(sizes: RuleSizes, rules: RulesSpec) -> Term:
     """Components by the rules of thumb; what is not known or left out is None and not summed."""
     trained = sizes.n_trained
     terms = [
-        rule_bytes.term("weights", n_numbers=sizes.n_params, n_per_number=1, bits=sizes.weight_bits),
+        rule_bytes.term(
+            "weights", n_numbers=sizes.n_params, n_per_number=1, bits=sizes.weight_bits
+        ),
         given("gradients", None, "bytes")
         if rules.leave_out == "gradients"
-        else rule_bytes.term("gradients", n_numbers=trained, n_per_number=1, bits=sizes.trained_bits),
+        else rule_bytes.term(
+            "gradients", n_numbers=trained, n_per_number=1, bits=sizes.trained_bits
+        ),
         rule_bytes.term(
-            "optimizer_states", n_numbers=trained, n_per_number=sizes.n_states, bits=sizes.state_bits
+            "optimizer_states",
+            n_numbers=trained,
+            n_per_number=sizes.n_states,
+            bits=sizes.state_bits,
         ),
         _activations(rules),
-        rule_bytes.term("adapter_weights", n_numbers=trained, n_per_number=1, bits=sizes.trained_bits)
+        rule_bytes.term(
+            "adapter_weights", n_numbers=trained, n_per_number=1, bits=sizes.trained_bits
+        )
         if sizes.has_adapters
         else given("adapter_weights", None, "bytes"),
     ]
@@ -145,9 +154,13 @@ def _summed(moment: str, terms: list[Term]) -> Term:
 
 
 def step_flops(
-    rules: RulesSpec, *, n_params: int, n_trained: float, n_sequences: int, seq_len: int, frozen: bool
+    rules: RulesSpec, *, n_params: int, n_trained: int, n_sequences: int, seq_len: int, frozen: bool
 ) -> Term:
-    """FLOPs of a step: from the figure for a sequence, else 6 (frozen base: 4) a parameter."""
+    """FLOPs of a step: from the figure for a sequence, else 6 (frozen base: 4) a parameter.
+
+    Args:
+        n_params: those that a token meets: in a mixture of experts, the active ones.
+    """
     if rules.flops_per_sequence is not None:
         return batch_flops.term(
             "step", flops_per_sequence=rules.flops_per_sequence, n_sequences=n_sequences
@@ -160,3 +173,12 @@ def step_flops(
         return base
     adapters = rule_flops.term("adapters", n_params=n_trained, n_tokens=n_tokens, flops_per_param=6)
     return total("step", [base, adapters], unit="FLOP")
+
+
+def inference_flops(rules: RulesSpec, *, n_params: int, n_tokens: int) -> Term:
+    """FLOPs of one prompt: the figure for a sequence, else 2 a parameter and token."""
+    if rules.flops_per_sequence is not None:
+        return batch_flops.term(
+            "prefill", flops_per_sequence=rules.flops_per_sequence, n_sequences=1
+        )
+    return rule_flops.term("prefill", n_params=n_params, n_tokens=n_tokens, flops_per_param=2)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue import Catalogue
-from lmsize.catalogue import Accelerator
+from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.estimate.answer import Cost, Time
 from lmsize.estimate.bill import accelerator_h, co2e_kg, cost_usd, energy_kwh
 from lmsize.formula import Term
@@ -32,7 +31,9 @@ class Rate:
     mfu_frac: float
 
 
-def peak_rate(accelerator: Accelerator, compute: str) -> tuple[float | None, tuple[Assumption, ...]]:
+def peak_rate(
+    accelerator: Accelerator, compute: str
+) -> tuple[float | None, tuple[Assumption, ...]]:
     """The dense peak for a compute type, or that of the type which stands in for it."""
     kind = compute
     while accelerator.peak_flops_per_s(kind) is None and kind in FALLBACK:
@@ -55,7 +56,11 @@ def step_time(
         "step", n_flops=model_flops, n_accelerators=n_accelerators,
         peak_flops_per_s=rate.peak_flops_per_s, mfu_frac=rate.mfu_frac,
     )  # fmt: skip
-    spent = {"n_accelerators": n_accelerators, "peak_flops_per_s": rate.peak_flops_per_s, "step_s": step.value}
+    spent = {
+        "n_accelerators": n_accelerators,
+        "peak_flops_per_s": rate.peak_flops_per_s,
+        "step_s": step.value,
+    }
     trees = [step]
     whole = None
     if n_steps is not None:
@@ -67,7 +72,9 @@ def step_time(
         mfu=mfu_frac(n_flops=model_flops, **spent),
         hfu=mfu_frac(n_flops=hardware_flops, **spent),
         total_s=whole,
-        accelerator_hours=None if whole is None else accelerator_h(run_s=whole, n_accelerators=n_accelerators),
+        accelerator_hours=None
+        if whole is None
+        else accelerator_h(run_s=whole, n_accelerators=n_accelerators),
         trees=tuple(trees),
     )
 
@@ -76,11 +83,15 @@ def deadline_count(
     time: Time, *, deadline_s: float | None, n_accelerators: int, group: int
 ) -> tuple[int | None, Time, tuple[Assumption, ...]]:
     """Accelerators that meet a deadline, in whole groups of tp * pp * cp; the time with the term
-    that says so; and what it assumes."""
+    that says so; and what it assumes.
+    """
     if deadline_s is None or time.total_s is None:
         return None, time, ()
     term = accelerators_for_deadline.term(
-        "accelerators for the deadline", run_s=time.total_s, n_accelerators=n_accelerators, deadline_s=deadline_s
+        "accelerators for the deadline",
+        run_s=time.total_s,
+        n_accelerators=n_accelerators,
+        deadline_s=deadline_s,
     )
     count = max(math.ceil(term.value / group - 1e-9), 1) * group
     text = "time falls in proportion to the number of accelerators"
@@ -103,14 +114,27 @@ def bill(
         money = cost_usd.term("cost", accelerator_h=hours, price_usd_per_h=rate)
         usd = money.value
         terms.append(money)
-        stated.append(Assumption("price", f"{rate:.2f} USD an accelerator-hour on {price.as_of}: {price.rule}"))
+        stated.append(
+            Assumption(
+                "price", f"{rate:.2f} USD an accelerator-hour on {price.as_of}: {price.rule}"
+            )
+        )
         if _days_old(price.as_of, today) > PRICE_STALE_DAYS:
-            cautions.append(Caution("stale-price", f"the price is of {price.as_of}, more than {PRICE_STALE_DAYS} days old"))
+            cautions.append(
+                Caution(
+                    "stale-price",
+                    f"the price is of {price.as_of}, more than {PRICE_STALE_DAYS} days old",
+                )
+            )
     energy, carbon = None, None
     if accelerator.tdp_w is not None:
         pue, grid = catalogue.overhead("pue"), catalogue.carbon()
-        power = energy_kwh.term("energy", accelerator_h=hours, draw_w=accelerator.tdp_w, pue=pue.typical)
-        air = co2e_kg.term("carbon", energy_kwh=power.value, intensity_g_per_kwh=grid.g_co2e_per_kwh)
+        power = energy_kwh.term(
+            "energy", accelerator_h=hours, draw_w=accelerator.tdp_w, pue=pue.typical
+        )
+        air = co2e_kg.term(
+            "carbon", energy_kwh=power.value, intensity_g_per_kwh=grid.g_co2e_per_kwh
+        )
         energy, carbon = power.value, air.value
         terms += [power, air]
         text = f"each accelerator draws its {accelerator.tdp_w:g} W throughout, PUE {pue.typical:g} ({pue.source})"
@@ -128,4 +152,3 @@ def _days_old(as_of: str, today: date) -> int:
         return PRICE_STALE_DAYS + 1
     year, month, day = (*parts, 1, 1)[:3]
     return (today - date(year, month, day)).days
-

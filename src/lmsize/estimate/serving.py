@@ -7,8 +7,7 @@ from datetime import date
 from typing import Any
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue import Catalogue
-from lmsize.catalogue import Accelerator
+from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.compute.work import FORWARD, Tokens, work
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Accelerators, Compute, Cost, Estimate, Parameters, Serving
@@ -96,7 +95,7 @@ def _setup(model: ModelSpec, spec: InferSpec, catalogue: Catalogue) -> ServingSe
 
 def serving_estimate(question: ServingQuestion) -> Estimate:
     """Memory, cache, prefill and decode of serving; limits and verdict are left to a planner."""
-    setup, spec = question.setup, question.spec
+    setup = question.setup
     peak = serving_peak(setup)
     memory, stated = filled_memory(peak, question)
     prompt = Tokens(1, setup.prompt, 1)
@@ -104,9 +103,13 @@ def serving_estimate(question: ServingQuestion) -> Estimate:
     speed = speed_of(question, peak.winner, prefill)
     tokens_per_s = speed.tokens_per_s * setup.layout.dp if speed.tokens_per_s else None
     hours = (
-        OUTPUT_TOKENS_BILLED / tokens_per_s / 3600 * setup.layout.n_accelerators if tokens_per_s else None
+        OUTPUT_TOKENS_BILLED / tokens_per_s / 3600 * setup.layout.n_accelerators
+        if tokens_per_s
+        else None
     )
-    cost, cost_stated, cautions = bill(hours, question.accelerator, question.catalogue, today=question.today)
+    cost, cost_stated, cautions = bill(
+        hours, question.accelerator, question.catalogue, today=question.today
+    )
     total, active = n_params(question.model), n_params_active(question.model)
     name = question.accelerator.name if question.accelerator else None
     return Estimate(

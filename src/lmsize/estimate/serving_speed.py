@@ -62,7 +62,9 @@ def speed_of(question: ServingQuestion, moment: Term, prefill: Term) -> Speed:
         f"prefill at {mfu:.0%} of the peak; decoding at {DECODE_MFU:.0%} of the peak or "
         f"{BANDWIDTH_FRAC:.0%} of the memory bandwidth, whichever is slower (Databricks 2023: 55 to 60 %)"
     )
-    return Speed(first.value, each.value, rate, (first, each), (*stated, Assumption("serving-typical", text)))
+    return Speed(
+        first.value, each.value, rate, (first, each), (*stated, Assumption("serving-typical", text))
+    )
 
 
 def _decode(setup: ServingSetup, moment: Term, peak: float, bandwidth: float) -> Term:
@@ -71,7 +73,11 @@ def _decode(setup: ServingSetup, moment: Term, peak: float, bandwidth: float) ->
     done = work("decode", setup.model, tokens, FORWARD)
     ranks = setup.layout.tp * setup.layout.pp
     arithmetic = utilised_s.term(
-        "arithmetic", n_flops=done.value, n_accelerators=ranks, peak_flops_per_s=peak, mfu_frac=DECODE_MFU
+        "arithmetic",
+        n_flops=done.value,
+        n_accelerators=ranks,
+        peak_flops_per_s=peak,
+        mfu_frac=DECODE_MFU,
     )
     read = total("memory", [
         streamed_s.term(

@@ -96,7 +96,10 @@ def _parameters(question: TrainingQuestion) -> Parameters:
 
 def _compute(done: StepWork, n_tokens: int) -> Compute:
     return Compute(
-        done.model.value, done.hardware.value, done.model.value / n_tokens, (done.model, done.hardware)
+        done.model.value,
+        done.hardware.value,
+        done.model.value / n_tokens,
+        (done.model, done.hardware),
     )
 
 
@@ -110,8 +113,10 @@ def _rate(
         return None, stated
     if question.spec.mfu is not None:
         return Rate(peak, question.spec.mfu), stated
-    active = counts.active_per_token or 1
-    row, looser = question.catalogue.typical_mfu(question.accelerator, active, question.spec.method)
+    row, looser = question.catalogue.typical_mfu(
+        question.accelerator, counts.active_per_token or 1, question.spec.method,
+        question.setup.recipe.compute, is_moe=counts.active_per_token != counts.total,
+    )  # fmt: skip
     text = (
         f"MFU {row.median:.2f}, the median of {row.n_rows} published runs on {row.family} at this size "
         f"(80 % of them between {row.p10:.2f} and {row.p90:.2f}; {row.source})"

@@ -90,13 +90,13 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
     """
     cores = {(p.n_heads, p.n_kv_heads) for p in _text_parts(model) if isinstance(p, AttentionCore)}
     for n_heads, n_kv_heads in sorted(cores):
-        legal = [
-            d for d in divisors(n_heads) if n_kv_heads % d == 0 or d % n_kv_heads == 0
-        ]
+        legal = [d for d in divisors(n_heads) if n_kv_heads % d == 0 or d % n_kv_heads == 0]
         if layout.tp not in legal:
             why = f"a divisor of its {n_heads} heads that fits its {n_kv_heads} kv heads"
             raise LayoutError("--tp", layout.tp, why, nearest=near(layout.tp, legal))
-    n_layers = sum(r.n_layers for t, r in model.runs() if r.block.role == "layer" and t.stream != "idle")
+    n_layers = sum(
+        r.n_layers for t, r in model.runs() if r.block.role == "layer" and t.stream != "idle"
+    )
     if layout.pp > n_layers:
         raise LayoutError("--pp", layout.pp, f"at most the {n_layers} layers", nearest=[n_layers])
     if seq_len % layout.cp:
@@ -106,7 +106,9 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
             nearest=near(layout.cp, legal),
         )  # fmt: skip
     if layout.sequence_parallel and layout.tp == 1:
-        raise LayoutError("--sequence-parallel", layout.tp, "tp above 1, whose ranks share the sequence")
+        raise LayoutError(
+            "--sequence-parallel", layout.tp, "tp above 1, whose ranks share the sequence"
+        )
     _check_experts(layout, model)
 
 

@@ -130,7 +130,13 @@ def stored_parts(stage: Stage, layout: Layout, *, trainable: bool) -> Iterator[S
 
 
 def _stored(
-    part: Part, parameter: Parameter, block: Block, n_copies: int, layout: Layout, *, trainable: bool
+    part: Part,
+    parameter: Parameter,
+    block: Block,
+    n_copies: int,
+    layout: Layout,
+    *,
+    trainable: bool,
 ) -> Stored:
     linear = isinstance(part, Linear) and part.adaptable and parameter.kind == "matrix"
     head = block.role == "head" and parameter.kind == "matrix"

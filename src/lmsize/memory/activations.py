@@ -38,7 +38,9 @@ def layer_activation_bytes(
 
 
 @formula(source=KORTHIKANTI)
-def checkpoint_bytes(*, n_tokens: Any, width: Any, bytes_per_number: Any, sequence_shards: Any) -> Any:
+def checkpoint_bytes(
+    *, n_tokens: Any, width: Any, bytes_per_number: Any, sequence_shards: Any
+) -> Any:
     """Bytes that one fully recomputed layer keeps: its input, ``2 s b h`` at two bytes.
 
     Assumes: the working set of the layer under recomputation is not counted, as in the paper.
@@ -105,8 +107,12 @@ def stage_activations(
         elif run.block.role == "head" and _has_head(run.block.parts) and tower is model.towers[-1]:
             terms.append(
                 head_activation_bytes.term(
-                    "output layer and loss", n_tokens=n_tokens, width=model.width,
-                    vocab_size=model.vocab_size, bytes_per_number=bytes_per_number, tp=layout.tp,
-                )  # fmt: skip
+                    "output layer and loss",
+                    n_tokens=n_tokens,
+                    width=model.width,
+                    vocab_size=model.vocab_size,
+                    bytes_per_number=bytes_per_number,
+                    tp=layout.tp,
+                )
             )
     return total(label, terms)

@@ -34,7 +34,9 @@ class StateTypes:
         blocked = BLOCKED.fullmatch(dtype)
         if blocked:
             value = self.precision(blocked["value"])
-            return replace(value, name=dtype, block_size=int(blocked["size"]), scale_bits=32, zero_bits=0)
+            return replace(
+                value, name=dtype, block_size=int(blocked["size"]), scale_bits=32, zero_bits=0
+            )
         return self.precision({"state": self.state, "weights": self.weights}.get(dtype, dtype))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from lmsize.source import Source
 POPE = Source(
     "Efficiently Scaling Transformer Inference", "section 3", "https://arxiv.org/abs/2211.05102"
 )
-MISTRAL = Source("Mistral 7B", "section 2, rolling buffer cache", "https://arxiv.org/abs/2310.06825")
+MISTRAL = Source(
+    "Mistral 7B", "section 2, rolling buffer cache", "https://arxiv.org/abs/2310.06825"
+)
 PREFILL_CHUNK = 8192  # tokens that a server prefills at once; longer prompts go in chunks
 
 
@@ -50,7 +52,9 @@ def cached_tokens(*, context: Any, window: Any) -> Any:
 
 
 @formula(source=Source("Mamba", "section 3", "https://arxiv.org/abs/2312.00752"))
-def state_cache_bytes(*, n_layers: Any, state_size: Any, n_sequences: Any, bits_per_number: Any) -> Any:
+def state_cache_bytes(
+    *, n_layers: Any, state_size: Any, n_sequences: Any, bits_per_number: Any
+) -> Any:
     """Bytes of recurrent states, which do not grow with the context.
 
     Assumes: kept in the type of the cache.
@@ -151,13 +155,18 @@ def cache_bytes_per_token(model: ModelSpec, cache: Precision) -> float:
         part.cached_per_token * run.n_layers
         for tower, run in model.runs()
         for part in run.block.parts
-        if tower.stream != "idle" and isinstance(part, AttentionCore) and caches(part) and not part.cross
+        if tower.stream != "idle"
+        and isinstance(part, AttentionCore)
+        and caches(part)
+        and not part.cross
     )
     return numbers * cache.bits_per_value / 8
 
 
 def _working(setup: ServingSetup, stage: Stage) -> Term:
-    widest = max((_widest(run.block.parts) for _, run in stage.runs if run.block.role == "layer"), default=0)
+    widest = max(
+        (_widest(run.block.parts) for _, run in stage.runs if run.block.role == "layer"), default=0
+    )
     n_tokens = min(setup.prompt * setup.n_sequences, PREFILL_CHUNK)
     term = working_bytes.term(
         "one layer of a prefill", n_tokens=n_tokens, width=setup.model.width,
@@ -169,5 +178,7 @@ def _working(setup: ServingSetup, stage: Stage) -> Term:
 
 def _widest(parts: tuple[Any, ...]) -> int:
     sizes = [p.n_out for p in parts if isinstance(p, Linear)]
-    sizes += [n_out * p.top_k for p in parts if isinstance(p, Experts) for _, _, n_out in p.matrices]
+    sizes += [
+        n_out * p.top_k for p in parts if isinstance(p, Experts) for _, _, n_out in p.matrices
+    ]
     return max(sizes, default=0)

@@ -52,9 +52,11 @@ def storage(label: str, n_numbers: Any, precision: Precision, *, n_shards: Any =
     if precision.nested_block_size:
         parts.append(
             scale_bytes.term(
-                "scales of scales", n_numbers=n_numbers, n_shards=n_shards,
+                "scales of scales",
+                n_numbers=n_numbers,
+                n_shards=n_shards,
                 block_size=size * precision.nested_block_size,
                 bits_per_scale=int(precision.nested_scale_bits),
-            )  # fmt: skip
+            )
         )
     return total(label, parts)

@@ -61,29 +61,40 @@ def training_peak(setup: TrainingSetup) -> Term:
 
 
 def _label(stage: Stage) -> str:
-    return "peak" if stage.n_stages == 1 else f"peak, on stage {stage.index + 1} of {stage.n_stages}"
+    return (
+        "peak" if stage.n_stages == 1 else f"peak, on stage {stage.index + 1} of {stage.n_stages}"
+    )
 
 
 def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) -> list[Term]:
     frozen = setup.adapters is not None
     base = list(stored_parts(stage, setup.layout, trainable=not frozen))
-    adapters = list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
+    adapters = (
+        list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
+    )
     trained = adapters if frozen else base
     held = [_weights(setup, base)]
     if frozen:
         held.append(_stored("adapter_weights", adapters, setup, ADAPTER, zero_stage=3))
     if setup.recipe.main_weights and not frozen:
-        held.append(_stored("main_weights", trained, setup, setup.recipe.main_weights, zero_stage=1))
+        held.append(
+            _stored("main_weights", trained, setup, setup.recipe.main_weights, zero_stage=1)
+        )
     gradients = ADAPTER if frozen else setup.recipe.gradients
     if not setup.optimizer.gradient_is_freed:
         held.append(_stored("gradients", trained, setup, gradients, zero_stage=2))
     if setup.recipe.main_gradients and not frozen:
-        held.append(_stored("main_gradients", trained, setup, setup.recipe.main_gradients, zero_stage=1))
+        held.append(
+            _stored("main_gradients", trained, setup, setup.recipe.main_gradients, zero_stage=1)
+        )
     if setup.has_buckets:
         held.append(_stored("gradient_buckets", trained, setup, gradients, zero_stage=2))
     held.append(_states(setup, trained, frozen=frozen))
     backward = [*held, _activations(setup, stage), *_gathers(setup, stage)]
-    return [total("backward", backward), total("optimizer_step", [*held, *_step_copies(setup, trained)])]
+    return [
+        total("backward", backward),
+        total("optimizer_step", [*held, *_step_copies(setup, trained)]),
+    ]
 
 
 def _stored(
@@ -184,5 +195,3 @@ def _step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
         return []
     label = f"{optimizer.default_implementation} step, {copies:g} copies"
     return [total("temporaries", [storage(label, round(copies * numel), state, n_shards=n_shards)])]
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ class Config:
 
     # -- typed access ----------------------------------------------------------------------
 
-    def require(self, *keys: str) -> tuple[int, ...]:
+    def require(self, *keys: str) -> tuple[builtins.int, ...]:
         """Positive integers that must stand in the file: width, depth, heads, vocabulary.
 
         Raises:
@@ -118,7 +119,7 @@ class Config:
             raise self.error(key, value, f"at most {DEEPEST} layers")
         return value
 
-    def optional_int(self, key: str, *, least: int = 0) -> int | None:
+    def optional_int(self, key: str, *, least: builtins.int = 0) -> builtins.int | None:
         """As :meth:`int`, but None where neither file nor class says anything."""
         return None if self._value(key, None) is None else self.int(key, least=least)
 
@@ -150,7 +151,7 @@ class Config:
             raise self.error(key, value, "a list")
         return value
 
-    def per_layer(self, key: str, n_layers: int, kinds: tuple[str, ...]) -> list[str] | None:
+    def per_layer(self, key: str, n_layers: builtins.int, kinds: tuple[str, ...]) -> list[str] | None:
         """A list with one word a layer, each of `kinds`; None if absent."""
         value = self.sequence(key)
         if value is None:
@@ -209,7 +210,7 @@ class Config:
         return "Model" if name.endswith(("Model", "Encoder", "Decoder")) else ""
 
     @property
-    def n_labels(self) -> int:
+    def n_labels(self) -> builtins.int:
         """Classes of a classification head: ``id2label``, ``num_labels``, else 2."""
         labels = self.raw.get("id2label")
         if isinstance(labels, dict) and labels:

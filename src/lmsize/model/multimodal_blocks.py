@@ -11,6 +11,7 @@ from lmsize.model.family import readers
 from lmsize.model.spec import ModelSpec, Tower
 
 Towers = Callable[[Config, ModelSpec], tuple[Tower, ...]]
+TEXT_KEYS = ("text_config", "llm_config", "language_config")
 LABEL_KEYS = ("id2label", "num_labels")
 OWN_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 
@@ -63,6 +64,27 @@ def read_text(text: Config) -> ModelSpec:
         )
         reader = readers()["llama"]
     return reader(text)
+
+
+def has_text(config: Config) -> bool:
+    """Whether a section of this config is called as a text model's is."""
+    return any(isinstance(config.given(key), dict) for key in TEXT_KEYS)
+
+
+def text_alone(config: Config) -> ModelSpec:
+    """The text model of a wrapper that is not known: its other towers are left out."""
+    key = next(key for key in TEXT_KEYS if isinstance(config.given(key), dict))
+    text = config.section(key)
+    assert text is not None
+    config.assume(
+        "text-model-only",
+        f"model_type {config.model_type!r} is not known: only its {key} is counted, "
+        "no vision or audio tower",
+    )
+    values: dict[str, Any] = {"architectures": None}
+    if config.has("tie_word_embeddings"):
+        values["tie_word_embeddings"] = config.flag("tie_word_embeddings")
+    return replace(read_text(text.replacing(values)), model_type=config.model_type)
 
 
 def _text_section(config: Config, text_type: str, *, forced: bool) -> Config:

@@ -9,6 +9,7 @@ from typing import Any
 from lmsize.errors import ModelError, nearest_names
 from lmsize.model.config import Config
 from lmsize.model.family import readers
+from lmsize.model.multimodal_blocks import has_text, text_alone
 from lmsize.model.spec import ModelSpec
 
 USUAL_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -33,6 +34,8 @@ def read_config(raw: Mapping[str, Any], *, name: str) -> ModelSpec:
     known = readers()
     config = Config(raw, model_type or "")
     reader = known.get(config.model_type)
+    if reader is None and has_text(config):
+        reader = text_alone
     if reader is None:
         reader = known["llama"]
         missing = [key for key in USUAL_KEYS if key not in raw]

@@ -44,10 +44,12 @@ def vision_shape(
 def sides(config: Config, key: str, usual: int | None = None) -> tuple[int, int]:
     """Height and width: one number for both, or a list of two."""
     value = config.given(key)
-    if not isinstance(value, list):
+    if isinstance(config.defaults.get(key) if value is None else value, list):
+        value = config.sequence(key)
+    else:
         side = config.int(key, usual)
         return side, side
-    if len(value) != 2 or any(
+    if not value or len(value) != 2 or any(
         isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= LARGEST for v in value
     ):
         raise config.error(key, value, "a whole number, or a list of two")
@@ -85,19 +87,18 @@ def vision_layer(
         names: modules of the attention: four, or a fused one and the output.
         mlp_names: modules of the MLP: gate, up and down, or up and down.
     """
-    width, head_dim = shape.width, shape.width // shape.n_heads
-    common = {"width": width, "n_heads": shape.n_heads, "n_kv_heads": shape.n_heads}
+    width, heads, head_dim = shape.width, shape.n_heads, shape.width // shape.n_heads
     if len(names) == 2:
-        fused, out = (f"{attn}.{n}" for n in names)
         attended = fused_attention(
-            **common, head_dim=head_dim, qkv=fused, out=out, qkv_bias=attn_bias,
+            width=width, n_heads=heads, n_kv_heads=heads, head_dim=head_dim,
+            qkv=f"{attn}.{names[0]}", out=f"{attn}.{names[1]}", qkv_bias=attn_bias,
             out_bias=attn_bias, causal=False,
         )  # fmt: skip
     else:
         query, key, value, out = names
         attended = attention(
-            **common, head_dim=head_dim, prefix=attn, names=(query, key, value, out),
-            qkv_bias=attn_bias, out_bias=attn_bias, causal=False,
+            width=width, n_heads=heads, n_kv_heads=heads, head_dim=head_dim, prefix=attn,
+            names=(query, key, value, out), qkv_bias=attn_bias, out_bias=attn_bias, causal=False,
         )  # fmt: skip
     return Block(name, (
         *(Norm(norm, width, norm_bias) for norm in norms), *attended,
@@ -108,9 +109,9 @@ def vision_layer(
 def _mlp(width: int, ffn: int, names: tuple[str, ...], bias: bool) -> tuple[Part, ...]:
     if len(names) == 2:
         return mlp(width=width, ffn=ffn, up=names[0], down=names[1], bias=bias)
-    prefix, *rest = (n.split(".", 1) for n in names)
-    gate, up, down = prefix[1], rest[0][1], rest[1][1]
-    return gated_mlp(width=width, ffn=ffn, prefix=prefix[0], bias=bias, names=(gate, up, down))
+    prefix = names[0].rpartition(".")[0]
+    gate, up, down = (name.rpartition(".")[2] for name in names)
+    return gated_mlp(width=width, ffn=ffn, prefix=prefix, bias=bias, names=(gate, up, down))
 
 
 def tower(

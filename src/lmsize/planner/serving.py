@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.answer import Serving
@@ -18,7 +19,9 @@ MOST_PER_REPLICA = 1024
 
 def fits(question: ServingQuestion, peak: Peak) -> bool:
     """Whether a question's peak is within its accelerator's capacity."""
-    return question.accelerator is not None and peak(question) <= question.accelerator.capacity_bytes
+    return (
+        question.accelerator is not None and peak(question) <= question.accelerator.capacity_bytes
+    )
 
 
 def limits(question: ServingQuestion, peak: Peak) -> tuple[int | None, int | None]:
@@ -38,9 +41,10 @@ def limits(question: ServingQuestion, peak: Peak) -> tuple[int | None, int | Non
     )
 
 
-def with_limits(serving: Serving, found: tuple[int | None, int | None]) -> dict[str, int | None]:
-    """The fields of `serving` that limits fill."""
-    return {"max_context_tokens": found[0], "max_concurrency": found[1]}
+def with_limits(serving: Serving, question: ServingQuestion, peak: Peak) -> Serving:
+    """The serving figures with the limits filled in."""
+    context, concurrency = limits(question, peak)
+    return replace(serving, max_context_tokens=context, max_concurrency=concurrency)
 
 
 def min_to_fit(question: ServingQuestion, peak: Peak) -> int | None:
@@ -53,7 +57,12 @@ def min_to_fit(question: ServingQuestion, peak: Peak) -> int | None:
     while pp <= MOST_PER_REPLICA:
         tp = 1
         while tp <= 8:
-            changes = {"tp": tp, "pp": pp, "accelerators": tp * pp * max(1, layout.ep), "concurrency": sequences}
+            changes = {
+                "tp": tp,
+                "pp": pp,
+                "accelerators": tp * pp * max(1, layout.ep),
+                "concurrency": sequences,
+            }
             try:
                 if fits(question.varied(**changes), peak):
                     return tp * pp

@@ -20,7 +20,9 @@ NODE_TP = (1, 2, 4, 8)
 
 def fits(question: TrainingQuestion, peak: Peak) -> bool:
     """Whether a question's peak is within its accelerator's capacity."""
-    return question.accelerator is not None and peak(question) <= question.accelerator.capacity_bytes
+    return (
+        question.accelerator is not None and peak(question) <= question.accelerator.capacity_bytes
+    )
 
 
 def limits(question: TrainingQuestion, peak: Peak) -> Limits:
@@ -45,7 +47,8 @@ class Smallest:
 
 def min_to_fit(question: TrainingQuestion, peak: Peak) -> Smallest | None:
     """The fewest accelerators on which it fits: as asked, else with ZeRO-3, else with tensor
-    parallelism inside a node as well; None if even then a rank holds too much."""
+    parallelism inside a node as well; None if even then a rank holds too much.
+    """
     if question.accelerator is None:
         return None
     layout = question.setup.layout
@@ -72,9 +75,7 @@ def _sharded(question: TrainingQuestion, peak: Peak, tp: int) -> Smallest | None
     return None if found is None else Smallest(found * step, zero, tp)
 
 
-def remedies(
-    question: TrainingQuestion, peak: Peak, *, enough: Smallest | None
-) -> Iterator[str]:
+def remedies(question: TrainingQuestion, peak: Peak, *, enough: Smallest | None) -> Iterator[str]:
     """Single changes that make it fit, the least costly first."""
     spec, layout = question.spec, question.setup.layout
     trials: list[tuple[str, dict[str, object]]] = []
@@ -100,7 +101,7 @@ def _methods(question: TrainingQuestion, peak: Peak) -> Iterator[str]:
         ("lora", {"precision": "bf16"}),
         ("qlora", {"precision": "bf16", "quant": "nf4"}),
     ):
-        if method == question.spec.method or question.spec.method == "qlora":
+        if question.spec.method in {method, "qlora"}:
             continue
         try:
             trial = question.varied(method=method, **(adapters | changes))

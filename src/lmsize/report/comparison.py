@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -43,9 +45,13 @@ def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str
     def size(row: Estimate) -> str:
         memory = row.memory
         if memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
-            ends = (format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes))
+            ends = (
+                format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes)
+            )
             return "\n".join(ends)
-        return format_bytes(memory.peak_device_bytes or memory.peak_allocated_bytes or 0, decimal=decimal)
+        return format_bytes(
+            memory.peak_device_bytes or memory.peak_allocated_bytes or 0, decimal=decimal
+        )
 
     lines = [
         ("needs", [size(row) for row in rows]),
@@ -54,7 +60,7 @@ def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str
     ]
     if rows[0].memory.capacity_bytes is not None:
         lines.append(("fits", ["yes" if row.verdict.fits else "no" for row in rows]))
-    optional = [
+    optional: list[tuple[str, Sequence[float | None], Callable[[float], str]]] = [
         ("accelerators to fit", [r.accelerators.min_to_fit for r in rows], lambda v: f"{v:,}"),
         ("largest micro-batch", [r.limits.max_micro_batch for r in rows], lambda v: f"{v:,}"),
         ("a step", [r.time.step_s for r in rows], format_duration),

@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show_listing(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str
-) -> None:
+def show_listing(columns: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str) -> None:
     """Print rows under column names; `nothing` when there are none.
 
     When the output is not a terminal, no row is wrapped or cut.

@@ -81,7 +81,9 @@ def components_table(estimate: Estimate) -> Table:
         if value is not None:
             table.add_row(Text(name, "bold"), Text(format_bytes(value, decimal=decimal), "bold"))
     if memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
-        ends = (format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes))
+        ends = (
+            format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes)
+        )
         table.add_row("range", " to ".join(ends))
     return table
 
@@ -102,12 +104,18 @@ def facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
     if counts.total is not None:
         trained = f", {format_count(counts.trainable)} trained" if counts.trainable else ""
         active = counts.active_per_token
-        routed = f", {format_count(active)} active a token" if active and active != counts.total else ""
+        routed = (
+            f", {format_count(active)} active a token" if active and active != counts.total else ""
+        )
         yield "parameters", f"{format_count(counts.total)}{routed}{trained}"
     if work.model_flops_per_step is not None:
         label = "FLOPs a step" if estimate.task == "train" else "FLOPs of a prompt"
         executed = work.hardware_flops_per_step
-        extra = f" ({format_flops(executed)} executed)" if executed not in (None, work.model_flops_per_step) else ""
+        extra = (
+            f" ({format_flops(executed)} executed)"
+            if executed not in (None, work.model_flops_per_step)
+            else ""
+        )
         yield label, format_flops(work.model_flops_per_step) + extra
     if time.step_s is not None and estimate.task == "train":
         speed = f", {time.tokens_per_s_per_accelerator:,.0f} tokens/s an accelerator"
@@ -129,7 +137,11 @@ def _served(estimate: Estimate) -> Iterator[tuple[str, str]]:
     if serving.prefill_s is not None:
         yield "first token after", format_duration(serving.prefill_s)
     if serving.decode_s_per_token is not None:
-        rate = f", {serving.tokens_per_s:,.0f} tokens/s over all sequences" if serving.tokens_per_s else ""
+        rate = (
+            f", {serving.tokens_per_s:,.0f} tokens/s over all sequences"
+            if serving.tokens_per_s
+            else ""
+        )
         yield "a token every", format_duration(serving.decode_s_per_token) + rate
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.table import Table
@@ -12,7 +12,11 @@ from rich.tree import Tree
 from lmsize.formula import Term
 from lmsize.quantity import format_bytes, format_duration, format_flops
 
-PRINTED = {"bytes": format_bytes, "FLOP": format_flops, "s": format_duration}
+PRINTED: dict[str, Callable[[float], str]] = {
+    "bytes": format_bytes,
+    "FLOP": format_flops,
+    "s": format_duration,
+}
 
 
 def tree_view(term: Term) -> Tree:

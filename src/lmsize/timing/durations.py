@@ -9,7 +9,9 @@ from lmsize.source import Source
 
 PALM = Source("PaLM", "appendix B", "https://arxiv.org/abs/2204.02311")
 ROOFLINE = Source(
-    "Roofline: An Insightful Visual Performance Model", "section 3", "https://doi.org/10.1145/1498765.1498785"
+    "Roofline: An Insightful Visual Performance Model",
+    "section 3",
+    "https://doi.org/10.1145/1498765.1498785",
 )
 
 

@@ -34,9 +34,7 @@ def expert_adapters(experts: Experts, *, rank: int) -> Experts:
     return replace(experts, matrices=tuple(pairs), bias=False)
 
 
-def adapter_model(
-    model: ModelSpec, *, rank: int, targets: str, experts: bool = False
-) -> ModelSpec:
+def adapter_model(model: ModelSpec, *, rank: int, targets: str, experts: bool = False) -> ModelSpec:
     """The adapters of a model as a model of its own: same towers and runs, only adapter parts.
 
     Args:
@@ -70,7 +68,7 @@ def adapter_model(
 
 def _chooser(model: ModelSpec, targets: str) -> Callable[[Block, Linear], bool]:
     if targets == "all-linear":
-        return lambda block, linear: True
+        return lambda _block, _linear: True
     if targets == "attention":
         return lambda block, linear: linear.name in _attention_names(block)
     wanted = [name.strip() for name in targets.split(",") if name.strip()]
@@ -82,8 +80,10 @@ def _chooser(model: ModelSpec, targets: str) -> Callable[[Block, Linear], bool]:
         if not any(_matches(full, name) for full in known):
             leaves = {full.rsplit(".", 1)[-1] for full in known}
             near = nearest_names(name, leaves) or sorted(leaves)[:8]
-            raise InputError("--lora-targets", name, "attention, all-linear or module names", nearest=near)
-    return lambda block, linear: any(_matches(linear.name, name) for name in wanted)
+            raise InputError(
+                "--lora-targets", name, "attention, all-linear or module names", nearest=near
+            )
+    return lambda _block, linear: any(_matches(linear.name, name) for name in wanted)
 
 
 def _matches(full: str, name: str) -> bool:

@@ -65,7 +65,7 @@ def with_serving_defaults(
     if prompt < 1 or output < 1 or prompt + output > context:
         expected = f"at least prompt + output = {max(prompt, 1) + max(output, 1)}"
         raise InputError("--context", context, expected)
-    wanted = {
+    wanted: dict[str, Any] = {
         "precision": precision, "context": context, "prompt": prompt, "output": output,
         "kv_precision": _cache_type(precision), "concurrency": 1, "attention": "sdpa",
     }  # fmt: skip

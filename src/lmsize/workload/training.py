@@ -105,7 +105,9 @@ def with_defaults(
     filled = replace(spec, **taken)
     _check(filled)
     stated = tuple(
-        Assumption(f"default-{key.replace('_', '-')}", f"{key.replace('_', '-')} {value} (the default)")
+        Assumption(
+            f"default-{key.replace('_', '-')}", f"{key.replace('_', '-')} {value} (the default)"
+        )
         for key, value in taken.items()
     )
     if adapts:
@@ -177,7 +179,9 @@ def batch_of(spec: TrainSpec, *, dp: int) -> Batch:
         raise InputError("--global-batch", spec.global_batch, expected, nearest=nearest)
     n_micro = spec.global_batch // per_round
     if spec.grad_accum not in (None, n_micro):
-        raise InputError("--grad-accum", spec.grad_accum, f"{n_micro}, which --global-batch implies")
+        raise InputError(
+            "--grad-accum", spec.grad_accum, f"{n_micro}, which --global-batch implies"
+        )
     return Batch(micro, n_micro, dp, seq_len)
 
 

@@ -17,7 +17,9 @@ def work_of(name: str, **changes: object) -> StepWork:
     return step_work(model, **asked)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("window", "causal", "expected"), [(8, 1, 36), (8, 0, 64), (3, 1, 21), (3, 0, 24), (1, 1, 8)])
+@pytest.mark.parametrize(
+    ("window", "causal", "expected"), [(8, 1, 36), (8, 0, 64), (3, 1, 21), (3, 0, 24), (1, 1, 8)]
+)
 def test_pairs_are_those_of_the_mask(window: int, causal: int, expected: int) -> None:
     """Counted by hand on a square of eight: triangle, square, bands."""
     pairs = attention_pairs(n_queries=8, n_keys=8, window=window, causal=causal)
@@ -67,7 +69,10 @@ def test_recompute_repeats_the_layers_once() -> None:
 
 
 def test_eager_attention_computes_the_masked_half_too() -> None:
-    assert work_of("llama-3.1-8b", attention="eager").hardware.value > work_of("llama-3.1-8b").hardware.value
+    assert (
+        work_of("llama-3.1-8b", attention="eager").hardware.value
+        > work_of("llama-3.1-8b").hardware.value
+    )
 
 
 def test_a_frozen_base_needs_no_gradient_of_its_weights() -> None:

@@ -60,7 +60,9 @@ def test_experts_live_where_they_live() -> None:
     assert rank_shape(whole, tp=1, ep=8) == (8, 2048, 1024)
 
 
-@pytest.mark.parametrize(("pp", "sizes"), [(4, [8, 8, 8, 8]), (3, [11, 11, 10]), (5, [7, 7, 6, 6, 6])])
+@pytest.mark.parametrize(
+    ("pp", "sizes"), [(4, [8, 8, 8, 8]), (3, [11, 11, 10]), (5, [7, 7, 6, 6, 6])]
+)
 def test_layers_are_spread_evenly(pp: int, sizes: list[int]) -> None:
     made = stages(located("llama-3.1-8b", built_in()), pp)
     layers = [sum(r.n_layers for _, r in s.runs if r.block.role == "layer") for s in made]

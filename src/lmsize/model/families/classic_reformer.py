@@ -26,8 +26,10 @@ def _kinds(config: Config) -> list[str]:
 
 
 def _is_pair(values: list[Any] | None) -> bool:
-    return values is not None and len(values) == 2 and all(
-        isinstance(v, int) and not isinstance(v, bool) and 0 < v < 2**31 for v in values
+    return (
+        values is not None
+        and len(values) == 2
+        and all(isinstance(v, int) and not isinstance(v, bool) and 0 < v < 2**31 for v in values)
     )
 
 
@@ -40,7 +42,9 @@ def _positions(config: Config, width: int) -> tuple[list[Part], int]:
     if not shape or not _is_pair(shape):
         raise config.error("axial_pos_shape", shape, "two positive whole numbers")
     if not widths or not _is_pair(widths) or sum(widths) != width:
-        raise config.error("axial_pos_embds_dim", widths, f"two whole numbers that add up to {width}")
+        raise config.error(
+            "axial_pos_embds_dim", widths, f"two whole numbers that add up to {width}"
+        )
     sizes = ((shape[0], 1, widths[0]), (1, shape[1], widths[1]))
     tables: list[Part] = [Plain(f"{name}.weights.{i}", size) for i, size in enumerate(sizes)]
     return tables, math.prod(shape)

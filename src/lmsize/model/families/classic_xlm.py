@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmsize.model.blocks import attention, layer_norm, lm_head, mlp, token_embedding
 from lmsize.model.config import Config
-from lmsize.model.encoder_blocks import encoder, read_shape
+from lmsize.model.encoder_blocks import Shape, encoder, read_shape
 from lmsize.model.family import family
 from lmsize.model.head_blocks import (
     answer_head,
@@ -61,19 +61,14 @@ def xlm(config: Config) -> ModelSpec:
     )  # fmt: skip
 
 
-@family("xlnet")
-def xlnet(config: Config) -> ModelSpec:
+def _xlnet_layer(config: Config, shape: Shape) -> Block:
     """Relative attention whose matrices are raw parameters, so adapters do not find them.
 
-    Scores against positions are not counted, but their matrix is: over the twice as many
-    relative positions.
+    `r` multiplies relative positions, of which there are twice as many as tokens.
     """
-    shape = read_shape(config, keys=("d_model", "n_layer", "n_head", "vocab_size"), ffn="d_inner")
-    width, heads, head_dim = shape.width, shape.n_heads, shape.head_dim
-    inside, labels = "rel_attn", config.n_labels
+    width, heads, head_dim, inside = shape.width, shape.n_heads, shape.head_dim, "rel_attn"
 
-    def matrix(name: str, per_token: float = 1.0) -> Linear:
-        split: Split = "row" if name == "o" else "column"
+    def matrix(name: str, *, split: Split = "column", per_token: float = 1.0) -> Linear:
         return Linear(
             f"{inside}.{name}", width, width, split=split, n_units=heads, adaptable=False,
             per_token=per_token,
@@ -83,38 +78,49 @@ def xlnet(config: Config) -> ModelSpec:
         Plain(f"{inside}.{name}", (heads, head_dim))
         for name in ("r_r_bias", "r_s_bias", "r_w_bias")
     )
-    layer = Block("layer", (
-        *(matrix(name) for name in ("q", "k", "v")), matrix("r", 2.0), *biases,
+    causal = config.text("attn_type", "bi") == "uni"
+    return Block("layer", (
+        matrix("q"), matrix("k"), matrix("v"), matrix("r", per_token=2.0), *biases,
         Plain(f"{inside}.seg_embed", (2, heads, head_dim)),
-        AttentionCore(
-            heads, heads, head_dim, head_dim, causal=config.text("attn_type", "bi") == "uni"
-        ),
-        matrix("o"),
+        AttentionCore(heads, heads, head_dim, head_dim, causal=causal),
+        matrix("o", split="row"),
         layer_norm(f"{inside}.layer_norm", width),
         *mlp(width=width, ffn=shape.ffn, up="ff.layer_1", down="ff.layer_2"),
         layer_norm("ff.layer_norm", width),
     ))  # fmt: skip
+
+
+def _xlnet_heads(config: Config, shape: Shape) -> dict[str, tuple[Part, ...]]:
+    width, labels = shape.width, config.n_labels
     tied = config.flag("tie_word_embeddings", True)
-    lm = lm_head(width=width, vocab=shape.vocab, tied=tied, bias=True, name="lm_loss")
     summary = sequence_summary(config, width, labels)
-    heads_by_task: dict[str, tuple[Part, ...]] = {
-        **lm_tasks([lm]),
+
+    def logits(n: int) -> Linear:
+        # Not under one of the names that adapters leave alone, so it is adaptable.
+        return Linear("logits_proj", width, n, True, per_token=0.0)
+
+    return {
+        **lm_tasks([lm_head(width=width, vocab=shape.vocab, tied=tied, bias=True, name="lm_loss")]),
         "Model": (),
-        "SequenceClassification": (
-            *summary,
-            Linear("logits_proj", width, labels, True, per_token=0),
-        ),
-        "MultipleChoice": (*summary, Linear("logits_proj", width, 1, True, per_token=0)),
+        "SequenceClassification": (*summary, logits(labels)),
+        "MultipleChoice": (*summary, logits(1)),
         "TokenClassification": (label_head(width, labels, per_token=1.0),),
         "QuestionAnsweringSimple": answer_head(width, labels),
         "QuestionAnswering": beam_answer_head(width),
     }
+
+
+@family("xlnet")
+def xlnet(config: Config) -> ModelSpec:
+    """Two-stream relative attention; its scores against positions are not counted."""
+    shape = read_shape(config, keys=("d_model", "n_layer", "n_head", "vocab_size"), ffn="d_inner")
     embedding = token_embedding(
-        config, vocab=shape.vocab, width=width, name="word_embedding",
-        extra=[Plain("mask_emb", (1, 1, width))],
+        config, vocab=shape.vocab, width=shape.width, name="word_embedding",
+        extra=[Plain("mask_emb", (1, 1, shape.width))],
     )  # fmt: skip
     return encoder(
-        config, shape, embedding=embedding, layers=[layer] * shape.n_layers,
-        head=task_head(config, heads_by_task, usual="LMHead"), max_positions=None,
-        learned_positions=False,
+        config, shape, embedding=embedding,
+        layers=[_xlnet_layer(config, shape)] * shape.n_layers,
+        head=task_head(config, _xlnet_heads(config, shape), usual="LMHead"),
+        max_positions=None, learned_positions=False,
     )  # fmt: skip

@@ -73,7 +73,8 @@ def zamba2(config: Config) -> ModelSpec:
     usual = [LINEAR, *([LINEAR] * 5 + [HYBRID]) * 7, *[LINEAR] * 4, HYBRID, *[LINEAR] * 3, HYBRID]
     kinds = _kinds(config, n_layers, [*usual, LINEAR, LINEAR])
     return _model(
-        config, kinds, mixer, shared, config.int("num_mem_blocks"), _adapters(config, width, ffn)
+        config, kinds, mixer, shared, n_blocks=config.int("num_mem_blocks"),
+        adapters=_adapters(config, width, ffn),
     )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def _adapters(config: Config, width: int, ffn: int) -> tuple[Linear, ...]:
 
 
 def _model(
-    config: Config, kinds: Sequence[str], mixer: tuple[Part, ...], shared: tuple[Part, ...],
+    config: Config, kinds: Sequence[str], mixer: tuple[Part, ...], shared: tuple[Part, ...], *,
     n_blocks: int = 1, adapters: tuple[Linear, ...] = (),
 ) -> ModelSpec:  # fmt: skip
     """Layers in order; the `n_blocks` shared blocks take turns in the hybrid ones."""

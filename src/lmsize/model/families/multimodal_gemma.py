@@ -61,7 +61,7 @@ def _gemma4_vision(config: Config, text: ModelSpec) -> Tower:
     patch = config.int("patch_size")
     attn = attention_of(width, n_heads, n_kv_heads, head_dim)
     norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm")
-    parts = (
+    parts: tuple[Part, ...] = (
         *attn, *(Norm(f"self_attn.{n}_norm", head_dim) for n in "qk"),
         *(Linear(f"mlp.{n}_proj.linear", width, ffn) for n in ("gate", "up")),
         Linear("mlp.down_proj.linear", ffn, width),
@@ -93,7 +93,7 @@ def _gemma4_audio(config: Config, text: ModelSpec) -> Tower:
     width, n_heads = config.int("hidden_size"), config.int("num_attention_heads")
     inner = n_heads * (width // n_heads)
     out = config.int("output_proj_dims")
-    attn = (
+    attn: tuple[Part, ...] = (
         *(Linear(f"self_attn.{n}_proj.linear", width, inner) for n in "qkv"),
         Linear("self_attn.post.linear", width, width),
         Linear("self_attn.relative_k_proj", width, inner),

@@ -1,0 +1,138 @@
+"""Weights, gradients, main copies and states, by hand; moments and sharding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import lmsize
+
+N = 8_030_261_248  # llama-3.1-8b
+G = 41_943_040  # its adapters at rank 16, all linears
+
+
+def components(**options: Any) -> dict[str, int | None]:
+    return lmsize.train("llama-3.1-8b", **options).memory.components
+
+
+@pytest.mark.parametrize(
+    ("stack", "precision", "expected"),
+    [
+        ("transformers", "fp32", {"weights": 4, "gradients": 4, "optimizer_states": 8}),
+        ("transformers", "tf32", {"weights": 4, "gradients": 4, "optimizer_states": 8}),
+        ("transformers", "amp-bf16", {"weights": 4, "gradients": 4, "optimizer_states": 8}),
+        ("transformers", "amp-fp16", {"weights": 4, "gradients": 4, "optimizer_states": 8}),
+        ("transformers", "bf16", {"weights": 2, "gradients": 2, "optimizer_states": 4}),
+        ("transformers", "fp16", {"weights": 2, "gradients": 2, "optimizer_states": 4}),
+        (
+            "megatron",
+            "bf16",
+            {"weights": 2, "gradients": 4, "main_weights": 4, "optimizer_states": 8},
+        ),
+        (
+            "deepspeed",
+            "fp16",
+            {"weights": 2, "gradients": 2, "main_weights": 4, "optimizer_states": 8},
+        ),
+    ],
+)
+def test_bytes_a_parameter_follow_the_recipe(
+    stack: str, precision: str, expected: dict[str, int]
+) -> None:
+    found = components(stack=stack, precision=precision)
+    assert {name: found[name] for name in expected} == {name: n * N for name, n in expected.items()}
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_zero_shards_one_more_component_a_stage(zero: int) -> None:
+    found = components(accelerators=8, zero=zero, precision="bf16", optimizer="adamw-fused")
+    shards = [8 if zero >= stage else 1 for stage in (3, 2, 1)]
+    whole = [2 * N, 2 * N, 4 * N]
+    names = ("weights", "gradients", "optimizer_states")
+    for name, size, n in zip(names, whole, shards, strict=True):
+        assert found[name] == pytest.approx(size / n, rel=1e-6)
+
+
+def test_zero_over_one_rank_is_no_zero() -> None:
+    assert components(zero=3) == components(zero=0)
+
+
+def test_ddp_reduces_through_buckets_and_zero_does_not() -> None:
+    assert components(accelerators=2)["gradient_buckets"] == 4 * N
+    assert "gradient_buckets" not in components(accelerators=2, zero=1)
+    assert "gradient_buckets" not in components(accelerators=2, stack="megatron", precision="bf16")
+
+
+def test_lora_trains_adapters_in_fp32_over_a_frozen_base() -> None:
+    found = components(method="lora", precision="bf16")
+    assert found["weights"] == 2 * N
+    assert found["adapter_weights"] == found["gradients"] == 4 * G
+    assert found["optimizer_states"] == 8 * G
+
+
+def test_qlora_stores_four_bits_and_their_scales() -> None:
+    """nf4: half a byte, a byte for 64 of them, and 4 bytes for 256 of those; the rest in fp32."""
+    linears = 6_979_321_856
+    found = components(method="qlora")["weights"]
+    values, scales = linears // 2, linears // 64
+    rest = 4 * (N - linears)
+    assert found == pytest.approx(values + scales + linears / 64 / 256 * 4 + rest, abs=4096)
+
+
+@pytest.mark.parametrize(
+    ("options", "moment"),
+    [({}, "optimizer_step"), ({"micro_batch": 16}, "backward"), ({"optimizer": "sgd"}, "backward")],
+)
+def test_the_moment_is_the_larger_of_two(options: dict[str, Any], moment: str) -> None:
+    assert lmsize.train("llama-3.1-8b", **options).memory.moment == moment
+
+
+def test_the_foreach_step_takes_one_more_copy() -> None:
+    assert components()["temporaries"] == 4 * N
+
+
+def test_components_sum_to_the_peak() -> None:
+    for method in ("full", "lora", "qlora"):
+        memory = lmsize.train("mixtral-8x7b", method=method, micro_batch=3, seq_len=1001).memory
+        assert sum(v or 0 for v in memory.components.values()) == memory.peak_allocated_bytes
+
+
+def test_experts_are_sharded_over_their_own_replicas() -> None:
+    """With ep 8 of dp 8 each rank has one expert a layer, which ZeRO cannot divide further."""
+    expert = 3 * 4096 * 14336 * 32
+    dense = 46_702_792_704 - 8 * expert
+    found = lmsize.train(
+        "mixtral-8x7b", accelerators=8, ep=8, zero=1, precision="bf16"
+    ).memory.components
+    assert found["weights"] == 2 * (dense + expert)
+    assert found["optimizer_states"] == pytest.approx(4 * (dense / 8 + expert), rel=1e-6)
+
+
+def test_a_vision_tower_gets_no_gradient_in_a_text_run() -> None:
+    estimate = lmsize.train("gemma-3-4b", precision="bf16", optimizer="sgd")
+    found = estimate.memory.components
+    assert (found["gradients"] or 0) < (found["weights"] or 0)
+    assert "idle-towers" in {a.code for a in estimate.assumptions}
+
+
+def test_pipeline_stages_hold_their_layers_and_their_micro_batches() -> None:
+    one = lmsize.train(
+        "llama-3.1-8b", pp=4, grad_accum=16, precision="bf16", optimizer="adamw-fused"
+    )
+    assert one.memory.tree is not None
+    assert "stage 1 of 4" in one.memory.tree.label or "stage 4 of 4" in one.memory.tree.label
+    assert (one.memory.components["weights"] or 0) < 2 * N / 3
+
+
+def test_textbook_activations() -> None:
+    """34 s b h a layer, and 4 s b h (1 + v / h) around the head."""
+    found = components(seq_len=2048, micro_batch=2, precision="bf16", optimizer="sgd")[
+        "activations"
+    ]
+    t, h, v = 4096, 4096, 128_256
+    assert found == 32 * 34 * t * h + 4 * t * h + 4 * t * v
+    full = components(recompute="full", precision="bf16", optimizer="sgd", micro_batch=2)
+    assert full["activations"] == 32 * 2 * t * h + 4 * t * h + 4 * t * v
+    eager = components(attention="eager", precision="bf16", optimizer="sgd", micro_batch=2)
+    assert (eager["activations"] or 0) - (found or 0) == 32 * 5 * 32 * 2048 * t
