@@ -18,6 +18,7 @@ from lmsize.estimate.answer import (
     Memory,
     Parameters,
     Serving,
+    Time,
 )
 from lmsize.estimate.rules import (
     DEFAULT_ADAPTER_FRACTION,
@@ -38,7 +39,7 @@ from lmsize.model.count import n_params, n_params_active
 from lmsize.model.spec import ModelSpec
 from lmsize.quantity import format_count
 from lmsize.workload.serving import InferSpec, with_serving_defaults
-from lmsize.workload.training import TrainSpec, batch_of, n_steps, with_defaults
+from lmsize.workload.training import Batch, TrainSpec, batch_of, n_steps, with_defaults
 
 INFER_COMPONENTS = ("weights", "activations", "kv_cache")
 COMPUTE_TYPE = {"amp-fp16": "fp16", "amp-bf16": "bf16"}
@@ -80,14 +81,7 @@ def rules_training(
         rules, n_params=subject.n_active, n_trained=sizes.n_trained,
         n_sequences=batch.sequences, seq_len=batch.seq_len, frozen=frozen,
     )  # fmt: skip
-    rate, rate_stated = _rate(rules, filled.mfu, str(filled.precision), row)
-    time = step_time(
-        rate, model_flops=flops.value, hardware_flops=flops.value,
-        n_accelerators=layout.n_accelerators, n_tokens=batch.tokens, n_steps=n_steps(filled, batch),
-    )  # fmt: skip
-    needed, time, linear = deadline_count(
-        time, deadline_s=filled.deadline, n_accelerators=layout.n_accelerators, group=1
-    )
+    time, needed, time_stated = _timed(filled, rules, row, flops, batch, layout.n_accelerators)
     cost, cost_stated, cautions = bill(time.accelerator_hours, row, catalogue, today=today)
     estimate = Estimate(
         engine="rules", task="train",
@@ -98,10 +92,23 @@ def rules_training(
         compute=Compute(flops.value, flops.value, flops.value / batch.tokens, (flops,)),
         time=time, cost=cost,
         accelerators=Accelerators(row.name if row else None, layout.n_accelerators, None, needed),
-        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=frozen), *rate_stated, *linear, *cost_stated),
+        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=frozen), *time_stated, *cost_stated),
         warnings=(*_cautions(rules), *cautions),
     )  # fmt: skip
     return replace(estimate, verdict=training_verdict(estimate, ()))
+
+
+def _timed(
+    spec: TrainSpec, rules: RulesSpec, row: Accelerator | None, flops: Term, batch: Batch, n: int
+) -> tuple[Time, int | None, tuple[Assumption, ...]]:
+    """The time of a run on `n` accelerators, and how many would meet its deadline."""
+    rate, stated = _rate(rules, spec.mfu, str(spec.precision), row)
+    time = step_time(
+        rate, model_flops=flops.value, hardware_flops=flops.value, n_accelerators=n,
+        n_tokens=batch.tokens, n_steps=n_steps(spec, batch),
+    )  # fmt: skip
+    needed, time, linear = deadline_count(time, deadline_s=spec.deadline, n_accelerators=n, group=1)
+    return time, needed, (*stated, *linear)
 
 
 def rules_inference(

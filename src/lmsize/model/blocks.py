@@ -64,9 +64,7 @@ def gated_mlp(
     )
 
 
-def mlp(
-    *, width: int, ffn: int, up: str, down: str, bias: bool = True
-) -> tuple[Part, ...]:
+def mlp(*, width: int, ffn: int, up: str, down: str, bias: bool = True) -> tuple[Part, ...]:
     """Two matrices with an activation between them."""
     return (Linear(up, width, ffn, bias, "column"), Linear(down, ffn, width, bias, "row"))
 
@@ -84,12 +82,18 @@ def routed_experts(
     )
 
 
-def token_embedding(config: Config, *, vocab: int, width: int, name: str, extra: Iterable[Part] = ()) -> Block:
+def token_embedding(
+    config: Config, *, vocab: int, width: int, name: str, extra: Iterable[Part] = ()
+) -> Block:
     """The token table, and whatever else happens before the first layer."""
-    return Block("embedding", (Embedding(name, vocab, width, is_vocabulary=True), *extra), "embedding")
+    return Block(
+        "embedding", (Embedding(name, vocab, width, is_vocabulary=True), *extra), "embedding"
+    )
 
 
-def lm_head(*, width: int, vocab: int, tied: bool, bias: bool = False, name: str = "lm_head") -> Linear:
+def lm_head(
+    *, width: int, vocab: int, tied: bool, bias: bool = False, name: str = "lm_head"
+) -> Linear:
     """The projection to the vocabulary; tied, it holds no matrix of its own.
 
     bitsandbytes and peft's ``all-linear`` leave the output projection alone.
@@ -97,7 +101,9 @@ def lm_head(*, width: int, vocab: int, tied: bool, bias: bool = False, name: str
     return Linear(name, width, vocab, bias, "column", adaptable=False, tied=tied)
 
 
-def decoder_head(config: Config, *, width: int, lm: Iterable[Part], final: Iterable[Part] = ()) -> Block:
+def decoder_head(
+    config: Config, *, width: int, lm: Iterable[Part], final: Iterable[Part] = ()
+) -> Block:
     """What follows the last layer of a decoder, by the class that the config names.
 
     ``lm`` is the head of its causal class; ``final`` the norm that every class has. The other

@@ -104,7 +104,10 @@ class Config:
             names = ", ".join(f"{self.path}{key}" for key in missing)
             near = [n for key in missing for n in nearest_names(key, self.raw, n_names=1)]
             raise ModelError(
-                "config.json", sorted(self.raw)[:12], f"the keys {names}, which it lacks", nearest=near
+                "config.json",
+                sorted(self.raw)[:12],
+                f"the keys {names}, which it lacks",
+                nearest=near,
             )
         return tuple(self.int(key) for key in keys)
 
@@ -133,7 +136,11 @@ class Config:
     def number(self, key: str, fallback: float | None = None) -> float:
         """A finite non-negative number."""
         value = self._value(key, fallback)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LARGEST:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value < LARGEST
+        ):
             raise self.error(key, value, "a non-negative number")
         return float(value)
 
@@ -151,7 +158,9 @@ class Config:
             raise self.error(key, value, "a list")
         return value
 
-    def per_layer(self, key: str, n_layers: builtins.int, kinds: tuple[str, ...]) -> list[str] | None:
+    def per_layer(
+        self, key: str, n_layers: builtins.int, kinds: tuple[str, ...]
+    ) -> list[str] | None:
         """A list with one word a layer, each of `kinds`; None if absent."""
         value = self.sequence(key)
         if value is None:
@@ -201,7 +210,8 @@ class Config:
     def task(self) -> str:
         """What follows ``For`` in the class name: ``CausalLM``, ``MaskedLM``,
         ``ConditionalGeneration``, ``PreTraining``, ``SequenceClassification`` ...; ``LMHead`` for
-        ``XLMHeadModel``; ``Model`` for a bare model; "" when unknown."""
+        ``XLMHeadModel``; ``Model`` for a bare model; "" when unknown.
+        """
         name = self.architecture
         if "For" in name:
             return name.rsplit("For", 1)[1]

@@ -85,7 +85,9 @@ class Linear:
             )  # fmt: skip
         if self.bias:
             split = self.split if self.split == "column" else None
-            yield Parameter(f"{self.name}.bias", (self.n_out,), "vector", split, units, self.n_modules)
+            yield Parameter(
+                f"{self.name}.bias", (self.n_out,), "vector", split, units, self.n_modules
+            )
 
 
 @dataclass(frozen=True, slots=True)

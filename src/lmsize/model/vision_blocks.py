@@ -49,8 +49,12 @@ def sides(config: Config, key: str, usual: int | None = None) -> tuple[int, int]
     else:
         side = config.int(key, usual)
         return side, side
-    if not value or len(value) != 2 or any(
-        isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= LARGEST for v in value
+    if (
+        not value
+        or len(value) != 2
+        or any(
+            isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= LARGEST for v in value
+        )
     ):
         raise config.error(key, value, "a whole number, or a list of two")
     return value[0], value[1]

@@ -21,7 +21,8 @@ LAMDA_VOCABULARY = 32_000  # SentencePiece tokens, from the paper
 @family("_gopher", "_chinchilla")
 def gopher(config: Config) -> ModelSpec:
     """GPT-2 with RMSNorm and relative positions as in Transformer-XL: one more matrix a layer,
-    which projects the positions. No biases; the closed form leaves the norms' scales out."""
+    which projects the positions. No biases; the closed form leaves the norms' scales out.
+    """
     shape = _shape(config)
     width, out = shape.width, shape.n_heads * shape.head_dim
     relative = Linear(

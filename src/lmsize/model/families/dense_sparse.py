@@ -80,7 +80,8 @@ def aria_text(config: Config) -> ModelSpec:
 @family("doge")
 def doge(config: Config) -> ModelSpec:
     """Dynamic-mask attention (counted as full), scaled residuals, and in some an MLP with many
-    experts of one neuron each beside it."""
+    experts of one neuron each beside it.
+    """
     shape = dense_shape(config)
     width, heads = shape.width, shape.n_kv_heads
     bias = config.flag("attention_bias")

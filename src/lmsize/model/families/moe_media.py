@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmsize.model.blocks import gated_mlp, layer_norm, mlp, rms_norm
-from lmsize.model.config import Config
+from lmsize.model.config import DEEPEST, Config
 from lmsize.model.families.latent_dots3 import dots3_note_text
 from lmsize.model.families.moe_qwen4_exp import qwen4_exp_text
 from lmsize.model.family import Reader, family
@@ -106,7 +106,10 @@ def _qwen_vision(config: Config) -> Tower:
         Linear("merger.linear_fc1", merged, merged, True),
         Linear("merger.linear_fc2", merged, config.int("out_hidden_size"), True),
     )
-    return _tower("vision", first, [layer] * config.int("depth"), Block("merger", last))
+    n_layers = config.int("depth")
+    if n_layers > DEEPEST:
+        raise config.error("depth", n_layers, f"at most {DEEPEST} layers")
+    return _tower("vision", first, [layer] * n_layers, Block("merger", last))
 
 
 def _fused_attention(width: int, n_heads: int, head_dim: int, *, bias: bool) -> tuple[Part, ...]:

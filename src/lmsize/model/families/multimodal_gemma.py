@@ -13,7 +13,7 @@ from lmsize.model.spec import Block, ModelSpec, Tower
 from lmsize.model.vision_blocks import sides, stack, tower
 
 # timm's mobilenetv5_300m_enc, the only vision tower that Gemma 3n comes with.
-MOBILENET_V5 = 294_284_096
+MOBILENET_V5 = 294_126_912
 
 
 @family("gemma3")
