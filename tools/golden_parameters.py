@@ -72,7 +72,7 @@ def main() -> None:
         for case in json.loads((CASES / f"{group}.json").read_text()):
             try:
                 lines.append(json.dumps(count(case)))
-            except Exception as error:  # say which case, go on with the others
+            except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
                 failed += 1
                 print(f"{group}: {case['class']}: {type(error).__name__}: {error}", file=sys.stderr)
         (OUT / f"{group}.jsonl").write_text("\n".join(lines) + "\n")

@@ -16,6 +16,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from itertools import islice
+
+MOST_NAMES = 10_000  # that a near one is looked for among
+MOST_CHARS = 100  # of a name that near ones are looked for
 
 
 class LmsizeError(Exception):
@@ -27,7 +31,7 @@ class InputError(LmsizeError):
 
     Args:
         what: the name of the input, e.g. ``--micro-batch`` or ``num_hidden_layers``.
-        value: the value given; shortened when long.
+        value: the value given, shortened when long; None if it is missing.
         expected: what would have been right, as a phrase.
         nearest: near names or legal values to offer.
     """
@@ -38,7 +42,8 @@ class InputError(LmsizeError):
         self.what, self.value, self.expected = what, value, expected
         self.nearest = tuple(nearest)
         hint = f"; did you mean {' or '.join(str(n) for n in self.nearest)}?" if nearest else ""
-        super().__init__(f"{what}: {shortened(value)} is not valid: expected {expected}{hint}")
+        fault = "is missing" if value is None else f"{shortened(value)} is not valid"
+        super().__init__(f"{what}: {fault}: expected {expected}{hint}")
 
 
 class ModelError(InputError):
@@ -64,12 +69,19 @@ class NetworkError(LmsizeError):
 
 def shortened(value: object, *, n_chars: int = 80) -> str:
     """`repr` of a value, cut to a length a person would read."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints neither huge integers nor deep nesting
+        return f"a value of type {type(value).__name__}, too large to print,"
     return text if len(text) <= n_chars else f"{text[: n_chars - 1]}…"
 
 
-def nearest_names(name: str, known: Iterable[str], *, n_names: int = 3) -> list[str]:
-    """The known names most like `name`, best first; empty when none is near."""
-    by_lower = {k.lower(): k for k in known}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=n_names, cutoff=0.5)
+def nearest_names(name: str, known: Iterable[object], *, n_names: int = 3) -> list[str]:
+    """The known names most like `name`, best first; empty when none is near.
+
+    Keys of a file that are not text are passed over; of a huge one the first are looked at.
+    """
+    words = (k for k in islice(known, MOST_NAMES) if isinstance(k, str))
+    by_lower = {k.lower(): k for k in words}
+    matches = difflib.get_close_matches(name[:MOST_CHARS].lower(), by_lower, n=n_names, cutoff=0.5)
     return [by_lower[m] for m in matches]

@@ -7,7 +7,7 @@ durations take s m h d w. Anything else is refused.
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from lmsize.errors import InputError
 
@@ -16,7 +16,11 @@ _BYTES = {f"{p}b": 1000**n for n, p in enumerate("kmgt", 1)} | {
     f"{p}ib": 1024**n for n, p in enumerate("kmgt", 1)
 }
 _DURATION = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+# Digits, in groups of three after commas if at all: 1,5 is nobody's 15.
+_DIGITS = r"\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*"
+_NUMBER = re.compile(
+    rf"\s*([+-]?(?:(?:{_DIGITS})\.?\d*|\.\d+)(?:[eE][+-]?\d{{1,5}})?)\s*([A-Za-z]*)\s*", re.ASCII
+)
 
 
 def _scaled(text: str, suffixes: dict[str, int], *, what: str, expected: str) -> Decimal:
@@ -24,10 +28,7 @@ def _scaled(text: str, suffixes: dict[str, int], *, what: str, expected: str) ->
     factor = suffixes.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise InputError(what, text, expected)
-    try:
-        value = Decimal(match[1].replace(",", "").replace("_", "")) * factor
-    except InvalidOperation:
-        raise InputError(what, text, expected) from None
+    value = Decimal(match[1].replace(",", "").replace("_", "")) * factor
     if value.adjusted() > 30:
         raise InputError(what, text, f"{expected}, below 1e30")
     return value
@@ -67,18 +68,22 @@ def parse_bytes_range(text: str, *, what: str) -> tuple[int, int]:
 
 def parse_duration_s(text: str, *, what: str) -> float:
     """``"7d"``, ``"36h"`` -> seconds; a bare number is refused, since its unit is a guess."""
-    expected = "a duration above zero with s, m, h, d or w, such as 7d"
+    expected = "a duration of a second or more with s, m, h, d or w, such as 7d"
     value = _scaled(text, _DURATION, what=what, expected=expected)
-    if not 0 < value <= 10**12:
+    if not 1 <= value <= 10**12:
         raise InputError(what, text, expected)
     return float(value)
 
 
-def parse_positive(text: str, *, what: str, most: float = 1e30) -> float:
-    """``"312e12"``, ``"3.3e12"`` -> a number above zero; takes the suffixes of counts."""
-    expected = f"a number above 0 and at most {most:g}"
+def parse_positive(text: str, *, what: str, least: float = 1.0, most: float = 1e30) -> float:
+    """``"312e12"``, ``"0.45"`` -> a number above zero; takes the suffixes of counts.
+
+    Args:
+        least: keeps what is divided by it finite.
+    """
+    expected = f"a number from {least:g} to {most:g}"
     value = float(_scaled(text, _COUNT, what=what, expected=expected))
-    if not 0 < value <= most:
+    if not least <= value <= most:
         raise InputError(what, text, expected)
     return value
 

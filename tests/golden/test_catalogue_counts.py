@@ -9,8 +9,12 @@ from lmsize.model.count import n_params, n_params_active
 from lmsize.model.read import read_config
 
 NAMES = [row.name for row in built_in().models()]
-DIFFERS: dict[str, str] = {}
-ACTIVE_DIFFERS: dict[str, str] = {}
+# Known differences, each with its reason.
+DIFFERS: dict[str, str] = {
+    "step-3.7-flash": "the recorded count was built with the class's vocabulary of 128,815; the "
+    "config says 128,896, and 81 x 2 x 4096 is the difference",
+}
+ACTIVE_DIFFERS: dict[str, str] = {"step-3.7-flash": DIFFERS["step-3.7-flash"]}
 
 
 def test_the_catalogue_is_whole() -> None:

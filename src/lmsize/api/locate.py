@@ -37,10 +37,10 @@ def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
         entry, assumed = found
         spec = read_config(entry.config, name=entry.name)
         return replace(spec, assumptions=(*assumed, *spec.assumptions))
-    path = Path(name).expanduser()
     if not name or "\0" in name:
         raise ModelError("MODEL", name, "a catalogue name, a Hub id or a path")
-    if _is_path(name, path):
+    path = _path(name)
+    if path is not None:
         return read_config(config_at(path), name=name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         from lmsize.api.hub import fetched_config
@@ -49,8 +49,11 @@ def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
     return read_config(catalogue.model(name)[0].config, name=name)  # raises, with near names
 
 
-def _is_path(name: str, path: Path) -> bool:
+def _path(name: str) -> Path | None:
+    """The path that a name means, if it looks like one or leads somewhere."""
     try:
-        return path.exists() or name.endswith(".json") or name.startswith((".", "/", "~"))
-    except OSError:
-        return False
+        path = Path(name).expanduser()
+        is_path = path.exists() or name.endswith(".json") or name.startswith((".", "/", "~"))
+    except (OSError, RuntimeError):  # too long a name, or no such home directory
+        return None
+    return path if is_path else None

@@ -81,7 +81,9 @@ def rules_training(
         rules, n_params=subject.n_active, n_trained=sizes.n_trained,
         n_sequences=batch.sequences, seq_len=batch.seq_len, frozen=frozen,
     )  # fmt: skip
-    time, needed, time_stated = _timed(filled, rules, row, flops, batch, layout.n_accelerators)
+    time, needed, time_stated = _timed(
+        filled, rules, row, flops=flops, batch=batch, n=layout.n_accelerators
+    )
     cost, cost_stated, cautions = bill(time.accelerator_hours, row, catalogue, today=today)
     estimate = Estimate(
         engine="rules", task="train",
@@ -99,8 +101,9 @@ def rules_training(
 
 
 def _timed(
-    spec: TrainSpec, rules: RulesSpec, row: Accelerator | None, flops: Term, batch: Batch, n: int
-) -> tuple[Time, int | None, tuple[Assumption, ...]]:
+    spec: TrainSpec, rules: RulesSpec, row: Accelerator | None, *,
+    flops: Term, batch: Batch, n: int,
+) -> tuple[Time, int | None, tuple[Assumption, ...]]:  # fmt: skip
     """The time of a run on `n` accelerators, and how many would meet its deadline."""
     rate, stated = _rate(rules, spec.mfu, str(spec.precision), row)
     time = step_time(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import NoReturn
 
 import click
@@ -44,21 +45,39 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line: 0 fits or nothing asked, 1 does not fit, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold any byte
     try:
-        code = cli.main(standalone_mode=False, prog_name="lmsize")
-        sys.stdout.flush()
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except LmsizeError as error:
-        click.echo(f"error: {error}", err=True)
-        code = 2
-    except click.Abort:
-        code = 130
+        code = _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader went away (a pipe into head): nothing is wrong, and nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 0
-    sys.exit(code or 0)
+    except OSError as error:
+        _drop_output()
+        click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+        code = 2
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return cli.main(standalone_mode=False, prog_name="lmsize") or 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        hint = f" ({error.ctx.command_path} --help lists what there is)" if error.ctx else ""
+        click.echo(f"error: {error.format_message()}{hint}", err=True)
+    except LmsizeError as error:
+        click.echo(f"error: {error}", err=True)
+    except click.Abort:
+        return 130
+    return 2
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that nothing is said about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

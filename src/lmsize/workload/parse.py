@@ -10,6 +10,7 @@ from lmsize.quantity import parse_bytes_range, parse_count, parse_duration_s, pa
 
 Spec = TypeVar("Spec")
 Parser = Callable[[Any, str], Any]
+LEAST_FRACTION = 1e-6
 
 
 def count(*, least: int = 1, most: int = 10**18) -> Parser:
@@ -17,14 +18,18 @@ def count(*, least: int = 1, most: int = 10**18) -> Parser:
     return lambda value, what: parse_count(str(value), what=what, least=least, most=most)
 
 
-def positive(*, most: float = 1e30) -> Parser:
+def positive(*, least: float = 1.0, most: float = 1e30) -> Parser:
     """A number above zero."""
-    return lambda value, what: parse_positive(str(value), what=what, most=most)
+    return lambda value, what: parse_positive(str(value), what=what, least=least, most=most)
 
 
 def fraction(value: Any, what: str) -> float:
-    """A number above 0 and at most 1."""
-    return parse_positive(str(value), what=what, most=1.0)
+    """A share of 1, from a millionth; a percentage is refused, the share that it is offered."""
+    found = parse_positive(str(value), what=what, least=LEAST_FRACTION)
+    if found > 1:
+        near = [found / 100] if found <= 100 else []
+        raise InputError(what, value, f"a number from {LEAST_FRACTION:g} to 1", nearest=near)
+    return found
 
 
 def duration(value: Any, what: str) -> float:
@@ -69,11 +74,16 @@ PARSERS: Mapping[str, Parser] = {
     "lora_rank": LENGTH, "micro_batch": LENGTH, "global_batch": LENGTH, "grad_accum": LENGTH,
     "seq_len": LENGTH, "context": LENGTH, "concurrency": LENGTH, "prompt": LENGTH,
     "output": LENGTH, "steps": count(), "tokens": count(), "dataset_tokens": count(),
-    "epochs": positive(most=1e6), "deadline": duration, "accelerators": count(most=10**8),
+    "epochs": positive(least=1e-6, most=1e6), "deadline": duration, "accelerators": count(most=10**8),
     "tp": DEGREE, "pp": DEGREE, "cp": DEGREE, "ep": DEGREE, "zero": count(least=0, most=3),
     "mfu": fraction, "efficiency": fraction, "adapter_fraction": fraction, "params": count(),
     "activation_bytes": bytes_range, "flops_per_sequence": positive(), "peak_flops": positive(),
 }  # fmt: skip
+
+
+def is_endless(value: Any) -> bool:
+    """Whether it is an integer too long for Python to write in digits."""
+    return isinstance(value, int) and value.bit_length() > 4096
 
 
 def option_name(key: str) -> str:
@@ -95,7 +105,7 @@ def parsed(options: Mapping[str, Any], *, allowed: set[str]) -> dict[str, Any]:
         if value is None:
             continue
         numeric = PARSERS[key] not in (word, text, flag)
-        if numeric and isinstance(value, bool):
-            raise InputError(option_name(key), value, "a number")
+        if numeric and (isinstance(value, bool) or is_endless(value)):
+            raise InputError(option_name(key), value, "a number below 1e30")
         values[key] = PARSERS[key](value, option_name(key))
     return values

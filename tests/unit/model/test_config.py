@@ -208,7 +208,8 @@ def test_default_is_recorded_as_one_assumption() -> None:
     given.flag("mlp_bias")
     (assumption,) = given.assumptions
     assert assumption.code == "config-default"
-    assert "attention_bias = false" in assumption.text and "mlp_bias = false" in assumption.text
+    assert "attention_bias = false" in assumption.text
+    assert "mlp_bias = false" in assumption.text
 
 
 def test_value_in_the_file_assumes_nothing() -> None:

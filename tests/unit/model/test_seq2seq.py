@@ -118,7 +118,8 @@ def test_decoder_alone_keeps_cross_attention_that_never_runs(model_type: str) ->
     assert decoder.stream == "input"
     assert not any(core.cross for core in cores(decoder))
     idle = [part for part in linears(decoder) if part.name.startswith("encoder_attn")]
-    assert len(idle) == 4 and all(part.per_token == 0 for part in idle)
+    assert len(idle) == 4
+    assert all(part.per_token == 0 for part in idle)
 
 
 def test_decoder_alone_needs_no_encoder_keys() -> None:
