@@ -13,6 +13,16 @@ CODES: dict[str, str] = {
     "read as a Llama-like decoder; biases, norms and other details may differ.",
     "unknown-architecture": "The class named in the config is not known for its family: the "
     "family's usual class is counted.",
+    "no-transformers-class": "No class of transformers builds this model: it is counted from the "
+    "keys of its config.",
+    "vocabulary": "The config does not state the vocabulary; it is taken from the paper.",
+    "text-model-only": "The wrapper's type is not known: its text model alone is counted.",
+    "vision-tower": "The vision tower's type is not known: it is not counted.",
+    "audio-input": "Input tokens are frames of audio.",
+    "experts-per-token": "The config asks for more experts a token than there are: all are used.",
+    "uneven-heads": "Key-value heads do not divide the query heads: counted as stated.",
+    "sparse-attention": "Indexed or compressed attention is counted as if every token attended to "
+    "all tokens (or entries) before it.",
     "model-variant": "The Hub id is a tuned variant of a model in the catalogue and is taken to "
     "have its architecture.",
     "beyond-max-positions": "The sequence is longer than the model was made for.",

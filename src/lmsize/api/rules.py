@@ -75,7 +75,7 @@ def rules_training(
     layout = with_count(Layout(1, spec.tp, spec.pp, spec.cp, spec.ep), spec.accelerators)
     batch = batch_of(filled, dp=layout.dp)
     sizes = _sizes(subject.n_params, filled, rules, catalogue)
-    row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
+    row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     frozen = sizes.has_adapters
     flops = step_flops(
         rules, n_params=subject.n_active, n_trained=sizes.n_trained,
@@ -123,7 +123,7 @@ def rules_inference(
     subject = _subject(model, rules, catalogue)
     longest = subject.model.max_positions if subject.model else None
     filled, stated = with_serving_defaults(spec, max_positions=longest)
-    row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
+    row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     bits = _weight_bits(str(filled.precision), filled.quant, catalogue)
     n_tokens = filled.prompt or 1
     flops = inference_flops(rules, n_params=subject.n_active, n_tokens=n_tokens)

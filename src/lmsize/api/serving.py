@@ -55,7 +55,7 @@ def infer(
         return rules_inference(model, spec, rules, rows, accelerator=accelerator)
     rules.refuse_without_rules()
     if model is None:
-        raise InputError("MODEL", model, "a model")
+        raise InputError("MODEL", None, "a catalogue name, a Hub id or a path")
     question = serving_question(
         located(model, rows), spec, rows, accelerator=accelerator, today=today or date.today()
     )

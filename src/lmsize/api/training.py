@@ -71,7 +71,7 @@ def train(
         return rules_training(model, spec, rules, rows, accelerator=accelerator, today=day)
     rules.refuse_without_rules()
     if model is None:
-        raise InputError("MODEL", model, "a model")
+        raise InputError("MODEL", None, "a catalogue name, a Hub id or a path")
     question = training_question(
         located(model, rows), spec, rows, accelerator=accelerator, today=day
     )

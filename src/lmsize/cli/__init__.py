@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from lmsize.cli.group import LazyGroup
+from lmsize.cli.group import LazyGroup, unknown_option
 from lmsize.errors import LmsizeError
 
 COMMANDS = {
@@ -31,23 +31,27 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
 
 
 @click.group(
-    cls=LazyGroup, commands_help=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
-)
+    cls=LazyGroup, commands_help=COMMANDS, invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
               help="Print the version and exit.")  # fmt: skip
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """What will this language model need?
 
     Memory by component, FLOPs, time, number of accelerators, money and energy, before anything
     is rented or launched.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> NoReturn:
     """Run the command line: 0 fits or nothing asked, 1 does not fit, 2 bad input."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold any byte
+            stream.reconfigure(errors="replace")  # a file's name may hold any byte
     try:
         code = _run()
         if sys.stdout is not None:
@@ -68,6 +72,8 @@ def _run() -> int:
         return cli.main(standalone_mode=False, prog_name="lmsize") or 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.NoSuchOption as error:
+        click.echo(f"error: {unknown_option(error)}", err=True)
     except click.UsageError as error:
         hint = f" ({error.ctx.command_path} --help lists what there is)" if error.ctx else ""
         click.echo(f"error: {error.format_message()}{hint}", err=True)

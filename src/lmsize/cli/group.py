@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lmsize.errors import nearest_names
+from lmsize.errors import InputError, nearest_names
 
 
 class LazyGroup(click.Group):
@@ -32,11 +32,24 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.commands_help and not name.startswith("-"):
-            near = nearest_names(name, self.commands_help)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            ctx.fail(f"No such command {name!r}.{hint}")
+            raise InputError(
+                "command", name, f"one of {', '.join(self.commands_help)}",
+                nearest=nearest_names(name, self.commands_help),
+            )  # fmt: skip
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(self.commands_help.items()))
+
+
+def unknown_option(error: click.NoSuchOption) -> InputError:
+    """The error for an option that a command does not have, with the nearest that it has."""
+    ctx, name = error.ctx, error.option_name
+    params = ctx.command.params if ctx else []
+    known = [long for param in params for long in param.opts if long.startswith("--")]
+    command = ctx.command_path if ctx else "lmsize"
+    return InputError(
+        "option", name, f"an option of {command} ({command} --help lists them)",
+        nearest=nearest_names(name, known, n_names=2),
+    )  # fmt: skip

@@ -78,7 +78,7 @@ def training_question(
         LayoutError: an illegal layout.
     """
     filled, stated = with_defaults(spec, max_positions=model.max_positions)
-    row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
+    row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
     setup = _setup(model, filled, catalogue)
     return TrainingQuestion(

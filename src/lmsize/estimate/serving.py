@@ -59,7 +59,7 @@ def serving_question(
         LayoutError: an illegal layout.
     """
     filled, stated = with_serving_defaults(spec, max_positions=model.max_positions)
-    row, assumed = catalogue.accelerator(accelerator) if accelerator else (None, ())
+    row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_context(model, filled.context or 1)
     setup = _setup(model, filled, catalogue)
     working = Assumption("prefill-chunk", "prompts are prefilled in chunks of at most 8192 tokens")

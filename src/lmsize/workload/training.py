@@ -121,8 +121,8 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--recompute", str(spec.recompute), RECOMPUTE)
     check_choice("--attention", str(spec.attention), ATTENTION)
     if spec.method == "full":
-        for name in ("quant", "lora_rank", "lora_targets"):
-            if getattr(spec, name) is not None:
+        for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):
+            if getattr(spec, name) not in (None, False):
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(option, getattr(spec, name), "no value with --method full")
     if spec.method == "lora" and spec.quant is not None:
