@@ -23,7 +23,8 @@ Combine = Literal["leaf", "sum", "max"]
 # Longest ending first: "_bytes_per_s" before "_s".
 UNITS = {
     "_bytes_per_s": "bytes/s", "_flops_per_s": "FLOP/s", "_g_per_kwh": "g/kWh",
-    "_usd_per_h": "USD/h", "_bytes": "bytes", "_flops": "FLOP", "_usd": "USD", "_kwh": "kWh",
+    "_usd_per_h": "USD/h",
+    "_per_s": "1/s", "_bytes": "bytes", "_flops": "FLOP", "_usd": "USD", "_kwh": "kWh",
     "_kg": "kg", "_frac": "1", "_w": "W", "_j": "J", "_h": "h", "_s": "s",
 }  # fmt: skip
 

@@ -4,82 +4,116 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from urllib.parse import urlsplit
+from types import ModuleType
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-from lmsize.errors import LmsizeError, ModelError, NetworkError
+from lmsize.errors import InputError, LmsizeError, ModelError, NetworkError
 
 REACHABLE_WITHIN_S = 3.0
+FETCHED_WITHIN_S = 10.0  # a config is a few kilobytes
+ADVICE = "give a catalogue name (lmsize models) or the path of its config.json"
 
 
 def fetched_config(hub_id: str) -> Path:
     """The path of a model's config in the Hub's own cache, fetched if it is not there yet.
 
     Raises:
-        NetworkError: offline, or the Hub cannot be reached; said at once, without retries.
+        NetworkError: offline, or the Hub cannot be reached or does not answer in time.
         ModelError: the Hub has no such model or file, or it needs a licence to be accepted.
         LmsizeError: the ``hub`` extra is not installed, or the cache cannot be written.
     """
+    endpoint = _endpoint()
+    hub = _client(hub_id)
     try:
-        import huggingface_hub as hub
+        cached = hub.try_to_load_from_cache(hub_id, "config.json")
+    except hub.errors.HFValidationError:
+        raise ModelError("MODEL", hub_id, "a catalogue name, a Hub id or a path") from None
+    if isinstance(cached, str):
+        return Path(cached)
+    if hub.constants.HF_HUB_OFFLINE:
+        raise NetworkError(f"{hub_id} is not in the catalogue and HF_HUB_OFFLINE is set: {ADVICE}")
+    if not _connects(endpoint):
+        raise NetworkError(
+            f"{hub_id} is not in the catalogue and the Hub cannot be reached: {ADVICE}"
+        )
+    return _downloaded(hub_id, hub)
+
+
+def _endpoint() -> SplitResult:
+    """The Hub's address, checked before its client reads it: that fails with a traceback."""
+    text = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        parts = urlsplit(text)
+        if parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise InputError("HF_ENDPOINT", text, "an address such as https://huggingface.co")
+
+
+def _client(hub_id: str) -> ModuleType:
+    try:
+        import huggingface_hub
     except ImportError:
         raise LmsizeError(
             f"{hub_id} is not in the catalogue, and fetching it needs the hub extra: "
             "pip install 'lmsize[hub]', or give the path of its config.json"
         ) from None
-    cached = hub.try_to_load_from_cache(hub_id, "config.json")
-    if isinstance(cached, str):
-        return Path(cached)
-    _check_reachable(
-        hub_id, str(hub.constants.ENDPOINT), offline=bool(hub.constants.HF_HUB_OFFLINE)
+    huggingface_hub.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.disable_progress_bars()
+    return huggingface_hub
+
+
+def _downloaded(hub_id: str, hub: ModuleType) -> Path:
+    done = _within(
+        FETCHED_WITHIN_S, lambda: hub.hf_hub_download(hub_id, "config.json", etag_timeout=5)
     )
-    try:
-        return Path(hub.hf_hub_download(hub_id, "config.json", etag_timeout=5))
-    except hub.errors.GatedRepoError:
-        raise ModelError(
-            "MODEL",
-            hub_id,
-            "a model open to you: accept its licence on the Hub and log in (hf auth login)",
-        ) from None
-    except (
-        hub.errors.RepositoryNotFoundError,
-        hub.errors.EntryNotFoundError,
-        hub.errors.HFValidationError,
-    ):
-        raise ModelError("MODEL", hub_id, "a Hub id with a config.json") from None
-    except OSError as error:
-        raise LmsizeError(
-            f"{hub_id}: the config could not be fetched and cached: {error}"
-        ) from None
+    if isinstance(done, str):
+        return Path(done)
+    if isinstance(done, hub.errors.GatedRepoError):
+        expected = "a model open to you: accept its licence on the Hub and log in (hf auth login)"
+        raise ModelError("MODEL", hub_id, expected)
+    status = getattr(getattr(done, "response", None), "status_code", None)
+    if status in (401, 403, 404):
+        expected = "a Hub id with a config.json, public or open to you (hf auth login)"
+        raise ModelError("MODEL", hub_id, expected)
+    if isinstance(done, OSError) and done.errno is not None:
+        where = f" ({done.filename})" if done.filename else ""
+        raise LmsizeError(f"{hub_id}: the config cannot be cached: {done.strerror}{where}")
+    raise NetworkError(
+        f"{hub_id} is not in the catalogue and the Hub does not answer as it should "
+        f"({type(done).__name__ if done else 'too slow'}): {ADVICE}"
+    )
 
 
-def _check_reachable(hub_id: str, endpoint: str, *, offline: bool) -> None:
-    advice = "give a catalogue name (lmsize models) or the path of its config.json"
-    if offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE"):
-        raise NetworkError(f"{hub_id} is not in the catalogue and HF_HUB_OFFLINE is set: {advice}")
-    parts = urlsplit(endpoint)
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    if not _connects(address):
-        raise NetworkError(
-            f"{hub_id} is not in the catalogue and the Hub cannot be reached: {advice}"
-        )
-
-
-def _connects(address: tuple[str, int]) -> bool:
-    """Whether a connection opens in time; looking up a name may hang, so in a thread."""
-    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True
-    opened: list[bool] = []
+def _within(limit_s: float, function: Callable[[], Any]) -> Any:
+    """What a function returns or raises; None if it takes longer than that."""
+    done: list[Any] = []
 
     def attempt() -> None:
         try:
-            socket.create_connection(address, timeout=REACHABLE_WITHIN_S).close()
-            opened.append(True)
-        except OSError:
-            pass
+            done.append(function())
+        except Exception as error:  # noqa: BLE001 - the Hub's client lets its HTTP library's pass
+            done.append(error)
 
-    thread = Thread(target=attempt, daemon=True)
+    thread = Thread(target=attempt, daemon=True)  # looking up a name may hang for longer
     thread.start()
-    thread.join(REACHABLE_WITHIN_S)
-    return bool(opened)
+    thread.join(limit_s)
+    return done[0] if done else None
+
+
+def _connects(endpoint: SplitResult) -> bool:
+    """Whether a connection opens in time."""
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    address = (endpoint.hostname, endpoint.port or (443 if endpoint.scheme == "https" else 80))
+
+    def attempt() -> bool:
+        socket.create_connection(address, timeout=REACHABLE_WITHIN_S).close()
+        return True
+
+    return _within(REACHABLE_WITHIN_S, attempt) is True
