@@ -41,9 +41,8 @@ class InputError(LmsizeError):
     ) -> None:
         self.what, self.value, self.expected = what, value, expected
         self.nearest = tuple(nearest)
-        hint = f"; did you mean {' or '.join(str(n) for n in self.nearest)}?" if nearest else ""
         fault = "is missing" if value is None else f"{shortened(value)} is not valid"
-        super().__init__(f"{what}: {fault}: expected {expected}{hint}")
+        super().__init__(f"{what}: {fault}: expected {expected}{did_you_mean(self.nearest)}")
 
 
 class ModelError(InputError):
@@ -65,6 +64,11 @@ class CatalogueError(LmsizeError):
 
 class NetworkError(LmsizeError):
     """The Hub was needed and cannot be reached."""
+
+
+def did_you_mean(nearest: Sequence[object]) -> str:
+    """What to add to a message: near names or values, or nothing."""
+    return f"; did you mean {' or '.join(str(n) for n in nearest)}?" if nearest else ""
 
 
 def shortened(value: object, *, n_chars: int = 80) -> str:

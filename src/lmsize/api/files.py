@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmsize.errors import ModelError
+from lmsize.errors import ModelError, shortened
 
 LARGEST_CONFIG_BYTES = 16 * 2**20
 
@@ -41,8 +41,10 @@ def config_from(text: str, shown: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ModelError("MODEL", shown, f"valid JSON ({error.msg} at {place})") from None
-    except (RecursionError, ValueError) as error:
-        raise ModelError("MODEL", shown, f"sane JSON ({type(error).__name__})") from None
+    except RecursionError:
+        raise ModelError("MODEL", shown, "JSON that is nested less deeply") from None
+    except ValueError:  # of Python's limit on digits
+        raise ModelError("MODEL", shown, "JSON with numbers below 1e4300") from None
     if not isinstance(raw, dict):
-        raise ModelError("MODEL", shown, f"a JSON object, not {type(raw).__name__}")
+        raise ModelError("MODEL", shown, f"a JSON object: it holds {shortened(raw, n_chars=40)}")
     return raw

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from lmsize.errors import InputError, LmsizeError, ModelError, NetworkError
+from lmsize.errors import InputError, LmsizeError, ModelError, NetworkError, did_you_mean
 
 REACHABLE_WITHIN_S = 3.0
 FETCHED_WITHIN_S = 10.0  # a config is a few kilobytes
-ADVICE = "give a catalogue name (lmsize models) or the path of its config.json"
 
 
-def fetched_config(hub_id: str) -> Path:
+def fetched_config(hub_id: str, *, nearest: Sequence[str] = ()) -> Path:
     """The path of a model's config in the Hub's own cache, fetched if it is not there yet.
+
+    Args:
+        nearest: known Hub ids like this one, to offer if it leads nowhere.
 
     Raises:
         NetworkError: offline, or the Hub cannot be reached or does not answer in time.
@@ -31,16 +34,22 @@ def fetched_config(hub_id: str) -> Path:
     try:
         cached = hub.try_to_load_from_cache(hub_id, "config.json")
     except hub.errors.HFValidationError:
-        raise ModelError("MODEL", hub_id, "a catalogue name, a Hub id or a path") from None
+        expected = "a catalogue name, a Hub id or a path"
+        raise ModelError("MODEL", hub_id, expected, nearest=nearest) from None
     if isinstance(cached, str):
         return Path(cached)
     if hub.constants.HF_HUB_OFFLINE:
-        raise NetworkError(f"{hub_id} is not in the catalogue and HF_HUB_OFFLINE is set: {ADVICE}")
+        raise _no_network(hub_id, "HF_HUB_OFFLINE is set", nearest)
     if not _connects(endpoint):
-        raise NetworkError(
-            f"{hub_id} is not in the catalogue and the Hub cannot be reached: {ADVICE}"
-        )
-    return _downloaded(hub_id, hub)
+        raise _no_network(hub_id, "the Hub cannot be reached", nearest)
+    return _downloaded(hub_id, hub, nearest)
+
+
+def _no_network(hub_id: str, why: str, nearest: Sequence[str]) -> NetworkError:
+    advice = "give a catalogue name (lmsize models) or the path of its config.json"
+    return NetworkError(
+        f"MODEL: {hub_id!r} is not in the catalogue, and {why}: {advice}{did_you_mean(nearest)}"
+    )
 
 
 def _endpoint() -> SplitResult:
@@ -63,12 +72,11 @@ def _client(hub_id: str) -> ModuleType:
             f"{hub_id} is not in the catalogue, and fetching it needs the hub extra: "
             "pip install 'lmsize[hub]', or give the path of its config.json"
         ) from None
-    huggingface_hub.utils.logging.set_verbosity_error()
-    huggingface_hub.utils.disable_progress_bars()
     return huggingface_hub
 
 
-def _downloaded(hub_id: str, hub: ModuleType) -> Path:
+def _downloaded(hub_id: str, hub: ModuleType, nearest: Sequence[str]) -> Path:
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # no word of each retry
     done = _within(
         FETCHED_WITHIN_S, lambda: hub.hf_hub_download(hub_id, "config.json", etag_timeout=5)
     )
@@ -80,14 +88,12 @@ def _downloaded(hub_id: str, hub: ModuleType) -> Path:
     status = getattr(getattr(done, "response", None), "status_code", None)
     if status in (401, 403, 404):
         expected = "a Hub id with a config.json, public or open to you (hf auth login)"
-        raise ModelError("MODEL", hub_id, expected)
+        raise ModelError("MODEL", hub_id, expected, nearest=nearest)
     if isinstance(done, OSError) and done.errno is not None:
         where = f" ({done.filename})" if done.filename else ""
         raise LmsizeError(f"{hub_id}: the config cannot be cached: {done.strerror}{where}")
-    raise NetworkError(
-        f"{hub_id} is not in the catalogue and the Hub does not answer as it should "
-        f"({type(done).__name__ if done else 'too slow'}): {ADVICE}"
-    )
+    reason = type(done).__name__ if done else f"nothing within {FETCHED_WITHIN_S:g} s"
+    raise _no_network(hub_id, f"the Hub does not answer as it should ({reason})", nearest)
 
 
 def _within(limit_s: float, function: Callable[[], Any]) -> Any:

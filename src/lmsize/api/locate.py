@@ -10,7 +10,7 @@ from typing import Any
 
 from lmsize.api.files import config_at
 from lmsize.catalogue import Catalogue
-from lmsize.errors import ModelError
+from lmsize.errors import ModelError, nearest_names
 from lmsize.model.read import read_config
 from lmsize.model.spec import ModelSpec
 
@@ -45,7 +45,8 @@ def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         from lmsize.api.hub import fetched_config
 
-        return read_config(config_at(fetched_config(name)), name=name)
+        near = nearest_names(name, (row.hf_id for row in catalogue.models()))
+        return read_config(config_at(fetched_config(name, nearest=near)), name=name)
     return read_config(catalogue.model(name)[0].config, name=name)  # raises, with near names
 
 

@@ -62,7 +62,7 @@ def main() -> NoReturn:
         code = 0
     except OSError as error:
         _drop_output()
-        click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+        click.echo(f"error: {error}", err=True)
         code = 2
     sys.exit(code)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lmsize.compute.arithmetic import attention_flops, attention_pairs, matmul_flops, scan_flops
 from lmsize.formula import Term, total
 from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Part, Scan
-from lmsize.model.spec import Block, ModelSpec, Run, Tower
+from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def work(
     for source, is_adapter in ((model, False), (adapters, True)):
         if source is None:
             continue
-        for tower, run in source.runs():
+        for tower, run in merged(source.runs()):
             if tower.stream != "idle" and only in (None, run.block.role):
                 terms += _run_terms(tower, run, tokens, passes, adapter=is_adapter)
     return total(label, terms, unit="FLOP")

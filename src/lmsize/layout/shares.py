@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lmsize.layout.degrees import Layout
 from lmsize.model.parts import Experts, Linear, Parameter, Part
-from lmsize.model.spec import Block, ModelSpec, Run, Tower
+from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
 
 
@@ -87,7 +87,7 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     """
     runs = tuple(model.runs())
     if pp == 1:
-        return (Stage(0, 1, runs),)
+        return (Stage(0, 1, merged(runs)),)
     n_layers = sum(run.n_layers for _, run in runs if _is_layer(run))
     each, extra = divmod(n_layers, pp)
     made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
@@ -105,7 +105,7 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
             copies = taken if run.n_copies == run.n_layers else run.n_copies
             made[stage].append((tower, Run(run.block, taken, copies)))
             left, room = left - taken, room - taken
-    return tuple(Stage(i, pp, tuple(own)) for i, own in enumerate(made))
+    return tuple(Stage(i, pp, merged(own)) for i, own in enumerate(made))
 
 
 def _is_layer(run: Run) -> bool:

@@ -107,3 +107,16 @@ def stacked(blocks: Iterable[Block]) -> tuple[Run, ...]:
     """Layers in order -> runs of equal neighbours, each layer with its own weights."""
     lengths = ((block, sum(1 for _ in group)) for block, group in groupby(blocks))
     return tuple(Run(block, n, n) for block, n in lengths)
+
+
+def merged(runs: Iterable[tuple[Tower, Run]]) -> tuple[tuple[Tower, Run], ...]:
+    """Runs of equal blocks of one tower as one run, where their order does not matter.
+
+    Models that alternate two kinds of layers have as many runs as layers: this makes two.
+    """
+    found: dict[tuple[str, Block], tuple[Tower, int, int]] = {}
+    for tower, run in runs:
+        key = (tower.name, run.block)
+        _, n_layers, n_copies = found.get(key, (tower, 0, 0))
+        found[key] = (tower, n_layers + run.n_layers, n_copies + run.n_copies)
+    return tuple((t, Run(key[1], layers, copies)) for key, (t, layers, copies) in found.items())

@@ -9,12 +9,13 @@ from rich.table import Table
 
 from lmsize.estimate.answer import Estimate
 from lmsize.quantity import format_bytes, format_count, format_duration
+from lmsize.report.console import new_console, widen
 from lmsize.report.text import grouped
 
 
 def show_comparison(rows: list[Estimate], *, by: str, console: Console | None = None) -> None:
     """Print a table with a column an estimate, and what is assumed in all of them."""
-    console = console or Console(highlight=False)
+    console = console or new_console()
     decimal = rows[0].engine == "rules"
     table = Table(box=None, pad_edge=False)
     table.add_column()
@@ -30,6 +31,7 @@ def show_comparison(rows: list[Estimate], *, by: str, console: Console | None = 
     table.add_section()
     for label, cells in _summary(rows, decimal=decimal):
         table.add_row(label, *cells)
+    widen(console, table)
     console.print(table)
     _notes(rows, console)
 

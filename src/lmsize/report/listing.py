@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
+
+from lmsize.report.console import new_console, widen
 
 
 def show_listing(columns: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str) -> None:
-    """Print rows under column names; `nothing` when there are none.
-
-    When the output is not a terminal, no row is wrapped or cut.
-    """
-    console = Console(highlight=False)
+    """Print rows under column names, none wrapped or cut; `nothing` when there are none."""
+    console = new_console()
     if not rows:
         console.print(nothing)
         return
@@ -23,8 +21,7 @@ def show_listing(columns: Sequence[str], rows: Sequence[Sequence[str]], *, nothi
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(200, console.width))
+    widen(console, table)
     console.print(table)
 
 

@@ -13,6 +13,7 @@ from lmsize.assumption import Assumption
 from lmsize.estimate.answer import Estimate
 from lmsize.quantity import format_bytes, format_count, format_duration, format_flops
 from lmsize.report.bar import capacity_bar
+from lmsize.report.console import new_console
 from lmsize.report.tree import formula_notes, tree_view
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DEFAULT_MARK = " (the default)"
 
 def show(estimate: Estimate, *, explain: bool = False, console: Console | None = None) -> None:
     """Print the estimate to stdout."""
-    console = console or Console(highlight=False)
+    console = console or new_console()
     console.print(Group(*sections(estimate, explain=explain)))
 
 
@@ -159,7 +160,8 @@ def _counts(estimate: Estimate) -> Iterator[tuple[str, str]]:
     if found.min_to_fit is not None:
         yield "accelerators to fit", f"{found.min_to_fit:,}"
     if found.needed_for_deadline is not None:
-        yield "for the deadline", f"{found.needed_for_deadline:,} accelerators"
+        n = found.needed_for_deadline
+        yield "for the deadline", f"{n:,} accelerator{'' if n == 1 else 's'}"
     if limits.max_micro_batch is not None:
         yield "largest micro-batch", f"{limits.max_micro_batch:,}"
     if limits.max_seq_len is not None:
