@@ -88,13 +88,14 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     runs = tuple(model.runs())
     if pp == 1:
         return (Stage(0, 1, merged(runs)),)
-    n_layers = sum(run.n_layers for _, run in runs if _is_layer(run))
+    n_layers = sum(run.n_layers for tower, run in runs if _is_layer(tower, run))
     each, extra = divmod(n_layers, pp)
     made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
     stage, room = 0, each + (extra > 0)
     for tower, run in runs:
-        if not _is_layer(run):
-            made[0 if run.block.role == "embedding" else pp - 1].append((tower, run))
+        if not _is_layer(tower, run):
+            first = tower.stream == "idle" or run.block.role == "embedding"
+            made[0 if first else pp - 1].append((tower, run))
             continue
         left = run.n_layers
         while left:
@@ -108,8 +109,8 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     return tuple(Stage(i, pp, merged(own)) for i, own in enumerate(made))
 
 
-def _is_layer(run: Run) -> bool:
-    return run.block.role == "layer"
+def _is_layer(tower: Tower, run: Run) -> bool:
+    return run.block.role == "layer" and tower.stream != "idle"
 
 
 def stored_parts(stage: Stage, layout: Layout, *, trainable: bool) -> Iterator[Stored]:

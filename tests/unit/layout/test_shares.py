@@ -68,3 +68,13 @@ def test_layers_are_spread_evenly(pp: int, sizes: list[int]) -> None:
     layers = [sum(r.n_layers for _, r in s.runs if r.block.role == "layer") for s in made]
     assert layers == sizes
     assert [s.n_in_flight(100) for s in made] == list(range(pp, 0, -1))
+
+
+def test_idle_towers_lie_on_the_first_stage_and_are_no_layers() -> None:
+    made = stages(located("gemma-3-4b", built_in()), 2)
+    assert {tower.stream for tower, _ in made[1].runs} == {"input"}
+    text = [
+        sum(r.n_layers for t, r in s.runs if t.stream == "input" and r.block.role == "layer")
+        for s in made
+    ]
+    assert text == [17, 17]

@@ -47,7 +47,7 @@ def windows(spec: ModelSpec) -> list[int | None]:
         ("gemma2", {"sliding_window": 8}, [8, None] * 3),
         ("gemma3_text", {"sliding_window": 8, "sliding_window_pattern": 3}, [8, 8, None] * 2),
         ("gemma3_text", {"sliding_window": 8, "use_bidirectional_attention": True},
-         [5] * 5 + [None]),
+         [9] * 5 + [None]),  # |query - key| < 8 // 2 + 1
         ("granite_swa", {"sliding_window": 8}, [None, 8, 8, 8, None, 8]),
         ("exaone4", {"sliding_window": 8, "sliding_window_pattern": "LLG"}, [8, 8, None] * 2),
         ("exaone4", {"sliding_window": None}, [None] * 6),

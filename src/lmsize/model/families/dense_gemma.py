@@ -61,7 +61,8 @@ def gemma2(config: Config) -> ModelSpec:
     ffn = config.int("intermediate_size")
 
     def layer(window: int | None) -> tuple[Part, ...]:
-        reach = window if causal or window is None else window // 2 + 1
+        # Both sides of a bidirectional window, as transformers halves it, and the token itself.
+        reach = window if causal or window is None else 2 * (window // 2) + 1
         attn = attention(
             width=shape.width, n_heads=shape.n_heads, n_kv_heads=shape.n_kv_heads,
             head_dim=shape.head_dim, qkv_bias=bias, out_bias=bias, window=reach, causal=causal,

@@ -1,4 +1,4 @@
-"""The JSON schemas of what ``--json`` prints."""
+"""The JSON that the command line prints, as JSON Schemas (2020-12) for other programs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from importlib.resources import files
 from typing import Any
 
 
-def estimate_schema() -> dict[str, Any]:
-    """The schema (JSON Schema 2020-12) of ``train --json`` and ``infer --json``."""
-    text = files(__name__).joinpath("estimate-1.json").read_text("utf-8")
+def _shipped(name: str) -> dict[str, Any]:
+    text = files(__name__).joinpath(name).read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 
 
+def estimate_schema() -> dict[str, Any]:
+    """The schema of one estimate: what ``train --json`` and ``infer --json`` print."""
+    return _shipped("estimate-1.json")
+
+
 def comparison_schema() -> dict[str, Any]:
-    """The schema of ``compare --json``: ``{"rows": [estimate, ...]}``."""
-    rows = {"type": "array", "items": estimate_schema()}
-    return {
-        "type": "object",
-        "properties": {"rows": rows},
-        "required": ["rows"],
-        "additionalProperties": False,
-    }
+    """The schema of what ``compare --json`` prints, with that of an estimate in its ``$defs``."""
+    return {**_shipped("comparison-1.json"), "$defs": {"estimate": estimate_schema()}}
