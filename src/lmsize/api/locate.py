@@ -45,7 +45,8 @@ def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         from lmsize.api.hub import fetched_config
 
-        near = nearest_names(name, (row.hf_id for row in catalogue.models()))
+        known = (word for row in catalogue.models() for word in (row.hf_id, *row.aliases))
+        near = nearest_names(name, known)
         return read_config(config_at(fetched_config(name, nearest=near)), name=name)
     return read_config(catalogue.model(name)[0].config, name=name)  # raises, with near names
 

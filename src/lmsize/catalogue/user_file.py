@@ -45,10 +45,12 @@ def read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise CatalogueError(str(path), ["is a folder: expected a TOML or CSV file"])
-        size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            raise CatalogueError(str(path), [f"has {size} bytes: at most {LARGEST_BYTES} are read"])
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)  # a device may have no end
+        if len(content) > LARGEST_BYTES:
+            fault = f"is too large: at most {LARGEST_BYTES} bytes are read"
+            raise CatalogueError(str(path), [fault])
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fault = f"is not UTF-8 text (byte {error.start}): expected a TOML or CSV file"
         raise CatalogueError(str(path), [fault]) from None
