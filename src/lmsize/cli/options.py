@@ -72,6 +72,7 @@ TRAINING = (
     option("--grad-accum", metavar="N", help="Micro-batches a rank runs for a step."),
     option("--seq-len", metavar="TOKENS", help="Tokens a sequence (2048, or the model's maximum)."),
     option("--cp", metavar="N", help="Context parallelism."),
+    option("--etp", metavar="N", help="Tensor parallelism of the experts (the same as tp)."),
     option("--zero", metavar="0..3", help="ZeRO stage; 3 is FSDP's full sharding."),
     click.option(
         "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."
@@ -79,6 +80,7 @@ TRAINING = (
     option("--recompute", metavar="KIND", help="none, selective or full."),
     option("--attention", metavar="KIND", help="eager, sdpa or flash."),
     option("--stack", metavar="NAME", help="transformers, torchtitan, megatron or deepspeed."),
+    option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (
     option("--steps", metavar="N", help="Length of the run in optimizer steps."),

@@ -62,7 +62,9 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
     Raises:
         LayoutError: it is not legal for this model or count.
     """
-    asked = Layout(1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel)
+    asked = Layout(
+        1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel, spec.etp
+    )
     layout = with_count(asked, spec.accelerators)
     check(layout, model, seq_len=spec.seq_len or 1)
     return layout
@@ -106,7 +108,7 @@ def _setup(
         fallback=_fallback(optimizer, catalogue),
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
-        precision=catalogue.precision,
+        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
     )  # fmt: skip
 
 
