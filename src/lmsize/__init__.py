@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lmsize.catalogue import Catalogue
     from lmsize.errors import InputError, LmsizeError
     from lmsize.estimate.answer import Estimate
+    from lmsize.validation.public import validate
 
 _WHERE = {
     "Catalogue": "lmsize.catalogue",
@@ -24,9 +25,19 @@ _WHERE = {
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
     "train": "lmsize.api.training",
+    "validate": "lmsize.validation.public",
 }
 
-__all__ = ["Catalogue", "Estimate", "InputError", "LmsizeError", "compare", "infer", "train"]
+__all__ = [
+    "Catalogue",
+    "Estimate",
+    "InputError",
+    "LmsizeError",
+    "compare",
+    "infer",
+    "train",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

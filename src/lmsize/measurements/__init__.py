@@ -1,0 +1,1 @@
+"""Measurements that other people published: their columns, their words, what they say."""

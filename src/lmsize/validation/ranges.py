@@ -1,0 +1,116 @@
+"""Residuals of calibration rows -> the table of ranges that estimates read.
+
+Split conformal prediction for clustered data. Rows of one source, framework, model and method share
+their overheads, so they are one cluster, and an estimate that somebody asks for belongs to a
+cluster that was never seen. Quantiles weigh a cluster by the square root of its size; the spread
+about the median is then widened until rows of clusters that were left out are covered as often as
+promised (Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for two-layer
+hierarchical models", for the setting).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmsize.estimate.ranges import ANY, HIGH, LEVELS, LOW, Spread, chain
+from lmsize.validation.result import Answer
+
+LEAST_ROWS = 20
+LEAST_CLUSTERS = 5
+PROMISED = 0.9
+WIDEST = 6.0  # times the spread of the group itself
+WIDENINGS = np.linspace(1.0, WIDEST, 101)
+CLUSTER = ("source", "framework", "model", "method")
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """The residuals of one group.
+
+    Attributes:
+        logs: ``log(measured / predicted)``, one a row; `clusters` which cluster each is of.
+    """
+
+    logs: np.ndarray[Any, np.dtype[np.float64]]
+    clusters: np.ndarray[Any, np.dtype[np.int64]]
+
+    @property
+    def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Of each row, so that a cluster weighs the square root of its size."""
+        sizes = np.bincount(self.clusters)[self.clusters]
+        return np.asarray(1 / np.sqrt(sizes))
+
+
+def residuals(answers: Sequence[Answer]) -> Residuals:
+    """The residuals of some answers."""
+    names = [tuple(a.group.get(k, "") for k in CLUSTER) for a in answers]
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return Residuals(
+        np.log([a.measured / a.predicted for a in answers]), np.array([index[n] for n in names])
+    )
+
+
+def weighted_quantiles(
+    values: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], levels: Sequence[float]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Quantiles of weighted values, interpolated between the middles of their weights."""
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weights[order])
+    middles = (share - weights[order] / 2) / share[-1]
+    return np.asarray(np.interp(levels, middles, values[order]))
+
+
+def widening(group: Residuals) -> tuple[float, float]:
+    """By how much the spread must widen to cover clusters that were left out, and the share of
+    rows that it then covers.
+    """
+    weights = group.weights
+    low = np.empty(len(group.logs))
+    mid, high = low.copy(), low.copy()
+    for cluster in np.unique(group.clusters):
+        out = group.clusters == cluster
+        low[out], mid[out], high[out] = weighted_quantiles(
+            group.logs[~out], weights[~out], (LOW, 0.5, HIGH)
+        )
+    for factor in WIDENINGS:
+        inside = (group.logs >= mid - factor * (mid - low)) & (
+            group.logs <= mid + factor * (high - mid)
+        )
+        covered = float(np.average(inside, weights=weights))
+        if covered >= PROMISED:
+            break
+    return float(factor), covered
+
+
+def spread(key: tuple[str, ...], answers: Sequence[Answer]) -> Spread | None:
+    """The line of a group; None if it is too small."""
+    group = residuals(answers)
+    n_clusters = len(np.unique(group.clusters))
+    if len(answers) < LEAST_ROWS or n_clusters < LEAST_CLUSTERS:
+        return None
+    factor, _ = widening(group)
+    values = weighted_quantiles(group.logs, group.weights, LEVELS)
+    middle = values[LEVELS.index(0.5)]
+    wide = middle + factor * (values - middle)
+    engine, quantity, stack, method, stratum = key
+    return Spread(engine, quantity, stack, method, stratum, len(answers), n_clusters, tuple(wide))
+
+
+def fitted(
+    answers: Iterable[Answer], *, engine: str, stratum: Callable[[Answer], str]
+) -> list[Spread]:
+    """The table for an engine: every group that is large enough, and the wider ones."""
+    groups: Mapping[tuple[str, ...], list[Answer]] = defaultdict(list)
+    for answer in answers:
+        if answer.right is not None or answer.predicted <= 0 or answer.measured <= 0:
+            continue
+        kind = (answer.group.get("stack", ANY), answer.group.get("method", ANY), stratum(answer))
+        for key in dict.fromkeys(chain(engine, answer.quantity, *kind)):
+            groups[key].append(answer)
+    lines = (spread(key, members) for key, members in sorted(groups.items()))
+    return [line for line in lines if line is not None]
