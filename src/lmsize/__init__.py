@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsize.api.comparing import compare
+    from lmsize.api.measuring import measure
     from lmsize.api.serving import infer
     from lmsize.api.training import train
     from lmsize.catalogue import Catalogue
@@ -23,10 +24,20 @@ _WHERE = {
     "LmsizeError": "lmsize.errors",
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
+    "measure": "lmsize.api.measuring",
     "train": "lmsize.api.training",
 }
 
-__all__ = ["Catalogue", "Estimate", "InputError", "LmsizeError", "compare", "infer", "train"]
+__all__ = [
+    "Catalogue",
+    "Estimate",
+    "InputError",
+    "LmsizeError",
+    "compare",
+    "infer",
+    "measure",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
