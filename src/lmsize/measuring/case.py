@@ -11,7 +11,7 @@ from typing import Any
 
 from lmsize.model.read import read_config
 from lmsize.model.spec import ModelSpec
-from lmsize.workload.training import TrainSpec
+from lmsize.workload.training import TrainSpec, batch_of
 
 KEY_LENGTH = 12
 
@@ -90,9 +90,14 @@ class Case:
 def summary(case: Case) -> str:
     """A case in one line, as progress shows it."""
     spec = case.spec
-    words = [case.label, spec.method, spec.precision, spec.optimizer, spec.attention]
+    adapters = f" {spec.lora_targets} r{spec.lora_rank}" if spec.method != "full" else ""
+    words = [case.label, f"{spec.method}{adapters}", spec.precision, spec.optimizer]
+    words += [case.optimizer_impl, spec.attention]
     words += ["recompute"] if spec.recompute == "full" else []
+    words += ["clip"] if case.clip_grad_norm else []
     words += [f"zero {spec.zero}"] if spec.zero else []
-    words += [f"x{case.n_processes}"] if case.n_processes > 1 else []
-    words.append(f"{spec.micro_batch} x {spec.seq_len}")
-    return " ".join(str(word) for word in words)
+    n_micro = batch_of(spec, dp=case.n_processes).n_micro
+    times = [case.n_processes, n_micro] if case.n_processes > 1 else [n_micro]
+    sizes = [*(n for n in times if n > 1), spec.micro_batch, spec.seq_len]
+    words.append(" x ".join(str(n) for n in sizes))
+    return " ".join(word for word in words if word)

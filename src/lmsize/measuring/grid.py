@@ -62,9 +62,7 @@ def grid_entries(path: Path, *, options: AbstractSet[str]) -> list[Entry]:
     """
     raw = _toml(path)
     _known(raw, SECTIONS, str(path))
-    models = _table(raw.get("models", {}), f"{path}: models")
-    for name, model in models.items():
-        _known(_table(model, f"{path}: models.{name}"), MODEL_KEYS, f"{path}: models.{name}")
+    models = _models(raw, path)
     allowed = {"model", "processes", *options}
     base = _table(raw.get("base", {}), f"{path}: base")
     _known(base, allowed, f"{path}: base")
@@ -99,10 +97,18 @@ def _entry(options: dict[str, Any], models: Mapping[str, Any], where: str) -> En
     if not isinstance(label, str):
         raise InputError(f"{where}: model", label, "a name in quotes")
     model = models.get(label, {})
-    like, config = model.get("like", label), model.get("config", {})
-    if not isinstance(like, str):
-        raise InputError(f"models.{label}.like", like, "a name in quotes")
-    return Entry(where, label, like, _table(config, f"models.{label}.config"), options)
+    return Entry(where, label, model.get("like", label), model.get("config", {}), options)
+
+
+def _models(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    models = _table(raw.get("models", {}), f"{path}: models")
+    for name, model in models.items():
+        where = f"{path}: models.{name}"
+        _known(_table(model, where), MODEL_KEYS, where)
+        if not isinstance(model.get("like"), str):
+            raise InputError(f"{where}.like", model.get("like"), "a name in quotes")
+        _table(model.get("config", {}), f"{where}.config")
+    return models
 
 
 def _check_axis(name: str, values: list[Any], where: str, *, one: bool) -> None:

@@ -88,19 +88,33 @@ def _timed(step: TrainingStep, n_steps: int, *, synchronise: Callable[[], Any]) 
 
 
 def _largest_total(tree: list[Any]) -> int:
-    """Largest total of the CPU allocator within the marked step."""
+    """Largest number of bytes alive within the marked step, of storages made since the start.
+
+    The profiler's own total is of the whole process, earlier sessions included; so allocations and
+    releases are followed one by one.
+    """
     from torch._C._profiler import _EventType
 
     events = list(_walked(tree))
     mark = next(event for event in events if event.name == MARK)
-    totals = [
-        event.extra_fields.total_allocated
-        for event in events
-        if event.tag == _EventType.Allocation
-        and event.extra_fields.device.type == "cpu"
-        and mark.start_time_ns <= event.start_time_ns <= mark.end_time_ns
-    ]
-    return int(max(totals))
+    changes = sorted(
+        (event for event in events if event.tag == _EventType.Allocation),
+        key=lambda event: event.start_time_ns,
+    )
+    alive: dict[int, int] = {}
+    total, largest = 0, 0
+    for event in changes:
+        change = event.extra_fields
+        if change.device.type != "cpu":
+            continue
+        if change.alloc_size > 0:
+            alive[change.ptr] = change.alloc_size
+            total += change.alloc_size
+        else:
+            total -= alive.pop(change.ptr, 0)
+        if mark.start_time_ns <= event.start_time_ns <= mark.end_time_ns:
+            largest = max(largest, total)
+    return largest
 
 
 def _walked(nodes: list[Any]) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,17 +27,24 @@ def rank() -> int:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """The group of the processes that torchrun started, while it lasts; nothing for one."""
+    """The group of the processes that torchrun started; nothing for one.
+
+    It is made once and stays for further cases, since ranks cannot meet again under the same
+    address. After a failure it is not taken down in order: the other ranks may be waiting in it.
+    """
     if world_size() == 1:
         yield
         return
     from torch import distributed
 
-    distributed.init_process_group(BACKENDS[device])
+    if not distributed.is_initialized():
+        distributed.init_process_group(BACKENDS[device])
+        atexit.register(distributed.destroy_process_group)
     try:
         yield
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        atexit.unregister(distributed.destroy_process_group)
+        raise
 
 
 def check_zero(spec: TrainSpec, *, n_processes: int) -> None:

@@ -34,6 +34,9 @@ def check_device(device: str) -> None:
     Raises:
         InputError: naming those that are.
     """
+    require("torch", "transformers", why="lmsize measure")
+    if device == "cpu":
+        return
     here = ["cpu"] if default_device() == "cpu" else ["cuda", "cpu"]
     if device not in here:
         raise InputError("--device", device, f"one that torch sees here: {', '.join(here)}")

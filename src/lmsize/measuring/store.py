@@ -13,7 +13,8 @@ from lmsize.measurements.columns import COLUMNS
 from lmsize.measuring.rows import Row, case_key
 
 # A spreadsheet runs a cell that begins with one of these; an apostrophe makes it text.
-ACTIVE = ("=", "+", "-", "@", "\t", "\r")
+ACTIVE = ("=", "+", "-", "@")
+CONTROLS = dict.fromkeys((*range(32), 127), " ")
 
 
 class Store:
@@ -86,5 +87,6 @@ class Store:
 
 
 def inert(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(ACTIVE) else cell
+    """A cell of one line that no spreadsheet takes for a formula."""
+    line = cell.translate(CONTROLS)
+    return f"'{line}" if line.lstrip().startswith(ACTIVE) else line
