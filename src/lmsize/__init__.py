@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsize.api.comparing import compare
+    from lmsize.api.measuring import measure
     from lmsize.api.serving import infer
     from lmsize.api.training import train
     from lmsize.catalogue import Catalogue
@@ -24,6 +25,7 @@ _WHERE = {
     "LmsizeError": "lmsize.errors",
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
+    "measure": "lmsize.api.measuring",
     "train": "lmsize.api.training",
     "validate": "lmsize.validation.public",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "LmsizeError",
     "compare",
     "infer",
+    "measure",
     "train",
     "validate",
 ]
