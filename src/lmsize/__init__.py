@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lmsize.catalogue import Catalogue
     from lmsize.errors import InputError, LmsizeError
     from lmsize.estimate.answer import Estimate
+    from lmsize.validation.calibrating import calibrate
     from lmsize.validation.public import validate
 
 _WHERE = {
@@ -23,6 +24,7 @@ _WHERE = {
     "Estimate": "lmsize.estimate.answer",
     "InputError": "lmsize.errors",
     "LmsizeError": "lmsize.errors",
+    "calibrate": "lmsize.validation.calibrating",
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
     "measure": "lmsize.api.measuring",
@@ -35,6 +37,7 @@ __all__ = [
     "Estimate",
     "InputError",
     "LmsizeError",
+    "calibrate",
     "compare",
     "infer",
     "measure",

@@ -44,6 +44,8 @@ CODES: dict[str, str] = {
     "range-measured": "The 90 % range comes from published measurements of this stack and method.",
     "range-pooled": "This stack or method was measured too seldom: the range comes from a wider "
     "group of measurements, and is wider.",
+    "calibrated": "Measurements of your own correct this estimate: `lmsize calibrate` found the factor, and "
+    "`--calibration none` leaves it out.",
     # -- about a row of measurements, put as a question ---------------------------------------------
     "row-framework": "The row's framework is taken for the nearest stack that is modelled.",
     "row-method": "The row states no method.",

@@ -48,6 +48,9 @@ OUTPUT = (
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
+CALIBRATION = option(
+    "--calibration", metavar="FILE", help="Corrections of `lmsize calibrate`; none for none."
+)
 EXPLAIN = click.option(
     "--explain", is_flag=True, help="Open every number down to formula and source."
 )

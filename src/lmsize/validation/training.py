@@ -41,6 +41,7 @@ class Asked:
         if key not in self.answers:
             self.answers[key] = train(
                 asked.model, accelerator=name, engine=self.engine, search=False, today=TODAY,
+                calibration=False,
                 **options,
             )  # fmt: skip
         return self.answers[key]
@@ -98,6 +99,7 @@ def group_of(row: Mapping[str, str], posed: Question) -> dict[str, str]:
         "source": row.get("source_repo_or_url") or "(no source)",
         "framework": row.get("framework", ""),
         "model": row.get("model", ""),
+        "accelerator": known_accelerator(posed.accelerator) or "",
         "stack": str(posed.options["stack"]),
         "method": str(posed.options["method"]),
         "quality": row.get("quality", ""),
