@@ -60,7 +60,14 @@ def a_step(n_layers: int = 12) -> list[Event]:
     ]
     kept = [
         Event(
-            "alloc", 100 + i, 3 * MIB, i % 2, "1.forward", "activations", f"layers.{i}", "aten.mm"
+            "alloc",
+            10_000 + i,
+            3 * MIB,
+            i % 2,
+            "1.forward",
+            "activations",
+            f"layers.{i}",
+            "aten.mm",
         )
         for i in range(n_layers)
     ]
