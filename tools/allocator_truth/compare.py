@@ -1,15 +1,18 @@
 """Hold the simulated allocator against torch's own, block for block, on random streams.
 
     python tools/allocator_truth/compare.py FOLDER [--minutes M] [--seed N]
+    python tools/allocator_truth/compare.py FOLDER --record tests/golden/allocator.json
 
 torch's allocator is in ``libc10_cuda.so``, which needs a CUDA runtime but no GPU: ``device.cpp``
 is a runtime that counts bytes and hands out addresses. FOLDER is where both are built, from three
 wheels that are fetched into it with ``pip download`` when they are not there (0.5 GB). Needs g++.
+With ``--record`` torch's answers are written down, for a test that needs neither.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import subprocess
@@ -163,14 +166,42 @@ def statistics(result: Reserved) -> list[str]:
     return [f"{name} {value}" for name, value in values.items()]
 
 
+def record(program: Path, path: Path, rng: random.Random) -> None:
+    """Write streams with torch's answers: two for each setting, and one that is not monotone."""
+    cases = [(stream(rng), text, capacity) for text in SETTINGS for capacity in CAPACITIES[1:3]]
+    sizes = {1: 12, 2: 4, 3: 20, 4: 22, 5: 4, 6: 22, 7: 12}
+    order = (1, 2, 3, -3, -1, 4, 5, 6, 7)
+    kinds = ("alloc", "free")
+    steps = [Event(kinds[i < 0], abs(i), sizes[abs(i)] * MIB, 0, "", "", "", "") for i in order]
+    cases += [(steps, "", capacity * MIB) for capacity in (62, 64, 72, 74, 96)]
+    rows = [
+        {
+            "settings": text,
+            "capacity_bytes": capacity,
+            # id, bytes, stream; a free has bytes 0
+            "events": [
+                [e.storage_id, e.n_bytes if e.kind == "alloc" else 0, e.stream] for e in events
+            ],
+            "torch": theirs(program, events, text=text, capacity_bytes=capacity),
+        }
+        for events, text, capacity in cases
+    ]
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path)
     asked = parser.parse_args()
     program = built(asked.folder.resolve())
     rng = random.Random(asked.seed)
+    if asked.record:
+        record(program, asked.record, rng)
+        return 0
     equal: Counter[str] = Counter()
     n_blocks = n_exhausted = 0
     ends = time.monotonic() + 60 * asked.minutes
