@@ -1,11 +1,14 @@
 """Hold the simulated allocator against torch's own, block for block, on random streams.
 
     python tools/allocator_truth/compare.py FOLDER [--minutes M] [--seed N]
+    python tools/allocator_truth/compare.py FOLDER --snapshot STEP.pickle
     python tools/allocator_truth/compare.py FOLDER --record tests/golden/allocator.json
 
 torch's allocator is in ``libc10_cuda.so``, which needs a CUDA runtime but no GPU: ``device.cpp``
 is a runtime that counts bytes and hands out addresses. FOLDER is where both are built, from three
 wheels that are fetched into it with ``pip download`` when they are not there (0.5 GB). Needs g++.
+With ``--snapshot`` the requests are those of a memory snapshot, written by lmsize or by torch; they
+are served with all settings and at capacities around what they need.
 With ``--record`` torch's answers are written down, for a test that needs neither.
 """
 
@@ -14,12 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 from lmsize.trace.allocator import Reserved, allocator_settings, simulated
@@ -166,6 +172,31 @@ def statistics(result: Reserved) -> list[str]:
     return [f"{name} {value}" for name, value in values.items()]
 
 
+def requests(path: Path) -> list[Event]:
+    """The requests of a snapshot, of blocks that were made while it recorded."""
+    content = pickle.loads(path.read_bytes())
+    (entries,) = (trace for trace in content["device_traces"] if trace)
+    events: list[Event] = []
+    live: dict[int, Event] = {}
+    for number, entry in enumerate(entries):
+        if entry["action"] == "alloc":
+            made = Event("alloc", number, entry["size"], entry["stream"], "", "", "", "")
+            live[entry["addr"]] = made
+            events.append(made)
+        elif entry["action"] == "free_completed" and entry["addr"] in live:
+            gone = live.pop(entry["addr"])
+            events.append(Event("free", gone.storage_id, gone.n_bytes, gone.stream, "", "", "", ""))
+    return events
+
+
+def around(events: list[Event]) -> Iterator[tuple[str, int]]:
+    """Settings and capacities: ample, just short, and far too small."""
+    needed = simulated(events).peak_reserved_bytes
+    for text in SETTINGS:
+        for share in (1.1, 0.97, 0.4):
+            yield text, int(needed * share)
+
+
 def record(program: Path, path: Path, rng: random.Random) -> None:
     """Write streams with torch's answers: two for each setting, and one that is not monotone."""
     cases = [(stream(rng), text, capacity) for text in SETTINGS for capacity in CAPACITIES[1:3]]
@@ -195,6 +226,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snapshot", type=Path)
     parser.add_argument("--record", type=Path)
     asked = parser.parse_args()
     program = built(asked.folder.resolve())
@@ -202,12 +234,27 @@ def main() -> int:
     if asked.record:
         record(program, asked.record, rng)
         return 0
+    if asked.snapshot:
+        events = requests(asked.snapshot)
+        cases = ((events, *case) for case in around(events))
+    else:
+        cases = drawn(rng, ends=time.monotonic() + 60 * asked.minutes)
+    return compared(program, cases)
+
+
+def drawn(rng: random.Random, *, ends: float) -> Iterator[tuple[list[Event], str, int]]:
+    """Random streams with every setting in turn, until the time is over."""
+    for text in cycle(SETTINGS):
+        if time.monotonic() > ends:
+            return
+        yield stream(rng), text, rng.choice(CAPACITIES)
+
+
+def compared(program: Path, cases: Iterable[tuple[list[Event], str, int]]) -> int:
+    """Print how many are equal; 1 at the first that is not."""
     equal: Counter[str] = Counter()
     n_blocks = n_exhausted = 0
-    ends = time.monotonic() + 60 * asked.minutes
-    while time.monotonic() < ends:
-        events, text = stream(rng), SETTINGS[sum(equal.values()) % len(SETTINGS)]
-        capacity = rng.choice(CAPACITIES)
+    for events, text, capacity in cases:
         want = theirs(program, events, text=text, capacity_bytes=capacity)
         have = ours(events, text=text, capacity_bytes=capacity)
         if want != have:
@@ -218,10 +265,8 @@ def main() -> int:
         n_exhausted += any(line.startswith("oom") for line in want)
         n_blocks += sum(1 for line in want if line[0].isdigit())
     for text, count in equal.items():
-        print(f"{count:6} streams equal with {text or 'the defaults'}")
-    print(
-        f"{n_blocks:,} blocks at equal addresses; {n_exhausted} streams ran out of memory, both alike"
-    )
+        print(f"{count:6} equal with {text or 'the defaults'}")
+    print(f"{n_blocks:,} blocks at equal addresses; memory ran out {n_exhausted} times, both alike")
     return 0
 
 

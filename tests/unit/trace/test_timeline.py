@@ -104,7 +104,7 @@ def test_ticks_are_few_and_within(top: float) -> None:
     marks = ticks(top)
     assert marks[0] == 0
     assert marks == sorted(set(marks))
-    assert 1 <= len(marks) <= 7
+    assert 2 <= len(marks) <= 7
     assert marks[-1] <= top
 
 

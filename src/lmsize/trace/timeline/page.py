@@ -72,7 +72,7 @@ def _largest(drawn: Curve) -> Iterator[str]:
         yield (
             f'<tr><td>{format_bytes(event.n_bytes)}</td><td><i style="background:'
             f'{colour[event.category]}"></i>{escape(_worded(event.category))}</td>'
-            f"<td>{escape(event.module)}</td><td>{escape(event.op)}</td>"
+            f"<td>{_breakable(event.module)}</td><td>{_breakable(event.op)}</td>"
             f"<td>{escape(event.phase)}</td></tr>"
         )
 
@@ -112,6 +112,11 @@ def _names(drawn: Curve) -> Iterator[str]:
     for moment in drawn.moments:
         yield moment.module
         yield moment.op
+
+
+def _breakable(path: str) -> str:
+    """A path that a narrow column may break after its dots."""
+    return escape(path).replace(".", ".<wbr>")
 
 
 def _worded(category: str) -> str:

@@ -73,7 +73,7 @@ def is_near(drawn: Curve, capacity_bytes: int | None) -> bool:
 def ticks(top: float) -> list[int]:
     """About five round numbers of bytes up to the top of the axis."""
     unit = 1024 ** max(0, (int(top).bit_length() - 1) // 10)
-    rough = top / unit / 5
+    rough = top / unit / 6
     steps = (s * 10**p for p in range(-2, 4) for s in (1, 2, 2.5, 5))
     step = max(next((s for s in steps if s >= rough), rough), 1 / unit)
     return [int(n * step * unit) for n in range(int(top / (step * unit)) + 1)]
