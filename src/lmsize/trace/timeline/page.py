@@ -120,4 +120,4 @@ def _breakable(path: str) -> str:
 
 
 def _worded(category: str) -> str:
-    return category.replace("_", " ")
+    return category.replace("_", " ") or "uncategorised"
