@@ -81,8 +81,8 @@ def _batch(draft: Draft) -> None:
     if micro is None and whole and accum and whole % (dp * accum) == 0:
         micro = whole // (dp * accum)
     each = BATCH_OF_RANK.search(row.get("extra_config", ""))
-    if micro is None and each and "pp" not in o:
-        micro = int(each[1])  # nothing says that a rank takes its batch in several passes
+    if micro is None and accum is None and each:
+        accum = int(each[1])  # how a rank cuts its batch is not said: micro-batches of 1, as below
     if micro is None:
         micro = 1
         draft.assume("row-micro-batch", "micro-batch 1: none stated")

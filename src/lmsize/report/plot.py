@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lmsize.errors import InputError, LmsizeError
+from lmsize.errors import ExtraError, InputError, LmsizeError
 from lmsize.report.validation import TITLES, percent
 from lmsize.validation.metrics import grouped, metrics
 from lmsize.validation.result import QUANTITIES, Answer
@@ -33,7 +33,7 @@ def check_plot(path: str) -> None:
     if not file.parent.is_dir():
         raise InputError("--plot", path, f"a file in a folder that exists: {file.parent} does not")
     if find_spec("matplotlib") is None:
-        raise LmsizeError("--plot needs matplotlib: pip install 'lmsize[plot]'")
+        raise ExtraError("matplotlib", "--plot", extra="plot")
 
 
 def plot_validation(done: Validation, path: str) -> None:

@@ -27,6 +27,9 @@ RAISED = np.linspace(
     PROMISED, 1.0, 41
 )  # levels to try; the last is from the least to the most seen
 CLUSTER = ("source", "framework", "model", "method")
+# What is left out to see how a group does on what it has not seen: a pooled group answers for stacks
+# that were never measured, so whole stacks are left out of it, and its range is the wider for it.
+UNSEEN = {True: ("stack", "method"), False: CLUSTER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,12 @@ class Residuals:
 
     Attributes:
         logs: ``log(measured / predicted)``, one a row; `clusters` which cluster each is of.
+        unseen: which rows are left out together.
     """
 
     logs: np.ndarray[Any, np.dtype[np.float64]]
     clusters: np.ndarray[Any, np.dtype[np.int64]]
+    unseen: np.ndarray[Any, np.dtype[np.int64]]
 
     @property
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -47,13 +52,21 @@ class Residuals:
         return np.asarray(1 / np.sqrt(sizes))
 
 
-def residuals(answers: Sequence[Answer]) -> Residuals:
-    """The residuals of some answers."""
-    names = [tuple(a.group.get(k, "") for k in CLUSTER) for a in answers]
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+def residuals(answers: Sequence[Answer], *, is_pooled: bool = False) -> Residuals:
+    """The residuals of some answers; those of a pooled group leave out whole stacks."""
     return Residuals(
-        np.log([a.measured / a.predicted for a in answers]), np.array([index[n] for n in names])
-    )
+        np.log([a.measured / a.predicted for a in answers]),
+        _numbered(answers, CLUSTER), _numbered(answers, UNSEEN[is_pooled]),
+    )  # fmt: skip
+
+
+def _numbered(
+    answers: Sequence[Answer], keys: Sequence[str]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Which set of equal keys each answer is of."""
+    names = [tuple(a.group.get(k, "") for k in keys) for a in answers]
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([index[name] for name in names])
 
 
 def weighted_quantiles(
@@ -67,12 +80,14 @@ def weighted_quantiles(
 
 
 def covered_left_out(group: Residuals, level: float) -> float:
-    """The share of rows that lie between the quantiles of all clusters but their own."""
+    """The share of rows that lie between the quantiles of all rows but those left out with them."""
     weights = group.weights
     low = np.empty(len(group.logs))
     high = low.copy()
-    for cluster in np.unique(group.clusters):
-        out = group.clusters == cluster
+    for one in np.unique(group.unseen):
+        out = group.unseen == one
+        if out.all():
+            return 1.0  # nothing is left to predict it from
         low[out], high[out] = weighted_quantiles(
             group.logs[~out], weights[~out], ((1 - level) / 2, (1 + level) / 2)
         )
@@ -88,7 +103,7 @@ def raised_level(group: Residuals) -> float:
 
 def spread(key: tuple[str, ...], answers: Sequence[Answer]) -> Spread | None:
     """The line of a group; None if it is too small."""
-    group = residuals(answers)
+    group = residuals(answers, is_pooled=key[2] == ANY)
     n_clusters = len(np.unique(group.clusters))
     if len(answers) < LEAST_ROWS or n_clusters < LEAST_CLUSTERS:
         return None

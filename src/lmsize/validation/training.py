@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from lmsize.api.training import train
@@ -12,7 +13,7 @@ from lmsize.catalogue import Accelerator, built_in
 from lmsize.compute.work import FROZEN_BASE, FULL_TRAINING, Tokens, work
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
-from lmsize.estimate.ranges import time_stratum
+from lmsize.estimate.ranges import ANY, spread_for, time_stratum
 from lmsize.measurements.measured import (
     METRICS,
     MeasuredTime,
@@ -47,6 +48,7 @@ class Asked:
         return self.answers[key]
 
 
+@lru_cache(maxsize=4096)
 def known_accelerator(name: str) -> str | None:
     """The name, if the catalogue knows it."""
     try:
@@ -74,7 +76,7 @@ def training_answers(
             memory = asked.estimate(posed, **stage).memory
             predicted = getattr(memory, METRICS[measured.metric])
             device = memory.peak_device_bytes or 1
-            low, high = (
+            low, high = _ends(asked.engine, posed, "memory", predicted) or (
                 None if end is None else predicted * end / device
                 for end in (memory.low_bytes, memory.high_bytes)
             )
@@ -84,7 +86,7 @@ def training_answers(
             )  # fmt: skip
     if "time" in kinds:
         estimate = asked.estimate(posed)
-        step = _time(row, posed, estimate)
+        step = _time(row, posed, estimate, asked.engine)
         if step is not None:
             found = True
             own = group | {"stratum": time_stratum(estimate)}
@@ -108,7 +110,7 @@ def group_of(row: Mapping[str, str], posed: Question) -> dict[str, str]:
 
 
 def _time(
-    row: Mapping[str, str], posed: Question, estimate: Estimate
+    row: Mapping[str, str], posed: Question, estimate: Estimate, engine: str
 ) -> tuple[float, float, float | None, float | None] | None:
     """Measured and predicted seconds a step, and the ends of the range."""
     used = estimate.inputs
@@ -123,7 +125,18 @@ def _time(
     if time.step_s is None:
         raise UnmodelledError("time: no known accelerator is stated")
     step = measured.step_s or _step_of_rate(measured, posed, estimate)
-    return step, time.step_s, time.low_s, time.high_s
+    wider = _ends(engine, posed, "time", time.step_s, time_stratum(estimate))
+    return step, time.step_s, *(wider or (time.low_s, time.high_s))
+
+
+def _ends(
+    engine: str, posed: Question, quantity: str, predicted: float, stratum: str = ANY
+) -> tuple[float, float] | None:
+    """The wider range of a framework that is only near to the stack it was taken for."""
+    if not any(a.code == "row-framework" for a in posed.stated):
+        return None
+    found = spread_for(engine, quantity, ANY, str(posed.options["method"]), stratum)
+    return found.ends(predicted) if found else None
 
 
 def _step_of_rate(measured: MeasuredTime, posed: Question, estimate: Estimate) -> float:
