@@ -21,6 +21,7 @@ from lmsize.measuring.running import check_device, default_device, measured
 from lmsize.model.read import read_config
 from lmsize.quantity import parse_bytes
 from lmsize.step.model import refuse_unknown_settings
+from lmsize.step.optimizer import optimizer_class
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.parse import count, parsed, positive, word
 from lmsize.workload.training import TrainSpec, batch_of, with_defaults
@@ -30,6 +31,7 @@ NOT_OF_A_STEP = {"steps", "tokens", "epochs", "dataset_tokens", "deadline", "mfu
 STEP_OPTIONS = {f.name for f in fields(TrainSpec)} - NOT_OF_A_STEP
 DEFAULT_STEPS = 5
 DEFAULT_WARMUP = 2
+LEAST_LIMIT_BYTES = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ def measure(
         model: a catalogue name, a Hub id, a path or a parsed config.
         device: ``cuda`` (also ROCm) or ``cpu``; an accelerator if there is one.
         catalogue: a user's file of rows, or a catalogue already opened.
-        options: those of a step from ``lmsize train``; further `steps` (timed, 5), `warmup` (2),
+        options: those of a step from ``lmsize train``; further `steps` (timed, 5; 0 for memory
+            alone), `warmup` (2),
             `optimizer_impl` (foreach, fused, loop), `clip_grad_norm` and `memory_limit`.
 
     Under torchrun, every process calls this; each gets the worst and slowest of all.
@@ -92,7 +95,7 @@ def measured_case(
         for name, value in own.items() if value is not None
     }  # fmt: skip
     spec = _spec(config, found.name, options, n_processes=n_processes)
-    rows.optimizer(spec.optimizer or "")
+    optimizer_class(spec.optimizer or "", implementation=settings.get("optimizer_impl"))
     return Case(
         label=found.name, config=config, spec=spec, device=device, n_processes=n_processes,
         n_warmup=settings.pop("warmup", DEFAULT_WARMUP), n_steps=settings.pop("steps", DEFAULT_STEPS),
@@ -104,9 +107,12 @@ def measured_case(
 
 def grid_cases(
     path: str | PathLike[str], *, device: str | None = None,
-    catalogue: Catalogue | str | PathLike[str] | None = None,
+    catalogue: Catalogue | str | PathLike[str] | None = None, **over: Any,
 ) -> list[Case]:  # fmt: skip
     """The cases of a grid file, every one of them checked before any is run.
+
+    Args:
+        over: `steps` and `warmup` in place of the file's.
 
     Raises:
         LmsizeError: naming the case of the file that makes no sense.
@@ -115,7 +121,7 @@ def grid_cases(
     device = device or default_device()
     cases = []
     for entry in grid_entries(Path(path), options=STEP_OPTIONS | set(OWN_PARSERS)):
-        options = dict(entry.options)
+        options = {**entry.options, **{k: v for k, v in over.items() if v is not None}}
         try:
             n = count(most=4096)(options.pop("processes", 1), "processes")
             case = measured_case(
@@ -151,10 +157,13 @@ def _spec(
 
 
 def _bytes(value: Any, what: str) -> int:
-    return parse_bytes(str(value), what=what)
+    n_bytes = parse_bytes(str(value), what=what)
+    if n_bytes < LEAST_LIMIT_BYTES:
+        raise InputError(what, value, "at least 1 MB")
+    return n_bytes
 
 
 OWN_PARSERS = {
-    "steps": count(most=10**6), "warmup": count(most=10**6), "optimizer_impl": word,
+    "steps": count(least=0, most=10**6), "warmup": count(most=10**6), "optimizer_impl": word,
     "clip_grad_norm": positive(least=1e-12), "memory_limit": _bytes,
 }  # fmt: skip

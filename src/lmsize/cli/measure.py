@@ -18,10 +18,11 @@ HOW = (
     option("--optimizer-impl", metavar="KIND", help="foreach, fused or loop (the library's own)."),
     option("--clip-grad-norm", metavar="X", help="Clip the norm of the gradients (off)."),
     option("--device", metavar="DEVICE", help="cuda (also ROCm) or cpu (an accelerator if any)."),
-    option("--steps", metavar="N", help="Steps that are timed (5)."),
+    option("--steps", metavar="N", help="Steps that are timed (5); 0 for memory alone."),
     option("--warmup", metavar="N", help="Steps before those that count (2)."),
     option("--memory-limit", metavar="SIZE", help="Out of memory beyond this, e.g. 24GiB."),
 )
+OF_A_GRID = ("device", "catalogue", "steps", "warmup")  # options that hold for a whole grid
 GRID = (
     option("--out", metavar="FILE", help="Append the rows to this CSV file."),
     option("--grid", metavar="FILE", help="Measure the cases of a TOML file, one process each."),
@@ -94,7 +95,7 @@ def _grid(
 
     given = {"MODEL": model} | {
         f"--{name.replace('_', '-')}": value
-        for name, value in options.items() if name not in ("device", "catalogue")
+        for name, value in options.items() if name not in OF_A_GRID
     }  # fmt: skip
     for name, value in given.items():
         if value is not None:
@@ -104,7 +105,7 @@ def _grid(
     case_limit_s = parse_duration_s(limits["--case-limit"] or "15m", what="--case-limit")
     minutes = limits["--max-minutes"]
     total_s = None if minutes is None else 60 * parse_positive(minutes, what="--max-minutes", least=0.01)  # fmt: skip
-    cases = grid_cases(grid, device=options["device"], catalogue=options["catalogue"])
+    cases = grid_cases(grid, **{name: options[name] for name in OF_A_GRID})
     store = _store(out)
     tally = campaign(
         cases, store, tell=lambda line: click.echo(line, err=True), case_limit_s=case_limit_s,

@@ -27,7 +27,7 @@ class Case:
         device: ``cuda`` (also ROCm) or ``cpu``.
         n_processes: data-parallel ranks, one accelerator each.
         n_warmup: steps before those that count; at least 1, since the first makes the states.
-        n_steps: steps that are timed.
+        n_steps: steps that are timed; 0 for memory alone.
         optimizer_impl: ``foreach``, ``fused`` or ``loop``; None takes the library's choice.
         clip_grad_norm: largest norm of the gradients; None without clipping.
         memory_limit_bytes: stop with out of memory beyond this; None for what the device has.

@@ -11,7 +11,7 @@ from lmsize.errors import InputError
 # Words by which torch, its allocators and libraries say that memory is out.
 WORDS = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
-    "alloc_failed", "bad_alloc", "unable to allocate",
+    "alloc_failed", "bad_alloc", "unable to allocate", "failed to map segment",
 )  # fmt: skip
 
 
@@ -21,7 +21,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in WORDS)
+    return isinstance(error, RuntimeError | OSError | ImportError) and any(
+        w in str(error).lower() for w in WORDS
+    )
 
 
 @contextmanager

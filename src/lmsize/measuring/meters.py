@@ -65,6 +65,8 @@ def cuda_reading(build: Build, *, n_warmup: int, n_steps: int, used_before: int 
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     times = tuple(_timed(step, n_steps, synchronise=torch.cuda.synchronize))
+    if not times:
+        step.run()
     peaks = [
         Peak(
             "allocated", torch.cuda.max_memory_allocated(), CUDA_ALLOCATED.format(n=n_warmup)

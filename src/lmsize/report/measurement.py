@@ -11,7 +11,17 @@ from lmsize.quantity import format_bytes, format_duration
 from lmsize.report.console import new_console, widen
 from lmsize.workload.training import batch_of
 
-SHOWN = ("torch", "transformers", "peft", "cuda", "rocm", "driver", "optimizer_impl", "threads")
+SHOWN = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "cuda",
+    "rocm",
+    "driver",
+    "optimizer_impl",
+    "threads",
+)
 
 
 def show_measurement(case: Case, found: Measured, *, console: Console | None = None) -> None:
@@ -30,10 +40,11 @@ def show_measurement(case: Case, found: Measured, *, console: Console | None = N
     step_s = found.median_step_s
     if step_s is not None:
         spread = f"{format_duration(min(found.step_s))} to {format_duration(max(found.step_s))}"
-        note = f"median of {len(found.step_s)} ({spread})"
-        table.add_row("step", format_duration(step_s), note)
+        n = len(found.step_s)
+        table.add_row("step", format_duration(step_s), f"median of {n} ({spread})" if n > 1 else "")
         tokens = batch_of(case.spec, dp=case.n_processes).tokens
-        table.add_row("tokens", f"{tokens / step_s:,.0f}/s", "over all ranks")
+        over = f"over {case.n_processes} ranks" if case.n_processes > 1 else ""
+        table.add_row("tokens", f"{tokens / step_s:,.0f}/s", over)
     widen(console, table)
     console.print(table)
     facts = [f"{name} {found.facts[name]}" for name in SHOWN if name in found.facts]

@@ -63,6 +63,12 @@ def test_times_and_circumstances(tiny: dict[str, Any]) -> None:
     assert found.facts["optimizer_impl"] == "loop"
 
 
+def test_memory_alone(tiny: dict[str, Any]) -> None:
+    measurement = lmsize.measure(tiny, **(QUICK | {"steps": 0}))
+    assert measurement.found.peaks[0].n_bytes == peak_bytes(tiny)
+    assert "measured_step_time_s" not in measurement.rows[0]
+
+
 def test_memory_that_runs_out_is_an_outcome(tiny: dict[str, Any]) -> None:
     measurement = lmsize.measure(
         tiny, **(QUICK | {"micro_batch": 20_000, "memory_limit": "100MiB"})
