@@ -26,6 +26,9 @@ ANY = "*"
 # A layer that a micro-batch passes in less time than this is bound by launches and small kernels,
 # which no typical utilisation knows: such runs have residuals of their own.
 SHORT_LAYER_S = 0.005
+# Some engines keep logits for every token of a prompt, most for its last alone. Where those of the
+# prompt would be more than this share of the estimate, what is measured depends on the engine.
+LOGITS_MATTER = 0.1
 EXTREMES = (0.001, 0.999)  # no probability is said to be nearer to 0 or 1 than this
 
 
@@ -34,7 +37,8 @@ class Spread:
     """How measured values of one group lie about their estimates.
 
     Attributes:
-        stratum: ``short`` or ``long`` layers for times, ``*`` elsewhere.
+        stratum: ``short`` or ``long`` layers for times of training, ``short-prompt`` or
+            ``long-prompt`` for the memory of serving, ``*`` elsewhere.
         n_clusters: sets of rows of one source, framework, model and method.
         log_ratios: quantiles of ``log(measured / predicted)`` at :data:`LEVELS`.
     """
@@ -120,6 +124,21 @@ def time_stratum(estimate: Estimate) -> str:
     return "short" if estimate.time.step_s / passes < SHORT_LAYER_S else "long"
 
 
+def prompt_stratum(estimate: Estimate) -> str:
+    """Whether the logits of a whole prompt, which some engines keep, would matter: ``long-prompt``
+    or ``short-prompt``.
+    """
+    memory, used = estimate.memory, estimate.inputs
+    moment = memory.tree.winner if memory.tree is not None else None
+    working = moment.child("temporaries") if moment is not None else None
+    logits = working.child("logits") if working is not None else None
+    if logits is None or not memory.peak_device_bytes:
+        return ANY
+    n_sequences = -(-used["concurrency"] * used["tp"] * used["pp"] // used["accelerators"])
+    whole = logits.value / n_sequences * used["prompt"]
+    return "long-prompt" if whole > LOGITS_MATTER * memory.peak_device_bytes else "short-prompt"
+
+
 def ranged(estimate: Estimate) -> Estimate:
     """A training estimate with the 90 % ranges of its memory and its time, and how they were had.
 
@@ -138,6 +157,32 @@ def ranged(estimate: Estimate) -> Estimate:
             time = replace(time, low_s=low, high_s=high)
     assumptions = (*estimate.assumptions, *stated)
     return replace(estimate, memory=memory, time=time, assumptions=assumptions)
+
+
+def ranged_serving(estimate: Estimate) -> Estimate:
+    """A serving estimate with the 90 % range of its memory, and how it was had.
+
+    The engine that will serve is not asked for: the range is that over all that were measured.
+    """
+    found = _spread_of_memory(estimate)
+    device = estimate.memory.peak_device_bytes
+    if found is None or device is None:
+        return estimate
+    low, high = found.ends(device)
+    memory = replace(estimate.memory, low_bytes=round(low), high_bytes=round(high))
+    of = "" if found.stratum == ANY else f" with a {found.stratum.replace('-', ' ')}"
+    text = f"range of memory: {found.n_rows} published measurements of serving{of}, any engine"
+    stated = Assumption("range-serving", text)
+    return replace(estimate, memory=memory, assumptions=(*estimate.assumptions, stated))
+
+
+def _spread_of_memory(estimate: Estimate) -> Spread | None:
+    """How what the driver reports lies about what it was estimated to."""
+    if estimate.task == "infer":
+        kind = prompt_stratum(estimate)
+        return spread_for(estimate.engine, "inference_memory", ANY, "infer", kind)
+    used: Mapping[str, Any] = estimate.inputs
+    return spread_for(estimate.engine, "memory", str(used.get("stack")), str(used.get("method")))
 
 
 def _found(
@@ -162,6 +207,5 @@ def fit_probability(estimate: Estimate, capacity_bytes: float | None) -> float |
     device = estimate.memory.peak_device_bytes
     if capacity_bytes is None or device is None:
         return None
-    used: Mapping[str, Any] = estimate.inputs
-    found = spread_for(estimate.engine, "memory", str(used.get("stack")), str(used.get("method")))
+    found = _spread_of_memory(estimate)
     return None if found is None else found.probability_below(capacity_bytes, device)
