@@ -20,6 +20,8 @@ TABLE = Path(__file__).parent.parent / "src/lmsize/estimate/data/ranges.csv"
 COLUMNS = ("engine", "quantity", "stack", "method", "stratum", "n_rows", "n_clusters",
            *(f"q{level:g}" for level in LEVELS))  # fmt: skip
 # Toy layouts check formulas; they are nobody's estimate.
+# A run's range is its step's; a verdict has none.
+QUANTITIES = ("memory", "time", "inference_memory", "latency")
 LEFT_OUT = ("megatron_ci_tiny_memory",)
 
 
@@ -27,7 +29,10 @@ def lines() -> list[Spread]:
     """The table's lines, for every engine that is validated."""
     names = [name for name in SHIPPED if name not in LEFT_OUT]
     done = validated(map(shipped, names), engine="analytic")
-    mine = [a for a in done.answers if a.group.get("split") == "calibration"]
+    mine = [
+        a for a in done.answers
+        if a.group.get("split") == "calibration" and a.quantity in QUANTITIES
+    ]  # fmt: skip
     return fitted(mine, engine="analytic", stratum=lambda a: a.group.get("stratum", "*"))
 
 

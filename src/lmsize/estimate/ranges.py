@@ -23,9 +23,9 @@ from lmsize.estimate.answer import Estimate
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 LOW, HIGH = 0.05, 0.95
 ANY = "*"
-# A layer that a micro-batch passes in less time than this is bound by launches and small kernels,
-# which no typical utilisation knows: such runs have residuals of their own.
-SHORT_LAYER_S = 0.005
+# The less time a micro-batch takes to pass a layer, the more launches and small kernels decide, which
+# no typical utilisation knows: residuals are kept by that time (ends of the strata, in seconds).
+STRATA_S = {"<0.7ms": 0.0007, "<2.5ms": 0.0025, "<10ms": 0.01, ">10ms": math.inf}
 # Some engines keep logits for every token of a prompt, most for its last alone. Where those of the
 # prompt would be more than this share of the estimate, what is measured depends on the engine.
 LOGITS_MATTER = 0.1
@@ -37,7 +37,7 @@ class Spread:
     """How measured values of one group lie about their estimates.
 
     Attributes:
-        stratum: ``short`` or ``long`` layers for times of training, ``short-prompt`` or
+        stratum: a key of :data:`STRATA_S` for the time of training, ``short-prompt`` or
             ``long-prompt`` for the memory of serving, ``*`` elsewhere.
         n_clusters: sets of rows of one source, framework, model and method.
         log_ratios: quantiles of ``log(measured / predicted)`` at :data:`LEVELS`.
@@ -97,13 +97,11 @@ def _spread(row: Mapping[str, str]) -> Spread:
 def chain(
     engine: str, quantity: str, stack: str, method: str, stratum: str
 ) -> Iterator[tuple[str, ...]]:
-    """The groups that may answer, the narrowest first."""
-    yield engine, quantity, stack, method, stratum
-    yield engine, quantity, stack, method, ANY
-    yield engine, quantity, ANY, method, stratum
-    yield engine, quantity, ANY, method, ANY
-    yield engine, quantity, ANY, ANY, stratum
-    yield engine, quantity, ANY, ANY, ANY
+    """The groups that may answer, the narrowest first: a stack gives way before a stratum does."""
+    for within in dict.fromkeys((stratum, ANY)):
+        yield engine, quantity, stack, method, within
+        yield engine, quantity, ANY, method, within
+        yield engine, quantity, ANY, ANY, within
 
 
 def spread_for(
@@ -116,12 +114,12 @@ def spread_for(
 
 
 def time_stratum(estimate: Estimate) -> str:
-    """Whether a micro-batch passes a layer in a ``short`` or a ``long`` time."""
+    """The key of :data:`STRATA_S` for the time in which a micro-batch passes a layer."""
     used, n_layers = estimate.inputs, estimate.n_layers
     if estimate.time.step_s is None or not n_layers:
         return ANY
     passes = max(1, used["grad_accum"]) * max(1.0, n_layers / used["pp"])
-    return "short" if estimate.time.step_s / passes < SHORT_LAYER_S else "long"
+    return next(name for name, end in STRATA_S.items() if estimate.time.step_s / passes < end)
 
 
 def prompt_stratum(estimate: Estimate) -> str:

@@ -9,9 +9,12 @@ from functools import lru_cache
 
 from lmsize.measurements.words import read
 
+# A number with marks between thousands, else a plain one, whose comma is a decimal point.
 NUMBER = re.compile(
-    r"^[~≈]?\s*([-+]?\d[\d,_]*(?:\.\d+)?(?:[eE][-+]?\d{1,3})?)\s*([kKmMbB]?)\s*\*?$"
+    r"^[~≈]?\s*\+?((?:[0-9]{1,3}(?:[,_ ][0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)"
+    r"(?:[eE][-+]?[0-9]{1,3})?)\s*([kKmMbB]?)\s*\*?$"
 )
+THOUSANDS = re.compile(r"(?<=[0-9])[,_ ](?=[0-9]{3}(?:[^0-9]|$))")
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 LARGEST = 1e18
 # ``--key value`` as launch scripts have it, ``KEY=value`` and ``key: value`` as files have it.
@@ -30,7 +33,8 @@ def parsed_number(cell: str) -> float | None:
     found = NUMBER.match(cell.strip()) if len(cell) < 40 else None
     if found is None:
         return None
-    value = float(found[1].replace(",", "").replace("_", "")) * SCALES[found[2].lower()]
+    plain = THOUSANDS.sub("", found[1]).replace(",", ".")
+    value = float(plain) * SCALES[found[2].lower()]
     return value if math.isfinite(value) and 0 <= value <= LARGEST else None
 
 

@@ -24,6 +24,9 @@ def read_method(draft: Draft, model: ModelSpec) -> None:
     said = read("method", cell or _method_in_label(draft.row.get("model", "")))
     if cell and said.meaning not in METHODS:
         raise UnmodelledError(f"method {cell!r} is not modelled: full, lora and qlora are")
+    rlhf = draft.extra.get("rlhf_type", "")
+    if rlhf:
+        raise UnmodelledError(f"method {rlhf!r} is not modelled: full, lora and qlora are")
     quant = _quant(draft)
     adapts = bool(count(draft.row, "lora_rank"))
     method = METHODS[said.meaning] if said.meaning else "lora" if adapts else "full"
@@ -75,6 +78,9 @@ def read_numbers(draft: Draft) -> None:
         UnmodelledError: one of them cannot be read.
     """
     cell = draft.row.get("precision", "")
+    if draft.options["method"] == "qlora" and read("quant", cell).meaning is not None:
+        draft.options.setdefault("quant", read("quant", cell).meaning)
+        cell = ""  # the type of the frozen base: what is computed in is not stated
     kind = read("precision", cell).meaning if cell else "bf16"
     if kind is None or kind == "unread":
         raise UnmodelledError(f"precision {cell!r} is not read")

@@ -113,13 +113,15 @@ def parsed(text: str, *, name: str) -> Table:
 
 def _cell(text: str) -> str:
     """Without outer spaces, the mark that keeps a spreadsheet from running it, and control codes."""
-    bare = text.strip()
-    bare = bare[1:] if bare.startswith(("'=", "'+", "'-", "'@")) else bare
-    return bare if bare.isprintable() else "".join(c if c.isprintable() else " " for c in bare)
+    bare = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    bare = bare.strip()
+    return bare[1:] if bare.startswith(("'=", "'+", "'-", "'@")) else bare
 
 
 def _header(cells: list[str]) -> list[str]:
-    return [cell.strip().casefold() for cell in cells]
+    """Column names as people write them: case, spaces and hyphens do not matter."""
+    bare = (cell.removeprefix("ï»¿") for cell in cells)  # UTF-8's mark, read as Western text
+    return ["_".join(cell.casefold().replace("-", " ").split()) for cell in bare]
 
 
 def _identity(said: str, number: int, seen: set[str]) -> str:

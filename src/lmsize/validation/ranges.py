@@ -2,10 +2,10 @@
 
 Split conformal prediction for clustered data. Rows of one source, framework, model and method share
 their overheads, so they are one cluster, and an estimate that somebody asks for belongs to a
-cluster that was never seen. Quantiles weigh a cluster by the square root of its size; the spread
-about the median is then widened until rows of clusters that were left out are covered as often as
-promised (Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for two-layer
-hierarchical models", for the setting).
+cluster that was never seen. Quantiles weigh a cluster by the square root of its size, and the level
+at which they are read is raised until rows of clusters that were left out are covered as often as
+promised (for the setting: Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for
+two-layer hierarchical models").
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from lmsize.estimate.ranges import ANY, HIGH, LEVELS, LOW, Spread, chain
+from lmsize.estimate.ranges import ANY, LEVELS, Spread, chain
 from lmsize.validation.result import Answer
 
 LEAST_ROWS = 20
-LEAST_CLUSTERS = 5
+LEAST_CLUSTERS = 8
 PROMISED = 0.9
-WIDEST = 6.0  # times the spread of the group itself
-WIDENINGS = np.linspace(1.0, WIDEST, 101)
+RAISED = np.linspace(
+    PROMISED, 1.0, 41
+)  # levels to try; the last is from the least to the most seen
 CLUSTER = ("source", "framework", "model", "method")
 
 
@@ -65,26 +66,24 @@ def weighted_quantiles(
     return np.asarray(np.interp(levels, middles, values[order]))
 
 
-def widening(group: Residuals) -> tuple[float, float]:
-    """By how much the spread must widen to cover clusters that were left out, and the share of
-    rows that it then covers.
-    """
+def covered_left_out(group: Residuals, level: float) -> float:
+    """The share of rows that lie between the quantiles of all clusters but their own."""
     weights = group.weights
     low = np.empty(len(group.logs))
-    mid, high = low.copy(), low.copy()
+    high = low.copy()
     for cluster in np.unique(group.clusters):
         out = group.clusters == cluster
-        low[out], mid[out], high[out] = weighted_quantiles(
-            group.logs[~out], weights[~out], (LOW, 0.5, HIGH)
+        low[out], high[out] = weighted_quantiles(
+            group.logs[~out], weights[~out], ((1 - level) / 2, (1 + level) / 2)
         )
-    for factor in WIDENINGS:
-        inside = (group.logs >= mid - factor * (mid - low)) & (
-            group.logs <= mid + factor * (high - mid)
-        )
-        covered = float(np.average(inside, weights=weights))
-        if covered >= PROMISED:
-            break
-    return float(factor), covered
+    inside = (group.logs >= low) & (group.logs <= high)
+    return float(np.average(inside, weights=weights))
+
+
+def raised_level(group: Residuals) -> float:
+    """The level whose quantiles cover the promised share of rows of a cluster never seen."""
+    enough = (level for level in RAISED if covered_left_out(group, level) >= PROMISED)
+    return float(next(enough, 1.0))
 
 
 def spread(key: tuple[str, ...], answers: Sequence[Answer]) -> Spread | None:
@@ -93,10 +92,9 @@ def spread(key: tuple[str, ...], answers: Sequence[Answer]) -> Spread | None:
     n_clusters = len(np.unique(group.clusters))
     if len(answers) < LEAST_ROWS or n_clusters < LEAST_CLUSTERS:
         return None
-    factor, _ = widening(group)
-    values = weighted_quantiles(group.logs, group.weights, LEVELS)
-    middle = values[LEVELS.index(0.5)]
-    wide = middle + factor * (values - middle)
+    stretch = raised_level(group) / PROMISED
+    levels = [min(max(0.5 + (level - 0.5) * stretch, 0.0), 1.0) for level in LEVELS]
+    wide = weighted_quantiles(group.logs, group.weights, levels)
     engine, quantity, stack, method, stratum = key
     return Spread(engine, quantity, stack, method, stratum, len(answers), n_clusters, tuple(wide))
 

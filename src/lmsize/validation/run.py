@@ -49,13 +49,14 @@ def validated(
         progress: called with the rows done and the rows there are.
     """
     files = tuple(tables)
-    n_rows = sum(len(table.rows) for table in files)
+    n_rows = sum(len(table.rows) + len(table.faults) for table in files)
     asked = Asked(engine)
     answers: list[Answer] = []
     skipped: list[Skipped] = []
     done = 0
     for table in files:
         skipped += [Skipped(name, reason) for name, reason in table.faults]
+        done += len(table.faults)
         for row in table.rows:
             found, reasons = _answered(row, table.kinds, asked)
             answers += found

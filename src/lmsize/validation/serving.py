@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lmsize.estimate.answer import Estimate
-from lmsize.estimate.ranges import ANY, Spread, prompt_stratum, spread_for
+from lmsize.estimate.ranges import ANY, prompt_stratum, spread_for
 from lmsize.measurements.engines import serving_engine
 from lmsize.measurements.measured import METRICS
 from lmsize.measurements.served import Load, Served, served
@@ -39,7 +39,8 @@ def serving_answers(
     quantity = "latency" if measured.is_time else "inference_memory"
     predicted = _seconds(estimate, measured) if measured.is_time else _bytes(estimate, measured)
     # `lmsize infer` is not told the engine: its range of memory is that of all of them.
-    spread = _spread(asked.engine, quantity, stack if measured.is_time else ANY, stratum)
+    name = stack if measured.is_time else ANY
+    spread = spread_for(asked.engine, quantity, name, METHOD, stratum)
     low, high = spread.ends(predicted) if spread is not None else (None, None)
     yield Answer(
         row["id"], quantity, measured.value, predicted, low, high, stated=posed.stated,
@@ -65,14 +66,6 @@ def _stratum(measured: Served, estimate: Estimate) -> str:
         load = "-load" if measured.comes_and_goes else ""
         return measured.what.replace(" ", "-") + load
     return "part" if measured.what in PARTS else prompt_stratum(estimate)
-
-
-def _spread(engine: str, quantity: str, stack: str, stratum: str) -> Spread | None:
-    """The engine's own residuals of this kind, else any engine's of it: what a latency is of
-    matters more than who was measured.
-    """
-    own, pooled = (spread_for(engine, quantity, name, METHOD, stratum) for name in (stack, ANY))
-    return own if own is not None and own.stratum == stratum else pooled
 
 
 def _bytes(estimate: Estimate, measured: Served) -> float:
