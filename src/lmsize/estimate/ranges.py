@@ -26,9 +26,6 @@ ANY = "*"
 # The less time a micro-batch takes to pass a layer, the more launches and small kernels decide, which
 # no typical utilisation knows: residuals are kept by that time (ends of the strata, in seconds).
 STRATA_S = {"<0.7ms": 0.0007, "<2.5ms": 0.0025, "<10ms": 0.01, ">10ms": math.inf}
-# Some engines keep logits for every token of a prompt, most for its last alone. Where those of the
-# prompt would be more than this share of the estimate, what is measured depends on the engine.
-LOGITS_MATTER = 0.1
 EXTREMES = (0.001, 0.999)  # no probability is said to be nearer to 0 or 1 than this
 
 
@@ -37,8 +34,8 @@ class Spread:
     """How measured values of one group lie about their estimates.
 
     Attributes:
-        stratum: a key of :data:`STRATA_S` for the time of training, ``short-prompt`` or
-            ``long-prompt`` for the memory of serving, ``*`` elsewhere.
+        stratum: for times of training, a key of :data:`STRATA_S`; for serving, what was measured
+            (``peak``, ``part``; ``first-token``, ``token-load`` ...); ``*`` elsewhere.
         n_clusters: sets of rows of one source, framework, model and method.
         log_ratios: quantiles of ``log(measured / predicted)`` at :data:`LEVELS`.
     """
@@ -122,21 +119,6 @@ def time_stratum(estimate: Estimate) -> str:
     return next(name for name, end in STRATA_S.items() if estimate.time.step_s / passes < end)
 
 
-def prompt_stratum(estimate: Estimate) -> str:
-    """Whether the logits of a whole prompt, which some engines keep, would matter: ``long-prompt``
-    or ``short-prompt``.
-    """
-    memory, used = estimate.memory, estimate.inputs
-    moment = memory.tree.winner if memory.tree is not None else None
-    working = moment.child("temporaries") if moment is not None else None
-    logits = working.child("logits") if working is not None else None
-    if logits is None or not memory.peak_device_bytes:
-        return ANY
-    n_sequences = -(-used["concurrency"] * used["tp"] * used["pp"] // used["accelerators"])
-    whole = logits.value / n_sequences * used["prompt"]
-    return "long-prompt" if whole > LOGITS_MATTER * memory.peak_device_bytes else "short-prompt"
-
-
 def ranged(estimate: Estimate) -> Estimate:
     """A training estimate with the 90 % ranges of its memory and its time, and how they were had.
 
@@ -168,8 +150,7 @@ def ranged_serving(estimate: Estimate) -> Estimate:
         return estimate
     low, high = found.ends(device)
     memory = replace(estimate.memory, low_bytes=round(low), high_bytes=round(high))
-    of = "" if found.stratum == ANY else f" with a {found.stratum.replace('-', ' ')}"
-    text = f"range of memory: {found.n_rows} published measurements of serving{of}, any engine"
+    text = f"range of memory: {found.n_rows} published measurements of serving, any engine"
     stated = Assumption("range-serving", text)
     return replace(estimate, memory=memory, assumptions=(*estimate.assumptions, stated))
 
@@ -177,8 +158,7 @@ def ranged_serving(estimate: Estimate) -> Estimate:
 def _spread_of_memory(estimate: Estimate) -> Spread | None:
     """How what the driver reports lies about what it was estimated to."""
     if estimate.task == "infer":
-        kind = prompt_stratum(estimate)
-        return spread_for(estimate.engine, "inference_memory", ANY, "infer", kind)
+        return spread_for(estimate.engine, "inference_memory", ANY, "infer", "peak")
     used: Mapping[str, Any] = estimate.inputs
     return spread_for(estimate.engine, "memory", str(used.get("stack")), str(used.get("method")))
 

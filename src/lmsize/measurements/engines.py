@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from importlib.resources import files
 from lmsize.measurements.words import read
 
 UNKNOWN = "other"
+VERSION = re.compile(r"\d{1,4}\.\d{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class ServingEngine:
         memory: what its own figure of memory is: ``allocated``, ``reserved`` or ``driver``.
         prompt: tokens of the prompts of its own benchmark; `output` tokens generated; None where
             it has none.
+        whole_prompts: prompts are prefilled whole, not in chunks.
+        prompt_logits_before: the version that first made logits of a prompt's last token alone.
     """
 
     name: str
@@ -32,6 +36,19 @@ class ServingEngine:
     source: str
     prompt: int | None = None
     output: int | None = None
+    whole_prompts: bool = False
+    prompt_logits_before: str = ""
+
+    def keeps_prompt_logits(self, cell: str) -> bool:
+        """Whether the version that a cell states makes logits for every token of a prompt."""
+        said = VERSION.search(cell)
+        if said is None or not self.prompt_logits_before:
+            return False
+        return _version(said[0]) < _version(self.prompt_logits_before)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
 
 
 @cache

@@ -68,31 +68,39 @@ def served(row: Mapping[str, str], load: Load) -> Served:
     Raises:
         UnmodelledError: lmsize has no estimate of it, or the value or the unit cannot be read.
     """
-    metric, said = row.get("metric", ""), row.get("metric_definition", "")
-    if not row.get("value", "") and not metric:
-        raise UnmodelledError("the row states no measured value")
-    kind = read("serving_metric", metric).meaning
-    if kind is None:
-        raise UnmodelledError(f"metric {metric!r} is not read")
-    if kind in NO_ESTIMATE:
-        raise UnmodelledError(f"metric {metric!r}: {NO_ESTIMATE[kind]}")
+    kind, said = _kind(row.get("metric", "")), row.get("metric_definition", "")
     left, right = _unit(row.get("unit", ""))
     if left == "oom":
         raise UnmodelledError("out of memory: no value is stated")
     value = number(row, "value")
     if not value:
         raise UnmodelledError(f"value {row.get('value', '')!r} is no positive number")
+    has_batch = count(row, "batch_size") is not None
     if kind in ("memory", "weights", "context"):
         if left not in BYTES:
             raise UnmodelledError(f"unit {row.get('unit', '')!r} is no size")
+        if kind == "memory" and not (has_batch or load.is_stated):
+            raise UnmodelledError("the load is not stated: a peak needs sequences or their lengths")
         return _memory(row, kind, value * _size(left, said))
-    if count(row, "batch_size") is None:
+    if not has_batch:
         raise UnmodelledError("the load is not stated: a time needs the sequences in flight")
     steady = read("serving_load", said).meaning == "load" and load.n_sequences > 1
     seconds, what = _seconds(kind, value, (left, right), said, load)
-    if what != "token" and not load.is_stated:
-        raise UnmodelledError("the load is not stated: a time needs the lengths of prompts")
     return Served(seconds, what, steady)
+
+
+def _kind(metric: str) -> str:
+    """What a metric's name means.
+
+    Raises:
+        UnmodelledError: it cannot be read, or lmsize has no estimate of it.
+    """
+    kind = read("serving_metric", metric).meaning
+    if kind is None:
+        raise UnmodelledError(f"metric {metric!r} is not read")
+    if kind in NO_ESTIMATE:
+        raise UnmodelledError(f"metric {metric!r}: {NO_ESTIMATE[kind]}")
+    return kind
 
 
 def _unit(cell: str) -> tuple[str | None, str | None]:
@@ -130,7 +138,20 @@ def _memory(row: Mapping[str, str], kind: str, n_bytes: float) -> Served:
 def _seconds(
     kind: str, value: float, unit: tuple[str | None, str | None], said: str, load: Load
 ) -> tuple[float, str]:
-    """Seconds, and of what, by the row's own definition."""
+    """Seconds, and of what, by the row's own definition.
+
+    Raises:
+        UnmodelledError: the unit does not fit the metric, or the load is not known.
+    """
+    found = _time(kind, value, unit, said, load)
+    if found[1] != "token" and not load.is_stated:
+        raise UnmodelledError("the load is not stated: a time needs the lengths of prompts")
+    return found
+
+
+def _time(
+    kind: str, value: float, unit: tuple[str | None, str | None], said: str, load: Load
+) -> tuple[float, str]:
     counted, each = unit
     if counted in SECONDS:
         of = {"first-token": "first token", "token": "token", "request": "request"}.get(kind)

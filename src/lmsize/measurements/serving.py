@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lmsize.assumption import Assumption
@@ -39,13 +39,19 @@ FOUR_BIT_ARITHMETIC = ("nvfp4",)
 
 @dataclass(slots=True)
 class ServingDraft:
-    """A row that is being read: the options of ``lmsize infer`` as they become known."""
+    """A row that is being read.
+
+    Attributes:
+        extra: the launch options in ``extra_config``; `cell` what names the engine.
+        options: of ``lmsize infer``, as they become known.
+    """
 
     row: Mapping[str, str]
     extra: Mapping[str, str]
+    cell: str
     engine: ServingEngine
-    options: dict[str, Any] = field(default_factory=dict)
-    stated: list[Assumption] = field(default_factory=list)
+    options: dict[str, Any]
+    stated: list[Assumption]
 
     def assume(self, code: str, text: str) -> None:
         self.stated.append(Assumption(code, text))
@@ -62,7 +68,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     _refuse_offload(row)
     model, stated = architecture(columns_of(row, extra))
     cell = row.get("engine", "") or row.get("framework", "")
-    draft = ServingDraft(row, extra, serving_engine(cell), {}, list(stated))
+    draft = ServingDraft(row, extra, cell, serving_engine(cell), {}, list(stated))
     if draft.engine.name == "other":
         said = f"engine {cell!r} is not known" if cell else "no engine stated"
         draft.assume("row-engine", f"{said}: taken as most servers are")
@@ -202,6 +208,10 @@ def _read_lengths(draft: ServingDraft) -> None:
         for key, value in (("concurrency", batch or 1), ("prompt", prompt), ("output", output))
         if value is not None
     }
+    if engine.whole_prompts and prompt is not None:
+        draft.options["prefill_chunk"] = max(1, prompt) * (batch or 1)
+    if engine.keeps_prompt_logits(draft.cell):
+        draft.options["prompt_logits"] = True
 
 
 def _length(row: Mapping[str, str], column: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lmsize.estimate.answer import Estimate
-from lmsize.estimate.ranges import ANY, prompt_stratum, spread_for
+from lmsize.estimate.ranges import ANY, spread_for
 from lmsize.measurements.engines import serving_engine
 from lmsize.measurements.measured import METRICS
 from lmsize.measurements.served import Load, Served, served
@@ -35,7 +35,7 @@ def serving_answers(
     )  # fmt: skip
     measured = served(row, load)
     cell = row.get("engine", "") or row.get("framework", "")
-    stack, stratum = serving_engine(cell).name, _stratum(measured, estimate)
+    stack, stratum = serving_engine(cell).name, _stratum(measured)
     quantity = "latency" if measured.is_time else "inference_memory"
     predicted = _seconds(estimate, measured) if measured.is_time else _bytes(estimate, measured)
     # `lmsize infer` is not told the engine: its range of memory is that of all of them.
@@ -58,14 +58,12 @@ def serving_answers(
     )  # fmt: skip
 
 
-def _stratum(measured: Served, estimate: Estimate) -> str:
-    """Which residuals a value shares: each kind of latency its own, peaks by their prompts, parts
-    of memory apart.
-    """
+def _stratum(measured: Served) -> str:
+    """Which residuals a value shares: each kind of latency its own, parts of memory apart."""
     if measured.is_time:
         load = "-load" if measured.comes_and_goes else ""
         return measured.what.replace(" ", "-") + load
-    return "part" if measured.what in PARTS else prompt_stratum(estimate)
+    return "part" if measured.what in PARTS else "peak"
 
 
 def _bytes(estimate: Estimate, measured: Served) -> float:

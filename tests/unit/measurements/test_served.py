@@ -110,3 +110,11 @@ def test_a_whole_request_needs_its_lengths() -> None:
     with pytest.raises(UnmodelledError):
         served(row("e2e_latency", "ms"), unknown)
     assert served(row("tpot", "ms"), unknown).what == "token"
+
+
+def test_a_peak_needs_sequences_or_lengths() -> None:
+    unknown = Load(1, 1, 3840, 256, is_stated=False)
+    with pytest.raises(UnmodelledError):
+        served(row("peak_memory", "GiB", batch_size=""), unknown)
+    assert served(row("peak_memory", "GiB", batch_size="1"), unknown).what == "driver"
+    assert served(row("weights", "GiB", batch_size=""), unknown).what == "weights"

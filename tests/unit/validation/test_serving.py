@@ -103,6 +103,19 @@ def test_no_accelerator_still_has_memory() -> None:
     assert one.quantity == "inference_memory"
 
 
+def test_an_engine_that_does_not_chunk_prefills_prompts_whole() -> None:
+    served = "llama-3.1-8b,h100-sxm,1,1,{},bf16,bf16,2,30000,200"
+    sizes = {}
+    for engine in ("HF transformers 4.46", "HF transformers 4.38.2", "vLLM"):
+        sizes[engine] = answer("peak_memory,30,GiB,allocated", served.format(engine)).predicted
+    whole = lmsize.infer("llama-3.1-8b", precision="bf16", kv_precision="bf16", concurrency=2,
+                         prompt=30000, output=200, prefill_chunk=60000)  # fmt: skip
+    assert sizes["HF transformers 4.46"] == whole.memory.peak_allocated_bytes
+    logits = 60000 * 128256 * (2 + 4) - 2 * 128256 * 2
+    assert sizes["HF transformers 4.38.2"] == sizes["HF transformers 4.46"] + logits
+    assert sizes["vLLM"] < sizes["HF transformers 4.46"]
+
+
 def test_an_estimate_of_serving_has_a_range_and_odds() -> None:
     memory = MINE.memory
     assert memory.low_bytes is not None
@@ -114,7 +127,7 @@ def test_an_estimate_of_serving_has_a_range_and_odds() -> None:
 
 
 def test_odds_are_those_of_serving_not_of_training() -> None:
-    known = spread_for("analytic", "inference_memory", ANY, "infer", "short-prompt")
+    known = spread_for("analytic", "inference_memory", ANY, "infer", "peak")
     memory = MINE.memory
     assert known is not None
     assert memory.capacity_bytes is not None
