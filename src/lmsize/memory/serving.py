@@ -20,7 +20,6 @@ from lmsize.source import Source
 POPE = Source(
     "Efficiently Scaling Transformer Inference", "section 3", "https://arxiv.org/abs/2211.05102"
 )
-FP32_BYTES = 4
 LOGITS = Source(
     "transformers",
     "v4.44 modeling_llama.py, LlamaForCausalLM.forward: logits.float()",
@@ -29,6 +28,7 @@ LOGITS = Source(
 MISTRAL = Source(
     "Mistral 7B", "section 2, rolling buffer cache", "https://arxiv.org/abs/2310.06825"
 )
+FP32_BYTES = 4
 
 
 @formula(source=POPE)
