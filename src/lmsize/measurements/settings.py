@@ -6,6 +6,7 @@ cells say, and what a framework does where they are silent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,10 @@ from lmsize.measurements.methods import read_method, read_numbers
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 from lmsize.model.spec import ModelSpec
+
+BATCH_OF_RANK = re.compile(
+    r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,9 @@ def _batch(draft: Draft) -> None:
     micro, accum, whole = (count(row, c) for c in ("micro_batch", "grad_accum", "global_batch"))
     if micro is None and whole and accum and whole % (dp * accum) == 0:
         micro = whole // (dp * accum)
+    each = BATCH_OF_RANK.search(row.get("extra_config", ""))
+    if micro is None and each and "pp" not in o:
+        micro = int(each[1])  # nothing says that a rank takes its batch in several passes
     if micro is None:
         micro = 1
         draft.assume("row-micro-batch", "micro-batch 1: none stated")

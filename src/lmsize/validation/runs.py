@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from lmsize.estimate.ranges import spread_for
 from lmsize.measurements.cells import count, number
 from lmsize.measurements.settings import question
 from lmsize.measurements.unmodelled import UnmodelledError
@@ -30,12 +31,12 @@ def run_answers(row: Mapping[str, str], _kinds: tuple[str, ...], asked: Asked) -
     )
     estimate = asked.estimate(posed, tokens=max(1, round(tokens * 1e9)))
     time = estimate.time
-    if time.total_s is None or time.step_s is None:
+    if time.total_s is None:
         raise UnmodelledError("time: no known accelerator is stated")
-    low, high = (
-        None if end is None else time.total_s * end / time.step_s
-        for end in (time.low_s, time.high_s)
-    )
+    # A whole run's row seldom states its micro-batch, so the range is that of any layer's time.
+    kind = (str(posed.options["stack"]), str(posed.options["method"]))
+    spread = spread_for(asked.engine, "time", *kind)
+    low, high = spread.ends(time.total_s) if spread else (None, None)
     yield Answer(
         row["id"], "run_s", measured, time.total_s, low, high, group=group_of(row, posed),
         stated=posed.stated,
