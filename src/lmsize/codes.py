@@ -46,6 +46,8 @@ CODES: dict[str, str] = {
     "group of measurements, and is wider.",
     "range-serving": "The 90 % range comes from published measurements of serving by any engine: "
     "which one will serve is not asked for.",
+    "calibrated": "Measurements of your own correct this estimate: `lmsize calibrate` found the factor, and "
+    "`--calibration none` leaves it out.",
     # -- about a row of measurements, put as a question ---------------------------------------------
     "row-framework": "The row's framework is taken for the nearest stack that is modelled.",
     "row-method": "The row states no method.",

@@ -17,6 +17,8 @@ COMMANDS = {
     "infer": "What serving a model needs: memory, caches, speed.",
     "compare": "Full fine-tuning, LoRA and QLoRA side by side (or precisions).",
     "validate": "How far off the estimates are, against published measurements.",
+    "measure": "Run a real step here and read what it takes (extra: measure).",
+    "calibrate": "Turn measurements of your own into corrections for your machine.",
     "models": "List the models that the catalogue knows.",
     "accelerators": "List the accelerators that the catalogue knows.",
     "explain": "Explain a formula, a component or an assumption.",

@@ -9,6 +9,7 @@ from typing import Any
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError
+from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
@@ -26,6 +27,7 @@ class TrainingQuestion:
         accelerator: None asks for sizes alone.
         assumptions: what making it ready took for granted; `cautions` what to beware of.
         today: decides whether a price is stale.
+        corrections: of the user's own machine.
     """
 
     model: ModelSpec
@@ -36,6 +38,7 @@ class TrainingQuestion:
     assumptions: tuple[Assumption, ...]
     cautions: tuple[Caution, ...]
     today: date
+    corrections: Corrections = NONE
 
     def inputs(self) -> dict[str, Any]:
         """Everything that was used, under the names of the options."""

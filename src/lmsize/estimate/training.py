@@ -59,19 +59,22 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
 
 def training_memory(question: TrainingQuestion) -> tuple[Memory, tuple[Assumption, ...]]:
     """The memory part alone: what searches call."""
-    return filled_memory(training_peak(question.setup), question)
+    factor = question.corrections.memory_factor
+    return filled_memory(training_peak(question.setup), question, factor=factor)
 
 
-def filled_memory(peak: Term, question: Any) -> tuple[Memory, tuple[Assumption, ...]]:
-    """A peak with what the allocator and the driver add to it."""
+def filled_memory(
+    peak: Term, question: Any, *, factor: float = 1.0
+) -> tuple[Memory, tuple[Assumption, ...]]:
+    """A peak with what the allocator and the driver add to it, times a measured `factor`."""
     moment = peak.winner
     allocated = round(peak.value)
     vendor = question.accelerator.vendor if question.accelerator else "NVIDIA"
     reserved, device, stated = device_bytes(allocated, vendor, question.catalogue)
     return Memory(
         peak_allocated_bytes=allocated,
-        peak_reserved_bytes=reserved,
-        peak_device_bytes=device,
+        peak_reserved_bytes=round(reserved * factor),
+        peak_device_bytes=round(device * factor),
         capacity_bytes=question.accelerator.capacity_bytes if question.accelerator else None,
         moment=moment.label,
         components=components(moment, allocated),
@@ -125,7 +128,11 @@ def _rate(
         f"MFU {row.median:.2f}, the median of {row.n_rows} published runs on {row.family} at this size "
         f"(80 % of them between {row.p10:.2f} and {row.p90:.2f}; {row.source})"
     )
-    return Rate(peak, row.median), (*stated, Assumption("mfu-typical", text), *looser)
+    return Rate(peak, row.median / question.corrections.time_factor), (
+        *stated,
+        Assumption("mfu-typical", text),
+        *looser,
+    )
 
 
 def has_narrow_experts(model: ModelSpec) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +11,7 @@ from rich.table import Table
 from lmsize.quantity import format_bytes, format_duration
 from lmsize.report.console import new_console, widen
 from lmsize.validation.metrics import Metrics, grouped, metrics
-from lmsize.validation.result import QUANTITIES, Answer
+from lmsize.validation.result import QUANTITIES, Answer, Skipped
 from lmsize.validation.run import Validation
 
 TITLES = {
@@ -40,7 +40,7 @@ def show_validation(done: Validation, *, n_worst: int = 10, console: Console | N
                 _print_worst(console, answers, n_worst)
             else:
                 _print_wrong(console, answers, n_worst)
-    _print_skipped(console, done)
+    print_skipped(console, done.skipped)
 
 
 def _print(console: Console, table: Table) -> None:
@@ -125,11 +125,12 @@ def _print_wrong(console: Console, answers: list[Answer], n_worst: int) -> None:
         console.print(f"  {_short(answer.id)}: {said}; probability given {answer.predicted:.0%}")
 
 
-def _print_skipped(console: Console, done: Validation) -> None:
-    if not done.skipped:
+def print_skipped(console: Console, skipped: Sequence[Skipped]) -> None:
+    """Print how many rows were skipped, and the commonest reasons."""
+    if not skipped:
         return
-    console.print(f"\nskipped: {len(done.skipped):,}", style="bold")
-    reasons = Counter(_short(one.reason) for one in done.skipped).most_common()
+    console.print(f"\nskipped: {len(skipped):,}", style="bold")
+    reasons = Counter(_short(one.reason) for one in skipped).most_common()
     for reason, n in reasons[:MOST_REASONS]:
         console.print(f"  {n:,} x {reason}", style="dim")
     if len(reasons) > MOST_REASONS:

@@ -39,7 +39,7 @@ class Asked:
 
     def estimate(self, asked: Question, **more: Any) -> Estimate:
         """The public API's answer to a row's question about training."""
-        return self._answer(train, asked, more)
+        return self._answer(train, asked, {"calibration": False, **more})
 
     def serving(self, asked: Question, **more: Any) -> Estimate:
         """The public API's answer to a row's question about serving."""
@@ -113,6 +113,7 @@ def group_of(row: Mapping[str, str], posed: Question) -> dict[str, str]:
         "source": row.get("source_repo_or_url") or "(no source)",
         "framework": row.get("framework", ""),
         "model": row.get("model", ""),
+        "accelerator": known_accelerator(posed.accelerator) or "",
         "stack": str(posed.options["stack"]),
         "method": str(posed.options["method"]),
         "quality": row.get("quality", ""),
