@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -42,8 +43,7 @@ def cpu_reading(build: Build, *, n_warmup: int, n_steps: int) -> Reading:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         step = build()
-        for _ in range(n_warmup):
-            step.run()
+        _warm_up(step, n_warmup)
         with record_function(MARK):
             step.run()
     peak = _largest_total(found.profiler.kineto_results.experimental_event_tree())
@@ -61,8 +61,7 @@ def cuda_reading(build: Build, *, n_warmup: int, n_steps: int, used_before: int 
     import torch
 
     step = build()
-    for _ in range(n_warmup):
-        step.run()
+    _warm_up(step, n_warmup)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     times = tuple(_timed(step, n_steps, synchronise=torch.cuda.synchronize))
@@ -77,6 +76,13 @@ def cuda_reading(build: Build, *, n_warmup: int, n_steps: int, used_before: int 
         if used_after is not None and used_after > used_before:
             peaks.append(Peak("driver", used_after - used_before, CUDA_DRIVER))
     return Reading(tuple(peaks), times, step)
+
+
+def _warm_up(step: TrainingStep, n_steps: int) -> None:
+    """Run steps that do not count, and drop what building left in reference cycles."""
+    for _ in range(n_steps):
+        step.run()
+    gc.collect()
 
 
 def _timed(step: TrainingStep, n_steps: int, *, synchronise: Callable[[], Any]) -> Iterator[float]:

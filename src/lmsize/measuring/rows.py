@@ -23,7 +23,7 @@ def rows_of(case: Case, found: Measured) -> list[Row]:
     """One row for each peak, the time in the first; a single row for what gave no peak."""
     common = {**_configuration(case), **_origin(case, found)}
     if not found.peaks:
-        notes = "; ".join(text for text in (case.note, found.reason) if text)
+        notes = _notes(case, found.reason)
         return [_row({**common, "id": _id(case, found, found.outcome), "notes": notes})]
     rows = []
     for peak, speed in zip(found.peaks, _speeds(case, found), strict=False):
@@ -85,8 +85,22 @@ def _origin(case: Case, found: Measured) -> dict[str, object]:
         "gpu_norm": "" if case.device == "cpu" else catalogue_name(found.device_name),
         "gpu_memory_gib": f"{found.capacity_bytes / GIB:.6g}" if found.capacity_bytes else None,
         "framework": f"{' / '.join(stack)} (lmsize measure)", "outcome": found.outcome,
-        "quality": "A", "notes": case.note, "extra_config": "; ".join(f"{k}={v}" for k, v in circumstances.items()),
+        "quality": "C" if _is_bound(case) else "A", "notes": _notes(case), "extra_config": "; ".join(f"{k}={v}" for k, v in circumstances.items()),
     }  # fmt: skip
+
+
+def _is_bound(case: Case) -> bool:
+    """Whether the peak is an upper bound only.
+
+    The CPU allocator's events come from the step's own thread: what the threads of communication
+    release seems to stay.
+    """
+    return case.device == "cpu" and case.n_processes > 1
+
+
+def _notes(case: Case, reason: str = "") -> str:
+    bound = "upper bound: releases by communication threads are not seen" if _is_bound(case) else ""
+    return "; ".join(text for text in (case.note, bound, reason) if text)
 
 
 def _speeds(case: Case, found: Measured) -> Iterator[dict[str, object]]:
