@@ -84,6 +84,12 @@ def _by_set(quantity: str) -> list[str]:
     return list(_lines(f"source | stack | method | {HEADS}", rows, left=3))
 
 
+def intervals() -> list[str]:
+    """Latencies by engine and by what was timed."""
+    rows = [(r["stack"], r["metric"], *_figures(r)) for r in collected()["by_interval"]]
+    return list(_lines(f"engine | of | {HEADS}", sorted(rows), left=2))
+
+
 def fits() -> list[str]:
     """Verdicts that were right."""
     rows = [
@@ -103,7 +109,7 @@ def worst() -> list[str]:
     """The rows that are furthest off."""
     rows = []
     for r in collected()["worst"]:
-        shown = format_bytes if r["quantity"] == "memory" else format_duration
+        shown = format_bytes if "memory" in r["quantity"] else format_duration
         rows.append((r["id"], r["model"].replace("|", "/"), _short(r["source"]), shown(r["measured"]),
                      shown(r["predicted"]), percent(r["error"], signed=True)))  # fmt: skip
     return list(_lines("row | model | source | measured | predicted | error", rows, left=3))
@@ -132,6 +138,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "accuracy-time": lambda: _by_set("time"),
     "accuracy-runs": lambda: _by_set("run_s"),
     "accuracy-serving-memory": lambda: _by_set("inference_memory"),
+    "accuracy-intervals": intervals,
     "accuracy-latency": lambda: _by_set("latency"),
     "accuracy-fits": fits,
     "accuracy-toys": toys,

@@ -20,7 +20,8 @@ TABLE = Path(__file__).parent.parent / "src/lmsize/estimate/data/ranges.csv"
 COLUMNS = ("engine", "quantity", "stack", "method", "stratum", "n_rows", "n_clusters",
            *(f"q{level:g}" for level in LEVELS))  # fmt: skip
 # Toy layouts check formulas; they are nobody's estimate.
-QUANTITIES = ("memory", "time")  # a run's range is its step's
+# A run's range is its step's; a verdict has none.
+QUANTITIES = ("memory", "time", "inference_memory", "latency")
 LEFT_OUT = ("megatron_ci_tiny_memory",)
 
 

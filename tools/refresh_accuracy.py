@@ -56,10 +56,10 @@ def sets(answers: Iterable[Answer], *keys: str) -> list[dict[str, Any]]:
 
 
 def worst(answers: Iterable[Answer]) -> list[dict[str, Any]]:
-    """The rows of grades A and B that are furthest off, of memory and of time."""
+    """The rows of grades A and B that are furthest off, of each quantity."""
     good = [a for a in answers if a.group["quality"] in ("A", "B") and a.relative_error is not None]
     rows = []
-    for quantity in ("memory", "time"):
+    for quantity in ("memory", "time", "inference_memory", "latency"):
         mine = (a for a in good if a.quantity == quantity)
         rows += sorted(mine, key=lambda a: -abs(a.relative_error or 0.0))[:N_WORST]
     return [
@@ -96,6 +96,9 @@ def collected() -> tuple[dict[str, Any], Validation]:
         "coverage": covered,
         "by_set": sets(done.answers, "source", "stack", "method"),
         "by_grade": sets(done.answers, "quality"),
+        "by_interval": sets(
+            (a for a in done.answers if a.quantity == "latency"), "stack", "metric"
+        ),
         "toys": sets(toys.answers, "stack"),
         "worst": worst(done.answers),
         "skipped": skipped(done),

@@ -34,7 +34,8 @@ class Spread:
     """How measured values of one group lie about their estimates.
 
     Attributes:
-        stratum: for times, a key of :data:`STRATA_S`; ``*`` elsewhere.
+        stratum: for times of training, a key of :data:`STRATA_S`; for serving, what was measured
+            (``peak``, ``part``; ``first-token``, ``token-load`` ...); ``*`` elsewhere.
         n_clusters: sets of rows of one source, framework, model and method.
         log_ratios: quantiles of ``log(measured / predicted)`` at :data:`LEVELS`.
     """
@@ -138,6 +139,30 @@ def ranged(estimate: Estimate) -> Estimate:
     return replace(estimate, memory=memory, time=time, assumptions=assumptions)
 
 
+def ranged_serving(estimate: Estimate) -> Estimate:
+    """A serving estimate with the 90 % range of its memory, and how it was had.
+
+    The engine that will serve is not asked for: the range is that over all that were measured.
+    """
+    found = _spread_of_memory(estimate)
+    device = estimate.memory.peak_device_bytes
+    if found is None or device is None:
+        return estimate
+    low, high = found.ends(device)
+    memory = replace(estimate.memory, low_bytes=round(low), high_bytes=round(high))
+    text = f"range of memory: {found.n_rows} published measurements of serving, any engine"
+    stated = Assumption("range-serving", text)
+    return replace(estimate, memory=memory, assumptions=(*estimate.assumptions, stated))
+
+
+def _spread_of_memory(estimate: Estimate) -> Spread | None:
+    """How what the driver reports lies about what it was estimated to."""
+    if estimate.task == "infer":
+        return spread_for(estimate.engine, "inference_memory", ANY, "infer", "peak")
+    used: Mapping[str, Any] = estimate.inputs
+    return spread_for(estimate.engine, "memory", str(used.get("stack")), str(used.get("method")))
+
+
 def _found(
     estimate: Estimate, quantity: str, stratum: str, stated: list[Assumption]
 ) -> Spread | None:
@@ -160,6 +185,5 @@ def fit_probability(estimate: Estimate, capacity_bytes: float | None) -> float |
     device = estimate.memory.peak_device_bytes
     if capacity_bytes is None or device is None:
         return None
-    used: Mapping[str, Any] = estimate.inputs
-    found = spread_for(estimate.engine, "memory", str(used.get("stack")), str(used.get("method")))
+    found = _spread_of_memory(estimate)
     return None if found is None else found.probability_below(capacity_bytes, device)

@@ -39,7 +39,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "moe_ffn": ("moe_intermediate_size",),
 }
 TUNED = re.compile(
-    r"[-_ ](chat|instruct|base|it|hf|pt|sft|dpo|thinking|fp8|bf16|int4|awq|gptq|\d{4}|v\d(\.\d)?)$"
+    r"[-_ ](chat|instruct|base|it|hf|pt|sft|dpo|thinking|fp8|bf16|fp16|int4|int8|awq|gptq|gguf|nvfp4|mxfp4|fp4"
+    r"|w\da\d{1,2}|q\d(?:_\w+)?|\d{4}|v\d(\.\d)?)$"
 )
 FAR_FROM_STATED = 0.1  # a count that misses the stated parameters by more is said
 HEAD_DIM = 128

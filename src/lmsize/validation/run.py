@@ -10,6 +10,7 @@ from lmsize.measurements.table import Table
 from lmsize.validation.fits import fit_answers
 from lmsize.validation.result import Answer, Skipped
 from lmsize.validation.runs import run_answers
+from lmsize.validation.serving import serving_answers
 from lmsize.validation.training import Asked, training_answers
 
 Progress = Callable[[int, int], None]
@@ -19,6 +20,7 @@ ANSWERERS: tuple[tuple[frozenset[str], Answered], ...] = (
     (frozenset({"memory", "time"}), training_answers),
     (frozenset({"fits"}), fit_answers),
     (frozenset({"run"}), run_answers),
+    (frozenset({"serving"}), serving_answers),
 )
 
 

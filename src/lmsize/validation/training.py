@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
+from lmsize.api.serving import infer
 from lmsize.api.training import train
 from lmsize.catalogue import Accelerator, built_in
 from lmsize.compute.work import FROZEN_BASE, FULL_TRAINING, Tokens, work
@@ -22,6 +23,7 @@ from lmsize.measurements.measured import (
 )
 from lmsize.measurements.settings import Question, question
 from lmsize.measurements.unmodelled import UnmodelledError
+from lmsize.model.spec import ModelSpec
 from lmsize.validation.result import Answer
 
 TODAY = date(2000, 1, 1)  # no price is asked for
@@ -32,20 +34,30 @@ class Asked:
     """Questions already answered: many rows ask the same and measure different things."""
 
     engine: str
-    answers: dict[tuple[Any, ...], Estimate] = field(default_factory=dict)
+    # With the model, which must live as long as its id stands for it.
+    answers: dict[tuple[Any, ...], tuple[ModelSpec, Estimate]] = field(default_factory=dict)
 
     def estimate(self, asked: Question, **more: Any) -> Estimate:
-        """The public API's answer to a row's question."""
+        """The public API's answer to a row's question about training."""
+        return self._answer(train, asked, {"calibration": False, **more})
+
+    def serving(self, asked: Question, **more: Any) -> Estimate:
+        """The public API's answer to a row's question about serving."""
+        return self._answer(infer, asked, more)
+
+    def _answer(
+        self, call: Callable[..., Estimate], asked: Question, more: Mapping[str, Any]
+    ) -> Estimate:
         options = {**asked.options, **more}
         name = known_accelerator(asked.accelerator)
-        key = (id(asked.model), name, *sorted(options.items()))
+        key = (call, id(asked.model), name, *sorted(options.items()))
         if key not in self.answers:
-            self.answers[key] = train(
+            found = call(
                 asked.model, accelerator=name, engine=self.engine, search=False, today=TODAY,
-                calibration=False,
                 **options,
             )  # fmt: skip
-        return self.answers[key]
+            self.answers[key] = (asked.model, found)
+        return self.answers[key][1]
 
 
 @lru_cache(maxsize=4096)
