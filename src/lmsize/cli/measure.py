@@ -62,7 +62,7 @@ def _single(model: str, out: str | None, options: dict[str, Any], *, as_json: bo
     from lmsize.measuring.parallel import rank
 
     store = _store(out) if out is not None and rank() == 0 else None
-    measurement = measure(model, **options)
+    measurement = measure(model, tell=_tell if rank() == 0 else lambda _: None, **options)
     outcome = measurement.found.outcome
     if outcome not in (FITS, OOM):
         raise LmsizeError(f"{model}: the step does not run here: {measurement.found.reason}")
@@ -72,6 +72,10 @@ def _single(model: str, out: str | None, options: dict[str, Any], *, as_json: bo
             click.echo(f"{len(measurement.rows)} row(s) added to {out}", err=True)
         _show(measurement, as_json=as_json)
     return 1 if outcome == OOM else 0
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _show(measurement: Measurement, *, as_json: bool) -> None:
@@ -91,6 +95,7 @@ def _grid(
 ) -> int:  # fmt: skip
     from lmsize.api.measuring import grid_cases
     from lmsize.measuring.campaign import campaign
+    from lmsize.measuring.parallel import world_size
     from lmsize.quantity import parse_duration_s, parse_positive
 
     given = {"MODEL": model} | {
@@ -100,6 +105,10 @@ def _grid(
     for name, value in given.items():
         if value is not None:
             raise InputError(name, value, "no value with --grid: the file says what is measured")
+    if world_size() > 1:
+        raise InputError(
+            "--grid", grid, "no torchrun around it: the file's `processes` starts ranks"
+        )
     if out is None:
         raise InputError("--out", None, "a CSV file, which a grid resumes from")
     case_limit_s = parse_duration_s(limits["--case-limit"] or "15m", what="--case-limit")
@@ -108,7 +117,7 @@ def _grid(
     cases = grid_cases(grid, **{name: options[name] for name in OF_A_GRID})
     store = _store(out)
     tally = campaign(
-        cases, store, tell=lambda line: click.echo(line, err=True), case_limit_s=case_limit_s,
+        cases, store, tell=_tell, case_limit_s=case_limit_s,
         total_limit_s=total_s,
     )  # fmt: skip
     if as_json:
