@@ -181,7 +181,7 @@ def test_two_processes_share_the_step(model: str, tmp_path: Path) -> None:
         (["gpt2", "--max-minutes", "5"], "--grid"),
         (["gpt2", "--seq-len", "2048", "--device", "cpu"], "1024"),
         (["gpt2", "--micro-bacth", "1"], "--micro-batch"),
-        (["gpt3", "--device", "cpu"], "gpt2"),
+        (["gpt3", "--device", "cpu", "--out", "rows.csv"], "gpt2"),
         (["gpt2", "--out", "/no/such/folder/rows.csv", "--device", "cpu"], "--out"),
         (["gpt2", "--precision", "fp8", "--device", "cpu"], "--precision"),
     ],
