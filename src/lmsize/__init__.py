@@ -16,16 +16,20 @@ if TYPE_CHECKING:
     from lmsize.catalogue import Catalogue
     from lmsize.errors import InputError, LmsizeError
     from lmsize.estimate.answer import Estimate
+    from lmsize.validation.calibrating import calibrate
+    from lmsize.validation.public import validate
 
 _WHERE = {
     "Catalogue": "lmsize.catalogue",
     "Estimate": "lmsize.estimate.answer",
     "InputError": "lmsize.errors",
     "LmsizeError": "lmsize.errors",
+    "calibrate": "lmsize.validation.calibrating",
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
     "measure": "lmsize.api.measuring",
     "train": "lmsize.api.training",
+    "validate": "lmsize.validation.public",
 }
 
 __all__ = [
@@ -33,10 +37,12 @@ __all__ = [
     "Estimate",
     "InputError",
     "LmsizeError",
+    "calibrate",
     "compare",
     "infer",
     "measure",
     "train",
+    "validate",
 ]
 
 

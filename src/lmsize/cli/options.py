@@ -48,6 +48,9 @@ OUTPUT = (
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
+CALIBRATION = option(
+    "--calibration", metavar="FILE", help="Corrections of `lmsize calibrate`; none for none."
+)
 EXPLAIN = click.option(
     "--explain", is_flag=True, help="Open every number down to formula and source."
 )
@@ -78,10 +81,12 @@ STEP = (
 TRAINING = (
     *STEP,
     option("--cp", metavar="N", help="Context parallelism."),
+    option("--etp", metavar="N", help="Tensor parallelism of the experts (the same as tp)."),
     click.option(
         "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."
     ),
     option("--stack", metavar="NAME", help="transformers, torchtitan, megatron or deepspeed."),
+    option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (
     option("--steps", metavar="N", help="Length of the run in optimizer steps."),

@@ -68,9 +68,9 @@ def grid_entries(path: Path, *, options: AbstractSet[str]) -> list[Entry]:
     _known(base, allowed, f"{path}: base")
     entries = list(itertools.islice(_entries(raw, base, models, allowed, path), MOST_CASES + 1))
     if len(entries) > MOST_CASES:
-        raise InputError("--grid", str(path), f"at most {MOST_CASES} cases")
+        raise InputError(f"--grid {path.parent}", path.name, f"at most {MOST_CASES} cases")
     if not entries:
-        raise InputError("--grid", str(path), "at least one [[family]] or [[case]]")
+        raise InputError(f"--grid {path.parent}", path.name, "at least one [[family]] or [[case]]")
     return entries
 
 
@@ -146,9 +146,9 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError:
-        raise InputError("--grid", str(path), "a TOML file in UTF-8") from None
+        raise InputError(f"--grid {path.parent}", path.name, "a TOML file in UTF-8") from None
     except OSError as error:
         expected = f"a readable TOML file ({error.strerror or error})"
-        raise InputError("--grid", str(path), expected) from None
+        raise InputError(f"--grid {path.parent}", path.name, expected) from None
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError("--grid", str(path), f"valid TOML ({error})") from None
+        raise InputError(f"--grid {path.parent}", path.name, f"valid TOML ({error})") from None
