@@ -135,8 +135,10 @@ def grid_cases(
                 f"{entry.where}: {error.what}", error.value, error.expected, nearest=error.nearest
             ) from None
         changed = ", ".join(f"{key}={value}" for key, value in entry.overrides.items())
-        note = f"{entry.label}: {entry.model} with {changed}" if changed else ""
-        cases.append(replace(case, label=entry.label, note=note))
+        if changed:  # a reader completes the columns from the model that it is like
+            label = f"{entry.model} ({entry.label})"
+            case = replace(case, label=label, note=f"{entry.label}: with {changed}")
+        cases.append(case)
     return cases
 
 
