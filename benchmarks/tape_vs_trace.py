@@ -29,7 +29,10 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM", "gemma2": "Gemma2ForCausalLM", "gpt2": "GPT2LMHeadModel",
     "bert": "BertForMaskedLM", "gpt_neox": "GPTNeoXForCausalLM", "phi3": "Phi3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM", "t5": "T5ForConditionalGeneration",
-    "mixtral": "MixtralForCausalLM", "opt": "OPTForCausalLM",
+    "mixtral": "MixtralForCausalLM", "opt": "OPTForCausalLM", "phi": "PhiForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM", "gemma": "GemmaForCausalLM", "cohere": "CohereForCausalLM",
+    "stablelm": "StableLmForCausalLM", "roberta": "RobertaForMaskedLM", "olmo": "OlmoForCausalLM",
+    "granite": "GraniteForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM", "bloom": "BloomForCausalLM",
 }  # fmt: skip
 
 
@@ -58,6 +61,12 @@ def _config(rng: random.Random, family: str) -> Case:
     }  # fmt: skip
     if family in ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "olmo2", "mixtral"):
         usual |= {"num_key_value_heads": kv, "head_dim": head_dim, "pad_token_id": 0}
+    if family in ("starcoder2", "gemma", "cohere", "stablelm", "granite", "qwen3_moe"):
+        usual |= {"num_key_value_heads": kv, "head_dim": head_dim, "pad_token_id": 0}
+    if family == "qwen3_moe":
+        usual |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": ffn // 4}
+    if family == "bloom":
+        usual |= {"n_layer": layers, "n_head": n_heads}
     if family == "gpt2":
         return {
             "model_type": family, "architectures": [CLASSES[family]], "n_embd": width,

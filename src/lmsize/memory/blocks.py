@@ -49,6 +49,8 @@ class _Ask:
     accumulates: bool
     upcasts: bool = False
     tied: bool = False
+    n_masks: int = 0
+    recomputes: bool = False
 
 
 def covers(stack: str, model: ModelSpec, attention: str) -> bool:
@@ -81,7 +83,7 @@ def placed_blocks(
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
                 recompute == "full" and block.role == "layer", accumulates,
-                upcasts=transformers.upcasts_logits(model), tied=_is_tied(model),
+                upcasts=transformers.upcasts_logits(model), tied=_is_tied(model), n_masks=_n_masks(model), recomputes=recompute == "full",
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
@@ -124,8 +126,9 @@ def _program(block: Block, ask: _Ask) -> Program:
     }  # fmt: skip
     if block.role == "embedding":
         return embedding_program(
-            block, ask.setting, style, tied=ask.tied, rotary_numel=_rotary_numel(ask)
-        )
+            block, ask.setting, style, tied=ask.tied, rotary_numel=_rotary_numel(ask),
+            mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
+        )  # fmt: skip
     if block.role == "head":
         return head_program(block, ask.setting, style, **stream, upcasts=ask.upcasts)  # type: ignore[arg-type]
     return layer_program(block, ask.setting, style, **stream)  # type: ignore[arg-type]
@@ -135,6 +138,19 @@ def _rotary_numel(ask: _Ask) -> Any:
     if not ask.setting.conduct.rotary:
         return 0
     return ask.setting.seq_len * ask.setting.head_dim
+
+
+def _mask_numel(ask: _Ask) -> Any:
+    """One mask for each kind of causal attention, for every sequence."""
+    setting = ask.setting
+    if setting.attention != "eager":
+        return 0
+    return ask.n_masks * setting.micro_batch * setting.seq_len * setting.seq_len
+
+
+def _n_masks(model: ModelSpec) -> int:
+    cores = (p for _, run in model.runs() for p in run.block.parts if isinstance(p, AttentionCore))
+    return len({core.window for core in cores if core.causal and not core.cross})
 
 
 def head_dim(model: ModelSpec) -> int:

@@ -134,7 +134,7 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                     (*kept, (placed.label, n_left, piece.saved)),
                     (*undone, (placed.label, n_done, piece.gradients)),
                     piece.backward_peak,
-                    piece.backward_saved,
+                    piece.peak_saved,
                     piece.peak_gradients,
                 )
             )

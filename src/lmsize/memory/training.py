@@ -114,7 +114,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     in_flight = stage.n_in_flight(setup.batch.n_micro)
     made = []
     for moment in moments(blocks):
-        grown = gradients if setup.accumulates else [gradients_term(moment)]
+        grown = [*(gradients if setup.accumulates else []), gradients_term(moment)]
         activations = activations_term(moment, in_flight=in_flight, whole=blocks)
         passing = total("temporaries", [passing_term(moment), *gathers])
         made.append(total(moment.name, [*held, *grown, *after, activations, passing]))
@@ -165,6 +165,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         autocast=setup.precision(recipe.compute).bits / 8 if recipe.autocast else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model),
+        inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
     return placed_blocks(
         setup.model, setup.adapters, stage, setting, stack=recipe.stack,

@@ -32,6 +32,7 @@ class Conduct:
     """What the config says beside the shapes.
 
     Attributes:
+        model_type: of the text model, whose class decides the rest.
         activation: transformers' name of it (``silu``, ``gelu_new`` ...).
         hidden_dropout: of what attention and MLP add to the stream; rates are fractions.
         activation_dropout: inside the MLP.
@@ -42,6 +43,7 @@ class Conduct:
         scales_embedding: whether embeddings are multiplied by a constant.
     """
 
+    model_type: str = "llama"
     activation: str = "silu"
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -64,6 +66,7 @@ def read_conduct(config: Config) -> Conduct:
     known = {**section.defaults, **section.raw}
     rotary = any(key in known for key in ROTARY) and not known.get("alibi")
     return Conduct(
+        model_type=section.model_type or "llama",
         activation=_text(known, ACTIVATION, "silu"),
         hidden_dropout=_rate(known, HIDDEN_DROPOUT),
         attention_dropout=_rate(known, ATTENTION_DROPOUT),

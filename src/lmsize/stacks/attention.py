@@ -19,7 +19,7 @@ def attention(
     q, k, v = _projected(program, x, section, core, setting)
     q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
     if setting.conduct.rotary and not core.cross:
-        q, k = style.rotary(program, q), style.rotary(program, k)
+        q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
     out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
     for linear in section.outputs:

@@ -13,9 +13,15 @@ from lmsize.tape.program import Op, Program, Tensor
 
 
 def embedding_program(
-    block: Block, setting: Setting, style: Style, *, tied: bool, rotary_numel: Any = 0
-) -> Program:
-    """Tables looked up and summed, their norm, dropout."""
+    block: Block, setting: Setting, style: Style, *, tied: bool, rotary_numel: Any = 0,
+    mask_numel: Any = 0, keeps_mask: bool = False,
+) -> Program:  # fmt: skip
+    """Tables looked up and summed, their norm, dropout; what all layers share.
+
+    Args:
+        mask_numel: numbers of the masks that eager attention adds to its scores.
+        keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
+    """
     program = Program(autocast=setting.autocast)
     stream: Tensor | None = None
     for part in block.parts:
@@ -29,6 +35,8 @@ def embedding_program(
             stream = applied(program, stream, part, setting)
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
+    if mask_numel and stream is not None:
+        _mask(program, mask_numel, stream.itemsize, kept=keeps_mask)
     if stream is None:
         raise ValueError(f"{block.name} has no embedding")
     if setting.conduct.scales_embedding:
@@ -45,9 +53,11 @@ def _looked_up(
     trained = setting.trains_base and part.trainable
     table = program.parameter(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
-        shared=tied and part.is_vocabulary,
+        kind="shared" if tied and part.is_vocabulary else "parameter",
     )  # fmt: skip
-    return ops.embedding(program, table, numel=numel)
+    made = ops.embedding(program, table, numel=numel)
+    made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
+    return made
 
 
 def head_program(
@@ -58,9 +68,11 @@ def head_program(
     program = Program(autocast=setting.autocast)
     x = program.input("stream", setting.n_tokens * width, itemsize, needs_grad=needs_grad)
     last: Linear | None = None
+    outputs = x  # of the model below the head, which names them until the loss is taken
     for part in block.parts:
         if isinstance(part, Norm):
             x = normed(program, x, part, setting, style)
+            outputs = x if last is None else outputs
         elif isinstance(part, Linear) and part.per_token >= 1:
             last = part
             x = applied(program, x, part, setting)
@@ -75,7 +87,7 @@ def head_program(
             x = ops.pointwise(program, x, name="times cap")
         logits = x
         x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
-        program.hold(logits)
+        program.hold(logits, outputs)
     program.outputs.append(x)
     return program
 
@@ -91,3 +103,11 @@ def _rotary_tables(program: Program, numel: Any, stream: Tensor | None) -> None:
     itemsize = 4 if stream is None else stream.itemsize
     tables = [Tensor(name, numel, itemsize) for name in ("cosines", "sines")]
     program.ops.append(Op("rotary tables", (), tuple(tables), saves=tuple(tables)))
+
+
+def _mask(program: Program, numel: Any, itemsize: float, *, kept: bool) -> None:
+    """Masks that every layer adds to its scores, until the forward ends or a backward is over."""
+    mask = Tensor("mask", numel, itemsize)
+    program.ops.append(Op("mask", (), (mask,), saves=(mask,) if kept else ()))
+    if not kept:
+        program.cached.append(mask)

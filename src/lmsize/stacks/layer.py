@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lmsize.model.spec import Block
 from lmsize.stacks.attention import attention
+from lmsize.stacks.experts import mixture
 from lmsize.stacks.mlp import mlp
 from lmsize.stacks.sections import Section, sections
 from lmsize.stacks.setting import Setting, Style, normed
@@ -42,7 +43,9 @@ def _residual(
     x = stream
     if branch.before is not None:
         x = normed(program, x, branch.before, setting, style)
+    entered = x
     x = _branch(program, x, branch, setting, style)
+    program.hold(entered)
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
     if adds_first and branch.after is not None:  # BERT: the norm is of the sum
@@ -70,4 +73,6 @@ def _parallel(
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:
     if branch.kind == "attention":
         return attention(program, x, branch, setting, style)
+    if branch.kind == "experts":
+        return mixture(program, x, branch, setting, style)
     return mlp(program, x, branch, setting, style)

@@ -24,7 +24,7 @@ def _base(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tens
     bias = parameter(program, f"{linear.name}.bias", linear.n_out, setting) if linear.bias else None
     if setting.quantised and linear.adaptable:
         return _dequantised(program, x, linear, n_weights)
-    weight = parameter(program, linear.name, n_weights, setting)
+    weight = parameter(program, linear.name, n_weights, setting, tied=linear.tied)
     return ops.linear(
         program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name
     )
@@ -47,4 +47,6 @@ def _adapted(program: Program, x: Tensor, base: Tensor, linear: Linear, rank: in
     outer = ops.linear(program, inner, up, n_in=rank, n_out=linear.n_out, name="lora_B")
     scaled = ops.pointwise(program, outer, name="scaled")
     total = ops.add(program, base, scaled)
-    return ops.cast(program, total, base.itemsize)
+    made = ops.cast(program, total, base.itemsize)
+    program.hold(x, raised)  # names in the frames that call
+    return made

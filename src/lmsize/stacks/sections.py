@@ -118,8 +118,11 @@ def is_understood(block: Block) -> bool:
 
 def _is_plain(section: Section) -> bool:
     """Attention with projections for queries, keys and values; MLPs of two or three matrices."""
-    if section.convs or section.scan or section.experts:
+    if section.convs or section.scan:
         return False
+    if section.experts:
+        others = [p for p in section.linears if p.n_out not in (1, section.experts.n_experts)]
+        return len(others) in (0, 2, 3) and len(section.experts.matrices) == 2
     if section.core is None:
         return len(section.linears) in (2, 3)
     return not section.core.cross and len(section.linears) in (1, 3) and len(section.outputs) == 1

@@ -26,6 +26,8 @@ class Setting:
         trains_base: False where only adapters are trained.
         ranks: LoRA rank of each adapted linear, by its name in the block.
         head_dim: width of what rotary positions turn.
+        inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
+            frozen, as checkpointing of a model with adapters has it.
         quantised: whether the base's adaptable linears are stored in few bits.
     """
 
@@ -40,6 +42,7 @@ class Setting:
     quantised: bool = False
     n_keys: Any = None
     head_dim: int = 0
+    inputs_need_grad: bool = False
 
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
@@ -67,15 +70,20 @@ class Style:
     """
 
     norm: Callable[..., Tensor]
-    rotary: Callable[[Program, Tensor], Tensor]
+    rotary: Callable[[Program, Tensor, Setting], Tensor]
     core: Callable[[Program, QKV, AttentionCore, Setting], Tensor]
     activation: Callable[[Program, Tensor, str], Tensor]
     loss: Callable[..., Tensor]
 
 
-def parameter(program: Program, name: str, numel: Any, setting: Setting) -> Tensor:
-    """A parameter of the base model, trained or not."""
-    return program.parameter(name, numel, setting.weight_itemsize, trained=setting.trains_base)
+def parameter(
+    program: Program, name: str, numel: Any, setting: Setting, *, tied: bool = False
+) -> Tensor:
+    """A parameter of the base model, trained or not; a tied one waits for its other gradient."""
+    return program.parameter(
+        name, numel, setting.weight_itemsize, trained=setting.trains_base,
+        kind="waiting" if tied else "parameter",
+    )  # fmt: skip
 
 
 def normed(

@@ -37,11 +37,13 @@ class Backward:
 
     Attributes:
         peak: the most it holds: what was saved, gradients of activations and of its parameters.
-        peak_gradients: those of its parameters that are made by then.
+        peak_saved: what is saved by then still; `peak_gradients` those of its parameters that
+            are made.
         gradients: all of them, at the end.
     """
 
     peak: Any
+    peak_saved: Any
     peak_gradients: Any
     gradients: Any
 
@@ -70,6 +72,12 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
         sum(t.n_bytes for t in program.cached if id(t) not in kept),
         any(id(t.base) in kept for t in program.inputs),
     )
+
+
+def _saved(program: Program) -> Any:
+    """Bytes of all that some backward needs, each storage once."""
+    found = {id(t.base): t.base for op in program.ops for t in op.saves if t.is_counted}
+    return sum(t.n_bytes for t in found.values())
 
 
 def _bases(program: Program) -> list[Tensor]:
@@ -106,6 +114,8 @@ class _Undoing:
 
     live: Any
     peak: Any
+    saved: Any
+    peak_saved: Any
     gradients: Any = 0
     peak_gradients: Any = 0
     pending: dict[int, _Grad] = field(default_factory=dict)
@@ -118,7 +128,9 @@ class _Undoing:
     def look(self, n_bytes: Any) -> None:
         """Take note of how much is held, with so much beside."""
         held = self.live + n_bytes
-        self.peak_gradients = chosen(held >= self.peak, self.gradients, self.peak_gradients)
+        fuller = held >= self.peak
+        self.peak_saved = chosen(fuller, self.saved, self.peak_saved)
+        self.peak_gradients = chosen(fuller, self.gradients, self.peak_gradients)
         self.peak = larger(self.peak, held)
 
     def release(self, grad: _Grad) -> None:
@@ -134,8 +146,8 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
         accumulates: gradients of parameters are added to those there are, and go.
         extra_bytes: held throughout (the input of a checkpointed block).
     """
-    saved = forward(program).saved
-    state = _Undoing(saved + extra_bytes, saved + extra_bytes)
+    saved = _saved(program) + extra_bytes
+    state = _Undoing(saved, saved, saved, saved)
     for op in program.ops:
         for base in {id(t.base): t for t in op.saves if t.is_counted}:
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
@@ -144,7 +156,7 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
         state.hold(output.n_bytes)
     for op in reversed(program.ops):
         _undo(op, state, accumulates=accumulates)
-    return Backward(state.peak, state.peak_gradients, state.gradients)
+    return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)
 
 
 def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
@@ -174,12 +186,13 @@ def _let_go_of_saved(op: Op, state: _Undoing) -> None:
         state.n_uses[id(tensor)] -= 1
         if not state.n_uses[id(tensor)]:
             state.live = state.live - tensor.n_bytes
+            state.saved = state.saved - tensor.n_bytes
 
 
 def _deliver(tensor: Tensor, grad: _Grad, state: _Undoing, *, accumulates: bool) -> None:
     """A gradient waits for its tensor's own operation; two that meet are summed."""
-    if tensor.kind in ("parameter", "shared"):
-        if accumulates or tensor.kind == "shared":
+    if tensor.kind in ("parameter", "shared", "waiting"):
+        if tensor.kind == "shared" or (accumulates and tensor.kind == "parameter"):
             state.release(grad)
         else:
             state.gradients = state.gradients + tensor.n_bytes

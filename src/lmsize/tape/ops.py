@@ -36,7 +36,7 @@ def lowered(program: Program, x: Tensor) -> Tensor:
     if program.autocast is None or x.itemsize <= program.autocast:
         return x
     made = cast(program, x, program.autocast)
-    if x.kind == "parameter" and x.needs_grad:
+    if x.kind in ("parameter", "shared", "waiting") and x.needs_grad:
         program.cached.append(made)
     return made
 
@@ -61,6 +61,17 @@ def linear(
     reads = [x, weight] if bias is None else [bias, x, weight]
     return program.record(
         "linear", reads, made, saves=saves, gradients=[*gradients, Gradient(x), Gradient(weight)]
+    )
+
+
+def grouped_linear(
+    program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, name: str = ""
+) -> Tensor:
+    """A product for each group of rows with a matrix of its own; saves what a linear saves."""
+    made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
+    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
+    return program.record(
+        "grouped_linear", [x, weight], made, saves=saves, gradients=[Gradient(x), Gradient(weight)]
     )
 
 
@@ -209,3 +220,17 @@ def quantised_linear(
         "quantised_linear", [x], made, gradients=[Gradient(x, scratch_bytes=whole)],
         forward_bytes=whole,
     )  # fmt: skip
+
+
+def gather(program: Program, x: Tensor, *, numel: Any, n_rows: Any, name: str = "") -> Tensor:
+    """Rows in another order, or some of them several times: saves which (8 bytes a row)."""
+    made, rows = Tensor(name or x.name, numel, x.itemsize), Tensor("rows", n_rows, 8)
+    return program.record(
+        "gather", [x], made, saves=[rows], gradients=[Gradient(x)], side=[rows]
+    )  # fmt: skip
+
+
+def total(program: Program, x: Tensor, *, numel: Any, name: str = "total") -> Tensor:
+    """A sum over a dimension, whose gradient is a view spread out again."""
+    made = Tensor(name, numel, x.itemsize)
+    return program.record("total", [x], made, gradients=[Gradient(x, "same")])

@@ -17,17 +17,17 @@ class Piece:
     Attributes:
         saved: kept from its forward to its backward; `cached` until the end of the forward only.
         forward_peak: the most its forward holds, input included.
-        backward_saved: what its backward starts with (more than `saved` after a recomputation).
-        backward_peak: the most its backward holds, that included, gradients too.
-        peak_gradients: of its parameters, by then; `gradients` once it is undone.
+        backward_peak: the most its backward holds, a recomputation before it included.
+        peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
+            parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
     """
 
     saved: Any
     cached: Any
     forward_peak: Any
-    backward_saved: Any
     backward_peak: Any
+    peak_saved: Any
     peak_gradients: Any
     gradients: Any
     output: Any
@@ -42,7 +42,7 @@ def piece(program: Program, *, checkpointed: bool = False, accumulates: bool = F
         back = backward(program, accumulates=accumulates)
         return Piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
-            backward_saved=through.saved, backward_peak=back.peak,
+            backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
         )  # fmt: skip
     once = forward(program, saving=False)
@@ -51,7 +51,8 @@ def piece(program: Program, *, checkpointed: bool = False, accumulates: bool = F
     recomputed = through.peak + output
     return Piece(
         saved=stream, cached=once.cached, forward_peak=once.peak,
-        backward_saved=through.saved + extra, backward_peak=larger(back.peak, recomputed),
+        backward_peak=larger(back.peak, recomputed),
+        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output,
     )  # fmt: skip

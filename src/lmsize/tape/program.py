@@ -29,8 +29,8 @@ class Tensor:
         itemsize: bytes of one number.
         base: the tensor whose storage this one is a view of; itself for most.
         kind: ``local`` tensors come and go with the program; a ``parameter`` and what was
-            ``given`` (masks) are held elsewhere and counted there. The gradient of a ``shared``
-            parameter is added to the one that another block has made.
+            ``given`` (masks) are held elsewhere and counted there. The gradient of a ``waiting``
+            parameter is kept until that of its other use, ``shared``, is added to it.
         needs_grad: whether a gradient flows to it.
     """
 
@@ -38,7 +38,7 @@ class Tensor:
     numel: Any
     itemsize: float
     needs_grad: bool = False
-    kind: Literal["local", "parameter", "shared", "given"] = "local"
+    kind: Literal["local", "parameter", "shared", "waiting", "given"] = "local"
     base: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,10 +111,11 @@ class Program:
         return tensor
 
     def parameter(
-        self, name: str, numel: Any, itemsize: float, *, trained: bool, shared: bool = False
-    ) -> Tensor:
+        self, name: str, numel: Any, itemsize: float, *, trained: bool,
+        kind: Literal["parameter", "shared", "waiting"] = "parameter",
+    ) -> Tensor:  # fmt: skip
         """A weight, held elsewhere; its gradient is made here, or added to what there is."""
-        return Tensor(name, numel, itemsize, trained, "shared" if shared else "parameter")
+        return Tensor(name, numel, itemsize, trained, kind)
 
     def record(
         self, name: str, reads: Sequence[Tensor], write: Tensor, *,
