@@ -19,11 +19,13 @@ class Stage:
     Attributes:
         index: 0 is the first.
         n_stages: of the pipeline.
+        runs: equal blocks of a tower as one; `ordered` as they follow one another.
     """
 
     index: int
     n_stages: int
     runs: tuple[tuple[Tower, Run], ...]
+    ordered: tuple[tuple[Tower, Run], ...] = ()
 
     def n_in_flight(self, n_micro: int) -> int:
         """Micro-batches whose activations it keeps at once under one-forward-one-backward."""
@@ -87,7 +89,7 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     """
     runs = tuple(model.runs())
     if pp == 1:
-        return (Stage(0, 1, merged(runs)),)
+        return (Stage(0, 1, merged(runs), runs),)
     n_layers = sum(run.n_layers for tower, run in runs if _is_layer(tower, run))
     each, extra = divmod(n_layers, pp)
     made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
@@ -106,7 +108,7 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
             copies = taken if run.n_copies == run.n_layers else run.n_copies
             made[stage].append((tower, Run(run.block, taken, copies)))
             left, room = left - taken, room - taken
-    return tuple(Stage(i, pp, merged(own)) for i, own in enumerate(made))
+    return tuple(Stage(i, pp, merged(own), tuple(own)) for i, own in enumerate(made))
 
 
 def _is_layer(tower: Tower, run: Run) -> bool:

@@ -1,0 +1,159 @@
+"""The blocks that one rank of a stage runs, each with what it keeps and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from lmsize.layout.shares import Stage
+from lmsize.model.parts import AttentionCore, Linear
+from lmsize.model.spec import Block, ModelSpec, Role
+from lmsize.stacks import transformers
+from lmsize.stacks.ends import embedding_program, head_program
+from lmsize.stacks.layer import layer_program
+from lmsize.stacks.sections import is_understood
+from lmsize.stacks.setting import Setting, Style
+from lmsize.tape.pieces import Piece, piece
+from lmsize.tape.program import Program
+
+STYLES: dict[str, Style] = {"transformers": transformers.STYLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """`n_layers` equal blocks in a row.
+
+    Attributes:
+        checkpointed: whether they keep only their input, and run again for the backward.
+    """
+
+    label: str
+    role: Role
+    n_layers: int
+    piece: Piece
+    checkpointed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What a block's piece depends on besides the block: hashable, so that it is made once."""
+
+    stack: str
+    setting: Setting
+    width: int
+    itemsize: float
+    needs_grad: bool
+    checkpointed: bool
+    accumulates: bool
+    upcasts: bool = False
+    tied: bool = False
+    n_masks: int = 0
+    recomputes: bool = False
+
+
+def covers(stack: str, model: ModelSpec, attention: str) -> bool:
+    """Whether the stack's programs are known for every block that this model runs."""
+    del attention
+    live = [tower for tower in model.towers if tower.stream != "idle"]
+    return (
+        stack in STYLES and len(live) == 1 and all(is_understood(run.block) for run in live[0].runs)
+    )
+
+
+def placed_blocks(
+    model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
+    recompute: str, accumulates: bool,
+) -> Iterator[Placed]:  # fmt: skip
+    """Every run of the stage in order of execution, each with its piece.
+
+    The first of a run of layers may differ from the rest: no gradient flows into the first layer
+    of a frozen model.
+    """
+    itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
+    ranks = _ranks(adapters)
+    for tower, run in stage.ordered:
+        if tower.stream == "idle":
+            continue
+        block = run.block
+        own = replace(setting, ranks=ranks.get((tower.name, block.name), ()))
+        left, first = run.n_layers, True
+        while left:
+            ask = _Ask(
+                stack, own, model.width, itemsize, needs_grad,
+                recompute == "full" and block.role == "layer", accumulates,
+                upcasts=transformers.upcasts_logits(model), tied=_is_tied(model), n_masks=_n_masks(model), recomputes=recompute == "full",
+            )  # fmt: skip
+            made, itemsize, needs_grad = _made(block, ask)
+            steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
+            n = left if steady or not first else 1
+            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed)
+            left, first = left - n, False
+
+
+def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:
+    """By tower and block: the rank of each adapted linear."""
+    found: dict[tuple[str, str], tuple[tuple[str, int], ...]] = {}
+    for tower, run in adapters.runs() if adapters else ():
+        found[tower.name, run.block.name] = tuple(
+            (part.name.removesuffix(".lora_A"), part.n_out)
+            for part in run.block.parts
+            if isinstance(part, Linear) and part.name.endswith(".lora_A")
+        )
+    return found
+
+
+def _is_tied(model: ModelSpec) -> bool:
+    return any(
+        isinstance(part, Linear) and part.tied
+        for _, run in model.runs()
+        for part in run.block.parts
+    )
+
+
+@lru_cache(maxsize=1024)
+def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
+    program = _program(block, ask)
+    out = program.outputs[0]
+    made = piece(program, checkpointed=ask.checkpointed, accumulates=ask.accumulates)
+    return made, out.itemsize, out.needs_grad
+
+
+def _program(block: Block, ask: _Ask) -> Program:
+    style, stream = STYLES[ask.stack], {
+        "width": ask.width, "itemsize": ask.itemsize, "needs_grad": ask.needs_grad,
+    }  # fmt: skip
+    if block.role == "embedding":
+        return embedding_program(
+            block, ask.setting, style, tied=ask.tied, rotary_numel=_rotary_numel(ask),
+            mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
+        )  # fmt: skip
+    if block.role == "head":
+        return head_program(block, ask.setting, style, **stream, upcasts=ask.upcasts)  # type: ignore[arg-type]
+    return layer_program(block, ask.setting, style, **stream)  # type: ignore[arg-type]
+
+
+def _rotary_numel(ask: _Ask) -> Any:
+    if not ask.setting.conduct.rotary:
+        return 0
+    return ask.setting.seq_len * ask.setting.head_dim
+
+
+def _mask_numel(ask: _Ask) -> Any:
+    """One mask for each kind of causal attention, for every sequence."""
+    setting = ask.setting
+    if setting.attention != "eager":
+        return 0
+    return ask.n_masks * setting.micro_batch * setting.seq_len * setting.seq_len
+
+
+def _n_masks(model: ModelSpec) -> int:
+    cores = (p for _, run in model.runs() for p in run.block.parts if isinstance(p, AttentionCore))
+    return len({core.window for core in cores if core.causal and not core.cross})
+
+
+def head_dim(model: ModelSpec) -> int:
+    """Width of a query head of the first attention core; 0 without one."""
+    cores = (p for _, run in model.runs() for p in run.block.parts if isinstance(p, AttentionCore))
+    return next((core.head_dim for core in cores), 0)

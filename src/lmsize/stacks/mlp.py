@@ -1,0 +1,35 @@
+"""MLPs: gated or plain, the two matrices of the gate apart or in one."""
+
+from __future__ import annotations
+
+from lmsize.model.parts import Linear
+from lmsize.stacks.linears import applied
+from lmsize.stacks.sections import Section
+from lmsize.stacks.setting import Setting, Style
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+
+def mlp(program: Program, x: Tensor, section: Section, setting: Setting, style: Style) -> Tensor:
+    """From the normed stream to what the MLP adds to it."""
+    return dense_mlp(program, x, section.linears, setting, style)
+
+
+def dense_mlp(
+    program: Program, x: Tensor, linears: list[Linear], setting: Setting, style: Style
+) -> Tensor:
+    """Up, an activation and down; with a gate if there are three matrices or one of double width."""
+    *ups, down = linears
+    kind, t = setting.conduct.activation, setting.n_tokens
+    first = applied(program, x, ups[0], setting)
+    if len(ups) == 2:
+        inner = style.activation(program, first, kind)
+        other = applied(program, x, ups[1], setting)
+        inner = ops.mul(program, inner, other, name="gated")
+    elif ups[0].n_out == 2 * down.n_in:
+        gate, other = ops.split(program, first, (t * down.n_in, t * down.n_in))
+        inner = ops.mul(program, other, style.activation(program, gate, kind), name="gated")
+    else:
+        inner = style.activation(program, first, kind)
+    inner = ops.dropout(program, inner, setting.conduct.activation_dropout)
+    return applied(program, inner, down, setting)

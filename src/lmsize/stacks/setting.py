@@ -1,0 +1,94 @@
+"""What a block's program depends on besides the block, and how a stack writes its pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lmsize.model.conduct import Conduct
+from lmsize.model.parts import AttentionCore, Norm
+from lmsize.tape.program import Program, Tensor
+
+QKV = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One rank's view of a micro-batch, and the number types of the step.
+
+    Attributes:
+        micro_batch, seq_len: sequences, and tokens of each that this rank has.
+        n_keys: tokens that a cross attention reads, if not `seq_len`.
+        weight_itemsize: bytes of a weight as the model holds it; of activations without autocast.
+        autocast: bytes of a number under autocast; None without.
+        attention: ``eager``, ``sdpa`` or ``flash``.
+        trains_base: False where only adapters are trained.
+        ranks: LoRA rank of each adapted linear, by its name in the block.
+        head_dim: width of what rotary positions turn.
+        inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
+            frozen, as checkpointing of a model with adapters has it.
+        quantised: whether the base's adaptable linears are stored in few bits.
+    """
+
+    micro_batch: Any
+    seq_len: Any
+    weight_itemsize: float
+    conduct: Conduct
+    autocast: float | None = None
+    attention: str = "sdpa"
+    trains_base: bool = True
+    ranks: tuple[tuple[str, int], ...] = ()
+    quantised: bool = False
+    n_keys: Any = None
+    head_dim: int = 0
+    inputs_need_grad: bool = False
+
+    def rank(self, name: str) -> int | None:
+        """The rank of a linear's adapter; None if it has none."""
+        return next((rank for adapted, rank in self.ranks if adapted == name), None)
+
+    @property
+    def n_tokens(self) -> Any:
+        return self.micro_batch * self.seq_len
+
+    @property
+    def compute_itemsize(self) -> float:
+        """Bytes of a number in matrix products."""
+        return self.autocast or self.weight_itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a stack writes the pieces of a layer; each appends its operations to a program.
+
+    Attributes:
+        norm: of a tensor's rows; `core` scores and weighted values of queries, keys and values.
+        rotary: turns queries and keys.
+        activation: by transformers' name; `gated` an activation times its gate.
+        loss: logits of the labels' tokens -> the loss; told whether the class upcasts them.
+    """
+
+    norm: Callable[..., Tensor]
+    rotary: Callable[[Program, Tensor, Setting], Tensor]
+    core: Callable[[Program, QKV, AttentionCore, Setting], Tensor]
+    activation: Callable[[Program, Tensor, str], Tensor]
+    loss: Callable[..., Tensor]
+
+
+def parameter(
+    program: Program, name: str, numel: Any, setting: Setting, *, tied: bool = False
+) -> Tensor:
+    """A parameter of the base model, trained or not; a tied one waits for its other gradient."""
+    return program.parameter(
+        name, numel, setting.weight_itemsize, trained=setting.trains_base,
+        kind="waiting" if tied else "parameter",
+    )  # fmt: skip
+
+
+def normed(
+    program: Program, x: Tensor, norm: Norm, setting: Setting, style: Style, *, n_rows: Any = None
+) -> Tensor:
+    """A norm part on a tensor; `n_rows` where it norms heads rather than tokens."""
+    rows = setting.n_tokens if n_rows is None else n_rows
+    return style.norm(program, x, norm, setting, n_rows=rows)
