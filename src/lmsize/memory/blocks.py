@@ -10,7 +10,7 @@ from typing import Any
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role
-from lmsize.stacks import transformers
+from lmsize.stacks import megatron, torchtitan, transformers
 from lmsize.stacks.ends import embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
@@ -18,7 +18,10 @@ from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
 
-STYLES: dict[str, Style] = {"transformers": transformers.STYLE}
+STYLES: dict[str, Style] = {
+    "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
+    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def placed_blocks(
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
                 recompute == "full" and block.role == "layer", accumulates,
-                upcasts=transformers.upcasts_logits(model), tied=_is_tied(model), n_masks=_n_masks(model), recomputes=recompute == "full",
+                upcasts=STYLES[stack].upcasts(model), tied=_is_tied(model), n_masks=_n_masks(model), recomputes=recompute == "full",
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize

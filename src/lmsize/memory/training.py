@@ -27,6 +27,7 @@ from lmsize.stacks.setting import Setting
 from lmsize.workload.training import Batch
 
 ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
+KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 UNQUANTISED = "fp32"  # peft's prepare_model_for_kbit_training casts up what is left in 16 bits
 
 
@@ -64,14 +65,18 @@ class TrainingSetup:
     @property
     def is_taped(self) -> bool:
         """Whether the stack's own programs give the activations, rather than a textbook formula."""
-        plain = self.layout.tp == self.layout.ep == 1
-        return plain and covers(self.recipe.stack, self.model, self.attention)
+        return covers(self.recipe.stack, self.model, self.attention)
+
+    @property
+    def gathers_weights(self) -> bool:
+        """Whether blocks run on weights gathered for them from all ranks."""
+        return self.layout.zero > 2 and self.layout.n_replicas > 1
 
     @property
     def accumulates(self) -> bool:
         """Whether gradients are there before a backward begins."""
         sharded = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return self.batch.n_micro > 1 or sharded
+        return self.batch.n_micro > 1 or sharded or self.recipe.stack in KEEPS_GRADIENTS
 
 
 def training_peak(setup: TrainingSetup) -> Term:
@@ -158,13 +163,17 @@ def _gradients(setup: TrainingSetup, trained: list[Stored]) -> Term:
 def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     """The stage's blocks as its stack runs them."""
     recipe, batch = setup.recipe, setup.batch
-    weights = setup.precision(recipe.weights).bits / 8
+    gathered = recipe.gathered if setup.gathers_weights else ""
+    held = UNQUANTISED if setup.quant else gathered or recipe.weights
+    weights, compute = (setup.precision(name).bits / 8 for name in (held, recipe.compute))
+    casts = recipe.autocast or (recipe.stack == "torchtitan" and not gathered)
     setting = Setting(
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
-        autocast=setup.precision(recipe.compute).bits / 8 if recipe.autocast else None,
+        autocast=compute if casts and compute < weights else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
-        head_dim=head_dim(setup.model),
+        head_dim=head_dim(setup.model), layout=setup.layout, recompute=setup.recompute,
+        quant_itemsize=compute,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
     return placed_blocks(

@@ -6,7 +6,9 @@ from typing import Any
 
 from lmsize.model.parts import Embedding, Linear, Norm
 from lmsize.model.spec import Block
+from lmsize.numbers import ceil_div
 from lmsize.stacks.linears import applied
+from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.setting import Setting, Style, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
@@ -22,12 +24,16 @@ def embedding_program(
         mask_numel: numbers of the masks that eager attention adds to its scores.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
-    program = Program(autocast=setting.autocast)
+    program = Program(
+        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients
+    )
     stream: Tensor | None = None
     for part in block.parts:
         if isinstance(part, Embedding):
-            n_rows = setting.n_tokens if part.is_vocabulary or "type" in part.name else None
-            row = _looked_up(program, part, setting, n_rows, tied=tied)
+            n_rows = setting.n_stream_tokens if part.is_vocabulary or "type" in part.name else None
+            row = _looked_up(
+                program, local_embedding(part, setting.layout), setting, n_rows, tied=tied
+            )
             stream = row if stream is None else ops.add(program, stream, row)
         elif isinstance(part, Norm) and stream is not None:
             stream = normed(program, stream, part, setting, style)
@@ -49,7 +55,9 @@ def _looked_up(
     program: Program, part: Embedding, setting: Setting, n_rows: Any, *, tied: bool
 ) -> Tensor:
     """Rows of tokens; positions are looked up once for all sequences."""
-    numel = (setting.seq_len if n_rows is None else n_rows) * part.width
+    numel = (
+        ceil_div(setting.seq_len, setting.sequence_shards) if n_rows is None else n_rows
+    ) * part.width
     trained = setting.trains_base and part.trainable
     table = program.parameter(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
@@ -65,8 +73,10 @@ def head_program(
     upcasts: bool,
 ) -> Program:  # fmt: skip
     """The last norm, the projections and the loss of every token."""
-    program = Program(autocast=setting.autocast)
-    x = program.input("stream", setting.n_tokens * width, itemsize, needs_grad=needs_grad)
+    program = Program(
+        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients
+    )
+    x = program.input("stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad)
     last: Linear | None = None
     outputs = x  # of the model below the head, which names them until the loss is taken
     for part in block.parts:
@@ -75,7 +85,7 @@ def head_program(
             outputs = x if last is None else outputs
         elif isinstance(part, Linear) and part.per_token >= 1:
             last = part
-            x = applied(program, x, part, setting)
+            x = applied(program, x, local_linear(part, setting.layout), setting)
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
     if last is None:

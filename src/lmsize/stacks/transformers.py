@@ -183,10 +183,10 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
     return made
 
 
-STYLE = Style(norm, rotary, core, activation, loss)
-
-
 def upcasts_logits(model: ModelSpec) -> bool:
     """Whether the class takes its loss by ``ForCausalLMLoss``: decoders do, BERT and T5 do not."""
     masked = ("MaskedLM", "PreTraining", "ConditionalGeneration", "SequenceClassification")
     return not model.architecture.endswith(masked)
+
+
+STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits)

@@ -171,6 +171,10 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
             incoming[0].n_holders += 1
             made.append((gradient.to, incoming[0]))
             continue
+        if gradient.kind == "saved":  # takes over the storage that is let go of below
+            made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+            state.live = state.live + gradient.to.n_bytes
+            continue
         state.look(gradient.scratch_bytes + gradient.to.n_bytes)
         state.hold(gradient.to.n_bytes)
         made.append((gradient.to, _Grad(gradient.to.n_bytes)))

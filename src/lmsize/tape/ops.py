@@ -48,20 +48,32 @@ def raised(program: Program, x: Tensor) -> Tensor:
 
 def linear(
     program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, bias: Tensor | None = None,
-    name: str = "",
+    name: str = "", gathers: Any = 1, scatters: Any = 1,
 ) -> Tensor:  # fmt: skip
-    """A matrix product: saves its input for the weight, and its weight for the input."""
+    """A matrix product: saves its input for the weight, and its weight for the input.
+
+    Args:
+        gathers: ranks whose tokens it gathers for the product, and again for its backward.
+        scatters: ranks over which its summed output is divided.
+    """
     x, weight = lowered(program, x), lowered(program, weight)
     if bias is not None:
         bias = lowered(program, bias)
-    made = Tensor(name or weight.name, x.numel // n_in * n_out, x.itemsize)
-    saves = [x] if weight.needs_grad else []
-    saves += [weight] if x.needs_grad else []
+    whole_in = x.n_bytes * gathers if _is_spread(gathers) else 0
+    made = Tensor(name or weight.name, x.numel * gathers // n_in * n_out // scatters, x.itemsize)
+    whole_out = made.n_bytes * scatters if _is_spread(scatters) else 0
+    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
     gradients = [Gradient(bias)] if bias is not None else []
     reads = [x, weight] if bias is None else [bias, x, weight]
     return program.record(
-        "linear", reads, made, saves=saves, gradients=[*gradients, Gradient(x), Gradient(weight)]
-    )
+        "linear", reads, made, saves=saves,
+        gradients=[*gradients, Gradient(x, scratch_bytes=whole_in), Gradient(weight)],
+        forward_bytes=whole_in + whole_out, backward_bytes=whole_in + whole_out,
+    )  # fmt: skip
+
+
+def _is_spread(n_ranks: Any) -> bool:
+    return not (isinstance(n_ranks, int) and n_ranks == 1)
 
 
 def grouped_linear(
@@ -114,6 +126,13 @@ def pointwise(program: Program, x: Tensor, *, name: str, saves: str = "nothing")
     made = Tensor(name, x.numel, x.itemsize)
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
     return program.record(name, [x], made, saves=kept, gradients=[Gradient(x)])
+
+
+def in_place(program: Program, x: Tensor, *, name: str) -> Tensor:
+    """A function written over what it reads, gradient and all."""
+    seen = Tensor(x.name, x.numel, x.itemsize)
+    seen.base = x.base
+    return program.record(name, [x], seen, gradients=[Gradient(x, "same")])
 
 
 def mean(program: Program, x: Tensor, *, numel: Any) -> Tensor:

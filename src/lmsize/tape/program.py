@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lmsize.numbers import ceil_div
 
 GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
-GradKind = Literal["new", "same"]
+GradKind = Literal["new", "same", "saved"]
 
 
 def rounded_bytes(n_bytes: Any) -> Any:
@@ -59,7 +59,8 @@ class Gradient:
     """What an operation's backward gives to one of its inputs.
 
     Attributes:
-        kind: a ``new`` tensor of the input's size, or the ``same`` storage as the output's.
+        kind: a ``new`` tensor of the input's size, the ``same`` storage as the output's, or the
+            ``saved`` one, overwritten.
         scratch_bytes: a first form of it that lives until this one is made (before a sum over
             broadcast dimensions, before a cast).
     """
@@ -94,12 +95,16 @@ class Program:
 
     Attributes:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
+        fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         cached: casts of parameters that autocast keeps until the forward ends.
     """
 
-    def __init__(self, *, autocast: float | None = None) -> None:
+    def __init__(
+        self, *, autocast: float | None = None, fuses_weight_gradients: bool = False
+    ) -> None:
         self.ops: list[Op] = []
         self.autocast = autocast
+        self.fuses_weight_gradients = fuses_weight_gradients
         self.cached: list[Tensor] = []
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
@@ -129,9 +134,11 @@ class Program:
         """
         wanted = tuple(g for g in gradients if g.to.needs_grad)
         write.needs_grad = bool(wanted)
+        if self.fuses_weight_gradients and wanted:
+            wanted = tuple(g for g in wanted if g.to.kind == "local")
         self.ops.append(
             Op(
-                name, tuple(reads), (write, *side), tuple(saves) if wanted else (), wanted,
+                name, tuple(reads), (write, *side), tuple(saves) if write.needs_grad else (), wanted,
                 forward_bytes, backward_bytes,
             )
         )  # fmt: skip
