@@ -63,6 +63,7 @@ CODES: dict[str, str] = {
     "row-optimizer": "The row states no optimizer: the framework's usual one is taken.",
     "row-attention": "The row states no attention kernel that is known: the framework's usual one.",
     "row-recompute": "The row states no recomputation that is known: the framework's usual one.",
+    "row-dropout": "The row states no rate of dropout: the framework's default.",
     "row-heads": "The row states no number of heads: one of the usual width is taken.",
     "row-vocabulary": "The row states no vocabulary: the family's usual one is taken.",
     "row-layers": "The row states no number of layers: as many as make its parameters.",

@@ -72,6 +72,7 @@ TRAINING = (
     option("--grad-accum", metavar="N", help="Micro-batches a rank runs for a step."),
     option("--seq-len", metavar="TOKENS", help="Tokens a sequence (2048, or the model's maximum)."),
     option("--cp", metavar="N", help="Context parallelism."),
+    option("--vp", metavar="N", help="Interleaved parts of each pipeline stage (1)."),
     option("--etp", metavar="N", help="Tensor parallelism of the experts (the same as tp)."),
     option("--zero", metavar="0..3", help="ZeRO stage; 3 is FSDP's full sharding."),
     click.option(

@@ -47,14 +47,23 @@ def read_layout(draft: Draft) -> None:
     if etp is not None and degrees["ep"] > 1 and etp != degrees["tp"]:
         draft.options["etp"] = etp
     draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
-    is_sp = switch(row, "sequence_parallel")
-    if is_sp is None:
-        is_sp = is_set(extra, "sequence_parallel")
-    if is_sp and degrees["tp"] > 1:
-        draft.options["sequence_parallel"] = True
     if sharding == "hsdp":
         draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
     draft.options["stack"] = _stack(draft.framework, sharding)
+    _read_schedule(draft)
+
+
+def _read_schedule(draft: Draft) -> None:
+    """Sequence parallelism; parts of a stage, which only Megatron's schedule runs as modelled."""
+    o = draft.options
+    is_sp = switch(draft.row, "sequence_parallel")
+    if is_sp is None:
+        is_sp = is_set(draft.extra, "sequence_parallel")
+    if is_sp and o.get("tp", 1) > 1:
+        o["sequence_parallel"] = True
+    vp = count(draft.row, "vp") or 1
+    if vp > 1 and o.get("pp", 1) > 1 and o["stack"] == "megatron":
+        o["vp"] = vp
 
 
 def _dp_with_cp(dp: int, degrees: Mapping[str, int], n: int) -> bool:

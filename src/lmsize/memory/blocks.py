@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
-from lmsize.model.spec import Block, ModelSpec, Role
+from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.stacks import megatron, torchtitan, transformers
 from lmsize.stacks.ends import embedding_program, head_program
 from lmsize.stacks.layer import layer_program
@@ -30,6 +30,7 @@ class Placed:
 
     Attributes:
         checkpointed: whether they keep only their input, and run again for the backward.
+        gradients: bytes of those of one block that stay, once it is undone.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Placed:
     n_layers: int
     piece: Piece
     checkpointed: bool
+    gradients: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,16 @@ def covers(stack: str, model: ModelSpec, attention: str) -> bool:
 
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
-    recompute: str, accumulates: bool,
+    recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
     The first of a run of layers may differ from the rest: no gradient flows into the first layer
     of a frozen model.
+
+    Args:
+        gradient_shard: what stays of one block's gradients where they are divided over ranks as
+            soon as they are made; None where they stay as they are.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks = _ranks(adapters)
@@ -85,13 +91,14 @@ def placed_blocks(
         while left:
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
-                recompute == "full" and block.role == "layer", accumulates,
+                _is_checkpointed(block, stack, recompute), accumulates,
                 upcasts=STYLES[stack].upcasts(model), tied=_is_tied(model), n_masks=_n_masks(model), recomputes=recompute == "full",
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
             n = left if steady or not first else 1
-            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed)
+            kept = gradient_shard(tower, run) if gradient_shard else made.gradients
+            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
             left, first = left - n, False
 
 
@@ -119,7 +126,11 @@ def _is_tied(model: ModelSpec) -> bool:
 def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     program = _program(block, ask)
     out = program.outputs[0]
-    made = piece(program, checkpointed=ask.checkpointed, accumulates=ask.accumulates)
+    selective = ask.setting.recompute == "selective" and ask.checkpointed
+    made = piece(
+        program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
+        keeps=torchtitan.keeps if selective else None,
+    )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 
 
@@ -141,6 +152,12 @@ def _rotary_numel(ask: _Ask) -> Any:
     if not ask.setting.conduct.rotary:
         return 0
     return ask.setting.seq_len * ask.setting.head_dim
+
+
+def _is_checkpointed(block: Block, stack: str, recompute: str) -> bool:
+    """Whether a block runs again for its backward, in whole or but for some operations."""
+    by_operation = recompute == "selective" and stack == "torchtitan"
+    return block.role == "layer" and (recompute == "full" or by_operation)
 
 
 def _mask_numel(ask: _Ask) -> Any:

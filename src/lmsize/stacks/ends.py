@@ -9,7 +9,7 @@ from lmsize.model.spec import Block
 from lmsize.numbers import ceil_div
 from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_embedding, local_linear
-from lmsize.stacks.setting import Setting, Style, normed
+from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
 
@@ -24,9 +24,7 @@ def embedding_program(
         mask_numel: numbers of the masks that eager attention adds to its scores.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
-    program = Program(
-        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients
-    )
+    program = new_program(setting, style)
     stream: Tensor | None = None
     for part in block.parts:
         if isinstance(part, Embedding):
@@ -73,9 +71,7 @@ def head_program(
     upcasts: bool,
 ) -> Program:  # fmt: skip
     """The last norm, the projections and the loss of every token."""
-    program = Program(
-        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients
-    )
+    program = new_program(setting, style)
     x = program.input("stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad)
     last: Linear | None = None
     outputs = x  # of the model below the head, which names them until the loss is taken

@@ -21,6 +21,10 @@ ONE_PLUS = _named(
 )
 # RMSNorm scales the stream itself, not its fp32 copy.
 T5_NORM = _named("t5 mt5 umt5 longt5 switch_transformers pop2piano udop")
+# LayerNorm without a bias, written out in fp32.
+CENTRED = _named("cohere cohere2 cohere2_moe")
+# Queries and keys go to fp32 before they are turned.
+RAISES_QUERIES = CENTRED | _named("qwen2_vl qwen2_5_vl")
 # Rotary positions are computed in fp32 and cast back.
 FP32_ROTARY = _named(
     "cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "

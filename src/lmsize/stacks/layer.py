@@ -8,7 +8,7 @@ from lmsize.stacks.experts import mixture
 from lmsize.stacks.local import local_section
 from lmsize.stacks.mlp import mlp
 from lmsize.stacks.sections import Section, sections
-from lmsize.stacks.setting import Setting, Style, normed
+from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
@@ -17,9 +17,7 @@ def layer_program(
     block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool
 ) -> Program:
     """One layer, from the stream that comes to the stream that goes."""
-    program = Program(
-        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients
-    )
+    program = new_program(setting, style)
     given = program.input(
         "stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad
     )

@@ -21,7 +21,7 @@ FP32 = 4
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
     """The fused norm saves its input and a deviation (LayerNorm: and a mean) a row."""
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
-    made = Tensor("norm", x.numel, x.itemsize)
+    made = Tensor("norm", x.numel, x.itemsize, made_from=(x,))
     rows = [Tensor("row deviations", n_rows, FP32)]
     rows += [Tensor("row means", n_rows, FP32)] if part.bias else []
     return program.record(

@@ -88,6 +88,7 @@ class Style:
         loss: logits of the labels' tokens -> the loss; told whether the class upcasts them.
         gated: an activation times its gate in one operation; None where they are two.
         fuses_weight_gradients: whether products add to the main gradients themselves.
+        is_compiled: whether a compiler computes cheap tensors again rather than save them.
         upcasts: whether a model's loss takes logits to fp32.
     """
 
@@ -98,7 +99,16 @@ class Style:
     loss: Callable[..., Tensor]
     gated: Callable[[Program, Tensor, Tensor, str], Tensor] | None = None
     fuses_weight_gradients: bool = False
+    is_compiled: bool = False
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
+
+
+def new_program(setting: Setting, style: Style) -> Program:
+    """An empty program of a setting in a style."""
+    return Program(
+        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
+        is_compiled=style.is_compiled,
+    )  # fmt: skip
 
 
 def parameter(

@@ -19,12 +19,18 @@ FP32 = 4
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
     """LayerNorm is torch's; RMSNorm is written out in fp32 and cast back."""
+    kind = setting.conduct.model_type
+    if not part.weight:  # OLMo: torch's, in fp32
+        raised = ops.cast(program, x, FP32, name="norm input in fp32")
+        made = ops.layer_norm(program, raised, None, None, n_rows=n_rows)
+        return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     if part.bias:
         bias = parameter(program, f"{part.name}.bias", part.width, setting)
         return ops.layer_norm(program, x, weight, bias, n_rows=n_rows)
-    kind = setting.conduct.model_type
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
+    if kind in habits.CENTRED:
+        return _centred(program, x, raised, weight, n_rows=n_rows)
     square = ops.pointwise(program, raised, name="square", saves="input")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
@@ -42,13 +48,29 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     return ops.mul(program, weight, scaled, small=weight, name="norm")
 
 
+def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_rows: Any) -> Tensor:
+    """Cohere's LayerNorm, written out: the difference from the mean is taken twice."""
+    ops.mean(program, raised, numel=n_rows)
+    first = ops.pointwise(program, raised, name="less mean")
+    square = ops.pointwise(program, first, name="square", saves="input")
+    spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
+    second = ops.pointwise(program, raised, name="less mean again")
+    root = ops.pointwise(program, spread, name="rsqrt", saves="output")
+    scaled = ops.mul(program, second, root, small=root)
+    scale = ops.cast(program, weight, FP32)
+    made = ops.cast(program, ops.mul(program, scale, scaled, small=scale), x.itemsize)
+    program.hold(raised, scaled)
+    return made
+
+
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     """``x * cos + rotate_half(x) * sin``, with tables that all layers share."""
     kind = setting.conduct.model_type
     itemsize = FP32 if kind in habits.FP32_ROTARY else setting.weight_itemsize
     table = Tensor("rotary table", 0, itemsize, kind="given")
     if kind not in habits.SLICED_ROTARY:
-        turned = _turned(program, x, table)
+        raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
+        turned = _turned(program, raised, table)
         return ops.cast(program, turned, x.itemsize) if kind in habits.FP32_ROTARY else turned
     n_turned = round_half(x.numel * setting.conduct.rotary_frac)
     part = ops.narrow(program, x, numel=n_turned)

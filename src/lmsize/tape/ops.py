@@ -28,6 +28,7 @@ def cast(program: Program, x: Tensor, itemsize: float, *, name: str = "") -> Ten
     if x.itemsize == itemsize:
         return x
     made = Tensor(name or f"{x.name} cast", x.numel, itemsize)
+    made.made_from = (x,) if x.kind == "local" else None
     return program.record("cast", [x], made, gradients=[Gradient(x)])
 
 
@@ -112,7 +113,7 @@ def mul(
         small: the side that is broadcast, whose gradient is first made in full.
     """
     itemsize = max(a.itemsize, b.itemsize)
-    made = Tensor(name, b.numel if small is a else a.numel, itemsize)
+    made = Tensor(name, b.numel if small is a else a.numel, itemsize, made_from=(a, b))
     saves = ([a] if b.needs_grad else []) + ([b] if a.needs_grad else [])
     gradients = [
         Gradient(x, scratch_bytes=made.n_bytes if x is small or x.itemsize != itemsize else 0)
@@ -123,7 +124,7 @@ def mul(
 
 def pointwise(program: Program, x: Tensor, *, name: str, saves: str = "nothing") -> Tensor:
     """A function of each number, which saves its ``input``, its ``output`` or ``nothing``."""
-    made = Tensor(name, x.numel, x.itemsize)
+    made = Tensor(name, x.numel, x.itemsize, made_from=(x,))
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
     return program.record(name, [x], made, saves=kept, gradients=[Gradient(x)])
 
@@ -186,16 +187,16 @@ def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
 
 
 def layer_norm(
-    program: Program, x: Tensor, weight: Tensor, bias: Tensor | None, *, n_rows: Any
+    program: Program, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, n_rows: Any
 ) -> Tensor:
     """The fused LayerNorm: saves its input, a mean and a deviation a row; fp32 under autocast."""
     x = raised(program, x)
     made = Tensor("norm", x.numel, x.itemsize)
     rows = [Tensor("row means", n_rows, FP32), Tensor("row deviations", n_rows, FP32)]
-    gradients = [Gradient(x), Gradient(weight)]
-    gradients += [Gradient(bias)] if bias is not None else []
+    parameters = [p for p in (weight, bias) if p is not None]
+    gradients = [Gradient(x), *(Gradient(p) for p in parameters)]
     return program.record(
-        "layer_norm", [x, weight], made, saves=[x, *rows], gradients=gradients, side=rows
+        "layer_norm", [x, *parameters], made, saves=[x, *rows], gradients=gradients, side=rows
     )
 
 

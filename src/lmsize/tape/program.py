@@ -31,6 +31,7 @@ class Tensor:
         kind: ``local`` tensors come and go with the program; a ``parameter`` and what was
             ``given`` (masks) are held elsewhere and counted there. The gradient of a ``waiting``
             parameter is kept until that of its other use, ``shared``, is added to it.
+        made_from: what it can be computed from again, number by number; None if it is dear.
         needs_grad: whether a gradient flows to it.
     """
 
@@ -40,6 +41,7 @@ class Tensor:
     needs_grad: bool = False
     kind: Literal["local", "parameter", "shared", "waiting", "given"] = "local"
     base: Tensor = field(init=False)
+    made_from: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         self.base = self
@@ -96,15 +98,18 @@ class Program:
     Attributes:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
+        is_compiled: what is cheap to compute again is not saved, but what it is made from.
         cached: casts of parameters that autocast keeps until the forward ends.
     """
 
     def __init__(
-        self, *, autocast: float | None = None, fuses_weight_gradients: bool = False
-    ) -> None:
+        self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
+        is_compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
+        self.is_compiled = is_compiled
         self.cached: list[Tensor] = []
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
@@ -134,6 +139,8 @@ class Program:
         """
         wanted = tuple(g for g in gradients if g.to.needs_grad)
         write.needs_grad = bool(wanted)
+        if self.is_compiled:
+            saves = [dear for tensor in saves for dear in _dear(tensor)]
         if self.fuses_weight_gradients and wanted:
             wanted = tuple(g for g in wanted if g.to.kind == "local")
         self.ops.append(
@@ -147,3 +154,10 @@ class Program:
     def hold(self, *tensors: Tensor) -> None:
         """Local variables of a function that ends here: what they name lived until now."""
         self.ops.append(Op("return", tensors, ()))
+
+
+def _dear(tensor: Tensor) -> list[Tensor]:
+    """The tensors from which a compiler computes `tensor` again."""
+    if tensor.made_from is None:
+        return [tensor]
+    return [dear for source in tensor.made_from for dear in _dear(source)]
