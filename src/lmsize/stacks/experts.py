@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmsize.model.parts import Experts
+from lmsize.stacks import habits
 from lmsize.stacks.linears import applied
 from lmsize.stacks.mlp import dense_mlp, gated_mlp
 from lmsize.stacks.sections import Section
@@ -43,7 +44,14 @@ def _routing(
     t, router = setting.n_stream_tokens, section.router
     if router is None:
         return Tensor("weights", t * bank.top_k, FP32, kind="given")
-    logits = applied(program, x, router, setting)
+    if setting.conduct.model_type in habits.FP32_ROUTER:
+        raised = ops.cast(program, x, FP32, name="router input in fp32")
+        weight = ops.cast(
+            program, parameter(program, router.name, router.n_in * router.n_out, setting), FP32
+        )
+        logits = ops.linear(program, raised, weight, n_in=router.n_in, n_out=router.n_out)
+    else:
+        logits = applied(program, x, router, setting)
     scores = ops.softmax(program, logits, itemsize=FP32)
     chosen = ops.gather(program, scores, numel=t * bank.top_k, n_rows=t * bank.top_k)
     scale = ops.total(program, chosen, numel=t)

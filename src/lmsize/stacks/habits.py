@@ -45,3 +45,8 @@ OWN_SOFTMAX = _named(
 )
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# The router reads the stream in fp32.
+FP32_ROUTER = _named(
+    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
+    "ernie4_5_moe minimax_m2 solar_open"
+)

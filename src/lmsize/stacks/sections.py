@@ -136,4 +136,8 @@ def _is_plain(section: Section) -> bool:
         return len(others) in (0, 2, 3) and len(section.experts.matrices) == 2
     if section.core is None:
         return len(section.linears) in (2, 3)
-    return not section.core.cross and len(section.linears) in (1, 3) and len(section.outputs) == 1
+    latent = any(".kv_b" in part.name for part in section.linears)
+    n_linears = (3, 4) if latent else (1, 3)
+    return (
+        not section.core.cross and len(section.linears) in n_linears and len(section.outputs) == 1
+    )

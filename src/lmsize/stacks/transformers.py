@@ -102,7 +102,8 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
         n_log_sums=setting.n_tokens * part.n_heads,
     )  # fmt: skip
-    by_head = setting.conduct.model_type in habits.SLICED_ROTARY
+    is_latent = part.head_dim != part.v_head_dim
+    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
     # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
     return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
 
@@ -129,7 +130,7 @@ def _repeated(program: Program, x: Tensor, width: int, setting: Setting) -> Tens
 
 
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    q, k, v = qkv
+    q, k, v = (_by_head(program, x, setting) for x in qkv)
     if part.n_kv_heads != part.n_heads:
         k = _repeated(program, k, part.n_heads * part.head_dim, setting)
         v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
@@ -151,6 +152,12 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     out = ops.copy(program, out)
     program.hold(k, v, probs)
     return out
+
+
+def _by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """A slice of a larger tensor is copied for a product over many sequences' heads."""
+    alone = isinstance(setting.micro_batch, int) and setting.micro_batch == 1
+    return x if alone or x.numel is x.base.numel else ops.copy(program, x)
 
 
 def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:

@@ -150,6 +150,13 @@ def copy(program: Program, x: Tensor, *, numel: Any = None, name: str = "") -> T
     return program.record("copy", [x], made, gradients=[gradient])
 
 
+def expanded(program: Program, x: Tensor, *, numel: Any) -> Tensor:
+    """Rows repeated without a copy; their gradients are summed."""
+    seen = Tensor(x.name, numel, x.itemsize)
+    seen.base = x.base
+    return program.record("expanded", [x], seen, gradients=[Gradient(x)])
+
+
 def narrow(program: Program, x: Tensor, *, numel: Any) -> Tensor:
     """A part of a tensor: a view, whose gradient is padded to the whole."""
     seen = Tensor(x.name, numel, x.itemsize, x.needs_grad, x.kind)
@@ -169,7 +176,7 @@ def split(program: Program, x: Tensor, numels: Sequence[Any]) -> tuple[Tensor, .
 
 def cat(program: Program, parts: Sequence[Tensor], *, name: str = "cat") -> Tensor:
     """Tensors one after another; each gets a view of the gradient."""
-    made = Tensor(name, sum(p.numel for p in parts), parts[0].itemsize)
+    made = Tensor(name, sum(p.numel for p in parts), max(p.itemsize for p in parts))
     return program.record("cat", parts, made, gradients=[Gradient(p, "same") for p in parts])
 
 
