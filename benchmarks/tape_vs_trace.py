@@ -78,7 +78,7 @@ def _config(rng: random.Random, family: str) -> Case:
             "model_type": family, "architectures": [CLASSES[family]], "d_model": width,
             "d_kv": head_dim, "d_ff": ffn, "num_layers": layers, "num_heads": n_heads,
             "vocab_size": vocab, "feed_forward_proj": rng.choice(["relu", "gated-gelu"]),
-            "tie_word_embeddings": tied, "decoder_start_token_id": 0, "pad_token_id": 0,
+            "tie_word_embeddings": True, "decoder_start_token_id": 0, "pad_token_id": 0,
         }  # fmt: skip
     if family == "mixtral":
         usual |= {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2}

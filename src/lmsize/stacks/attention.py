@@ -37,7 +37,11 @@ def _projected(
     t = setting.n_tokens
     sizes = [t * core.n_heads * core.head_dim, t * core.n_kv_heads * core.head_dim]
     sizes.append(t * core.n_kv_heads * core.v_head_dim)
-    made = [applied(program, x, linear, setting) for linear in section.linears]
+    source = program.memory if core.cross and program.memory is not None else x
+    made = [
+        applied(program, x if at == 0 else source, linear, setting)
+        for at, linear in enumerate(section.linears)
+    ]
     if len(made) == 1:
         q, k, v = ops.split(program, made[0], sizes)
         return q, k, v

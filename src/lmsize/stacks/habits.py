@@ -41,7 +41,8 @@ OWN_SOFTMAX = _named(
     "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo gptj "
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
     "mpnet mpt mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
-    "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod"
+    "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
+    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop"
 )
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
@@ -50,3 +51,5 @@ FP32_ROUTER = _named(
     "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
     "ernie4_5_moe minimax_m2 solar_open"
 )
+# Scores get a learned bias of relative positions, which fused attention takes as a mask and saves.
+POSITION_BIAS = T5_NORM

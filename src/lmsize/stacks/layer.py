@@ -14,14 +14,21 @@ from lmsize.tape.program import Program, Tensor
 
 
 def layer_program(
-    block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool
-) -> Program:
-    """One layer, from the stream that comes to the stream that goes."""
+    block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
+    reads_encoder: bool = False,
+) -> Program:  # fmt: skip
+    """One layer, from the stream that comes to the stream that goes.
+
+    Args:
+        reads_encoder: whether its cross attention reads the output of an encoder.
+    """
     program = new_program(setting, style)
     given = program.input(
         "stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad
     )
     stream = given
+    if reads_encoder:
+        program.remembered(setting.n_tokens * width, itemsize, needs_grad=setting.trains_base)
     branches = [local_section(section, setting.layout) for section in sections(block)]
     if _is_parallel(branches, setting):
         stream = _parallel(program, stream, branches, setting, style)

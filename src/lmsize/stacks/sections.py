@@ -139,5 +139,7 @@ def _is_plain(section: Section) -> bool:
     latent = any(".kv_b" in part.name for part in section.linears)
     n_linears = (3, 4) if latent else (1, 3)
     return (
-        not section.core.cross and len(section.linears) in n_linears and len(section.outputs) == 1
+        len(section.linears) in n_linears
+        and len(section.outputs) == 1
+        and (len(section.linears) == 3 or not section.core.cross)
     )

@@ -100,12 +100,20 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         return _math(program, qkv, part, setting)
     out = ops.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
-        n_log_sums=setting.n_tokens * part.n_heads,
+        n_log_sums=setting.n_tokens * part.n_heads, bias=_position_bias(program, part, setting),
     )  # fmt: skip
     is_latent = part.head_dim != part.v_head_dim
     by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
     # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
     return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
+
+
+def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
+    """A copy of the layer's bias of relative positions, for all sequences alike."""
+    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
+        return None
+    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
+    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
 
 
 def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:

@@ -154,6 +154,9 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
     for output in program.outputs:
         state.pending[id(output)] = _Grad(output.n_bytes)
         state.hold(output.n_bytes)
+    if program.memory is not None and program.memory.needs_grad:
+        state.pending[id(program.memory)] = _Grad(program.memory.n_bytes)
+        state.hold(program.memory.n_bytes)
     for op in reversed(program.ops):
         _undo(op, state, accumulates=accumulates)
     return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)

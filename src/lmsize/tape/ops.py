@@ -208,13 +208,19 @@ def layer_norm(
 
 
 def fused_attention(
-    program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any
-) -> Tensor:
-    """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head."""
+    program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any,
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head.
+
+    Args:
+        bias: added to the scores; a copy that only this operation reads.
+    """
     q, k, v = (lowered(program, x) for x in (q, k, v))
     made = Tensor("attention", numel, q.itemsize)
     sums = Tensor("log-sum-exp", n_log_sums, FP32)
     side = [sums, Tensor("seed", 1, 8), Tensor("offset", 1, 8)]
+    side += [bias] if bias is not None else []
     return program.record(
         "attention", [q, k, v], made, saves=[q, k, v, made, *side],
         gradients=[Gradient(q), Gradient(k), Gradient(v)], side=side,

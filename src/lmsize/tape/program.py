@@ -99,6 +99,7 @@ class Program:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        memory: what another tower hands to every block of this one.
         cached: casts of parameters that autocast keeps until the forward ends.
     """
 
@@ -112,6 +113,7 @@ class Program:
         self.is_compiled = is_compiled
         self.cached: list[Tensor] = []
         self.inputs: list[Tensor] = []
+        self.memory: Tensor | None = None
         self.outputs: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
@@ -119,6 +121,11 @@ class Program:
         tensor = Tensor(name, numel, itemsize, needs_grad)
         self.inputs.append(tensor)
         return tensor
+
+    def remembered(self, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
+        """What every block of a decoder reads of an encoder; held there, its gradient here."""
+        self.memory = Tensor("encoder output", numel, itemsize, needs_grad, "given")
+        return self.memory
 
     def parameter(
         self, name: str, numel: Any, itemsize: float, *, trained: bool,
