@@ -2,6 +2,7 @@
 
 ::
 
+    python benchmarks/tape_vs_trace.py catalogue > cases.jsonl
     python benchmarks/tape_vs_trace.py draw --seed 1 --number 300 > cases.jsonl
     python benchmarks/tape_vs_trace.py trace cases.jsonl > traced.jsonl     # needs torch
     python benchmarks/tape_vs_trace.py compare traced.jsonl
@@ -78,7 +79,7 @@ def _config(rng: random.Random, family: str) -> Case:
             "model_type": family, "architectures": [CLASSES[family]], "d_model": width,
             "d_kv": head_dim, "d_ff": ffn, "num_layers": layers, "num_heads": n_heads,
             "vocab_size": vocab, "feed_forward_proj": rng.choice(["relu", "gated-gelu"]),
-            "tie_word_embeddings": tied, "decoder_start_token_id": 0, "pad_token_id": 0,
+            "tie_word_embeddings": True, "decoder_start_token_id": 0, "pad_token_id": 0,
         }  # fmt: skip
     if family == "mixtral":
         usual |= {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2}
@@ -91,12 +92,30 @@ def _options(rng: random.Random, family: str) -> Case:
     method = rng.choices(["full", "lora"], [3, 1])[0]
     return {
         "method": method, "precision": rng.choice(["fp32", "bf16", "amp-bf16"]),
-        "attention": rng.choice(["sdpa", "sdpa", "eager"]),
+        "attention": "eager" if family == "gemma2" else rng.choice(["sdpa", "sdpa", "eager"]),
         "recompute": "none" if family == "t5" else rng.choice(["none", "none", "full"]),
         "micro_batch": rng.choice([1, 2, 4, 8]), "seq_len": rng.choice([128, 512, 1024, 2048]),
         "grad_accum": rng.choice([1, 1, 1, 2]),
         "optimizer": rng.choice(["adamw", "adamw", "adamw-fused", "sgd"]),
     }  # fmt: skip
+
+
+def catalogue_cases() -> Iterator[Case]:
+    """Every model of the catalogue at its real shape, in three settings."""
+    from lmsize.catalogue import built_in
+
+    settings = (
+        {"precision": "bf16"}, {"precision": "amp-bf16", "recompute": "full"},
+        {"precision": "bf16", "method": "lora"},
+    )  # fmt: skip
+    for summary in built_in().models():
+        found = built_in().find_model(summary.name)
+        if found is None:
+            continue
+        length = {"micro_batch": 1, "seq_len": 512, "optimizer": "adamw"}
+        for at, setting in enumerate(settings):
+            name = f"real-{at}-{summary.name}"
+            yield {"id": name, "config": dict(found[0].config), "options": length | setting}
 
 
 def traced_peaks(case: Case) -> dict[str, int]:
@@ -169,13 +188,14 @@ def compared(lines: Iterator[str]) -> None:
 def main() -> None:
     """Draw, trace or compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("draw", "trace", "compare"))
+    parser.add_argument("what", choices=("draw", "catalogue", "trace", "compare"))
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--number", type=int, default=300)
     asked = parser.parse_args()
-    if asked.what == "draw":
-        for case in drawn(asked.seed, asked.number):
+    if asked.what in ("draw", "catalogue"):
+        drawing = drawn(asked.seed, asked.number) if asked.what == "draw" else catalogue_cases()
+        for case in drawing:
             print(json.dumps(case))
         return
     lines = iter(asked.file.read_text("utf-8").splitlines())

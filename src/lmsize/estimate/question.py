@@ -66,7 +66,15 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
         LayoutError: it is not legal for this model or count.
     """
     asked = Layout(
-        1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel, spec.etp
+        1,
+        spec.tp,
+        spec.pp,
+        spec.cp,
+        spec.ep,
+        spec.zero or 0,
+        spec.sequence_parallel,
+        spec.etp,
+        spec.vp or 1,
     )
     if spec.vp > 1 and spec.pp == 1:
         raise LayoutError(

@@ -27,9 +27,16 @@ class Stage:
     runs: tuple[tuple[Tower, Run], ...]
     ordered: tuple[tuple[Tower, Run], ...] = ()
 
-    def n_in_flight(self, n_micro: int) -> int:
-        """Micro-batches whose activations it keeps at once under one-forward-one-backward."""
-        return min(n_micro, self.n_stages - self.index)
+    def n_in_flight(self, n_micro: int, vp: int = 1) -> float:
+        """Micro-batches whose activations it keeps at once under one-forward-one-backward.
+
+        Interleaved over `vp` parts, a stage runs twice as far ahead, and a round of all stages for
+        each part but the last; its activations then are whole micro-batches and parts of one.
+        """
+        if vp == 1 or self.n_stages == 1:
+            return min(n_micro, self.n_stages - self.index)
+        n_ahead = 2 * (self.n_stages - self.index - 1) + (vp - 1) * self.n_stages + 1
+        return min(n_micro * vp, n_ahead) / vp
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
-from lmsize.model.spec import Block, ModelSpec, Role
-from lmsize.stacks import transformers
-from lmsize.stacks.ends import embedding_program, head_program
+from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
+from lmsize.stacks import megatron, torchtitan, transformers
+from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
 
-STYLES: dict[str, Style] = {"transformers": transformers.STYLE}
+STYLES: dict[str, Style] = {
+    "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
+    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Placed:
 
     Attributes:
         checkpointed: whether they keep only their input, and run again for the backward.
+        gradients: bytes of those of one block that stay, once it is undone.
     """
 
     label: str
@@ -34,6 +38,7 @@ class Placed:
     n_layers: int
     piece: Piece
     checkpointed: bool
+    gradients: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,9 @@ class _Ask:
     checkpointed: bool
     accumulates: bool
     upcasts: bool = False
-    tied: bool = False
+    use: Use = "parameter"
+    reads_encoder: bool = False
+    is_read: bool = False
     n_masks: int = 0
     recomputes: bool = False
 
@@ -57,19 +64,24 @@ def covers(stack: str, model: ModelSpec, attention: str) -> bool:
     """Whether the stack's programs are known for every block that this model runs."""
     del attention
     live = [tower for tower in model.towers if tower.stream != "idle"]
-    return (
-        stack in STYLES and len(live) == 1 and all(is_understood(run.block) for run in live[0].runs)
-    )
+    is_whole = len(live) == 1 or (len(live) == 2 and model.is_encoder_decoder)
+    return stack in STYLES and is_whole and all(
+        is_understood(run.block) for tower in live for run in tower.runs
+    )  # fmt: skip
 
 
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
-    recompute: str, accumulates: bool,
+    recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
     The first of a run of layers may differ from the rest: no gradient flows into the first layer
     of a frozen model.
+
+    Args:
+        gradient_shard: what stays of one block's gradients where they are divided over ranks as
+            soon as they are made; None where they stay as they are.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks = _ranks(adapters)
@@ -77,18 +89,23 @@ def placed_blocks(
         if tower.stream == "idle":
             continue
         block = run.block
+        if block.role == "embedding":
+            itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(setting, ranks=ranks.get((tower.name, block.name), ()))
         left, first = run.n_layers, True
         while left:
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
-                recompute == "full" and block.role == "layer", accumulates,
-                upcasts=transformers.upcasts_logits(model), tied=_is_tied(model), n_masks=_n_masks(model), recomputes=recompute == "full",
+                _is_checkpointed(block, stack, recompute), accumulates,
+                upcasts=STYLES[stack].upcasts(model), use=_use(model, tower),
+                n_masks=_n_masks(model), recomputes=recompute == "full",
+                **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
             n = left if steady or not first else 1
-            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed)
+            kept = gradient_shard(tower, run) if gradient_shard else made.gradients
+            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
             left, first = left - n, False
 
 
@@ -112,32 +129,65 @@ def _is_tied(model: ModelSpec) -> bool:
     )
 
 
+def _use(model: ModelSpec, tower: Tower) -> Use:
+    """Whether the gradient of this tower's table of tokens meets that of another use."""
+    if not model.is_encoder_decoder:
+        return "shared" if _is_tied(model) else "parameter"
+    if tower.stream != "labels" or _is_tied(model):
+        return "shared"
+    own = any(run.n_copies and run.block.role == "embedding" for run in tower.runs)
+    return "parameter" if own else "waiting"
+
+
+def _crossing(model: ModelSpec, tower: Tower) -> dict[str, bool]:
+    """What the towers of an encoder-decoder hand over and read."""
+    is_decoder = tower.stream == "labels"
+    return {
+        "reads_encoder": model.is_encoder_decoder and is_decoder,
+        "is_read": model.is_encoder_decoder and not is_decoder,
+    }
+
+
 @lru_cache(maxsize=1024)
 def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     program = _program(block, ask)
     out = program.outputs[0]
-    made = piece(program, checkpointed=ask.checkpointed, accumulates=ask.accumulates)
+    selective = ask.setting.recompute == "selective" and ask.checkpointed
+    made = piece(
+        program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
+        keeps=torchtitan.keeps if selective else None,
+    )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 
 
 def _program(block: Block, ask: _Ask) -> Program:
-    style, stream = STYLES[ask.stack], {
-        "width": ask.width, "itemsize": ask.itemsize, "needs_grad": ask.needs_grad,
-    }  # fmt: skip
+    style = STYLES[ask.stack]
     if block.role == "embedding":
         return embedding_program(
-            block, ask.setting, style, tied=ask.tied, rotary_numel=_rotary_numel(ask),
+            block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
         )  # fmt: skip
     if block.role == "head":
-        return head_program(block, ask.setting, style, **stream, upcasts=ask.upcasts)  # type: ignore[arg-type]
-    return layer_program(block, ask.setting, style, **stream)  # type: ignore[arg-type]
+        return head_program(
+            block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+            needs_grad=ask.needs_grad, upcasts=ask.upcasts, is_read=ask.is_read,
+        )  # fmt: skip
+    return layer_program(
+        block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+        needs_grad=ask.needs_grad, reads_encoder=ask.reads_encoder,
+    )  # fmt: skip
 
 
 def _rotary_numel(ask: _Ask) -> Any:
     if not ask.setting.conduct.rotary:
         return 0
     return ask.setting.seq_len * ask.setting.head_dim
+
+
+def _is_checkpointed(block: Block, stack: str, recompute: str) -> bool:
+    """Whether a block runs again for its backward, in whole or but for some operations."""
+    by_operation = recompute == "selective" and stack == "torchtitan"
+    return block.role == "layer" and (recompute == "full" or by_operation)
 
 
 def _mask_numel(ask: _Ask) -> Any:

@@ -123,7 +123,7 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
-        undone = [(p.label, p.n_layers, p.piece.gradients) for p in blocks[at + 1 :]]
+        undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
         for n_done in sorted({0, placed.n_layers - 1}):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
@@ -132,7 +132,7 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                     _name(placed),
                     placed.label,
                     (*kept, (placed.label, n_left, piece.saved)),
-                    (*undone, (placed.label, n_done, piece.gradients)),
+                    (*undone, (placed.label, n_done, placed.gradients)),
                     piece.backward_peak,
                     piece.peak_saved,
                     piece.peak_gradients,
@@ -147,7 +147,7 @@ def _name(placed: Placed) -> str:
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
 
-def activations_term(moment: Moment, *, in_flight: int, whole: Sequence[Placed]) -> Term:
+def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed]) -> Term:
     """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it."""
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
@@ -171,7 +171,7 @@ def activations_term(moment: Moment, *, in_flight: int, whole: Sequence[Placed])
             n_in_flight=in_flight - 1,
         )
         for p in whole
-        if in_flight > 1
+        if in_flight > 1 and p.role != "head"
     ]
     return total("activations", leaves)
 

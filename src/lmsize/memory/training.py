@@ -21,12 +21,13 @@ from lmsize.memory.moments import (
 )
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states
 from lmsize.memory.storage import storage
-from lmsize.model.spec import ModelSpec, Run
+from lmsize.model.spec import ModelSpec, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks.setting import Setting
 from lmsize.workload.training import Batch
 
 ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
+KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 UNQUANTISED = "fp32"  # peft's prepare_model_for_kbit_training casts up what is left in 16 bits
 
 
@@ -62,16 +63,32 @@ class TrainingSetup:
         return shared and self.recipe.stack == "transformers"
 
     @property
+    def sums_in_fp32(self) -> bool:
+        """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank."""
+        return (
+            self.recipe.stack == "deepspeed" and self.recipe.weights == "bf16"
+            and self.layout.zero < 2
+        )  # fmt: skip
+
+    @property
     def is_taped(self) -> bool:
         """Whether the stack's own programs give the activations, rather than a textbook formula."""
-        plain = self.layout.tp == self.layout.ep == 1
-        return plain and covers(self.recipe.stack, self.model, self.attention)
+        return covers(self.recipe.stack, self.model, self.attention)
+
+    @property
+    def gathers_weights(self) -> bool:
+        """Whether blocks run on weights gathered for them from all ranks."""
+        return self.layout.zero > 2 and self.layout.n_replicas > 1
 
     @property
     def accumulates(self) -> bool:
         """Whether gradients are there before a backward begins."""
-        sharded = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return self.batch.n_micro > 1 or sharded
+        return self.batch.n_micro > 1 or self.recipe.stack in KEEPS_GRADIENTS
+
+    @property
+    def shards_gradients(self) -> bool:
+        """Whether each block's gradients are divided over the ranks as soon as they are made."""
+        return self.layout.zero > 1 and self.layout.n_replicas > 1
 
 
 def training_peak(setup: TrainingSetup) -> Term:
@@ -111,7 +128,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         whole = [*held, *gradients, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
-    in_flight = stage.n_in_flight(setup.batch.n_micro)
+    in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
     made = []
     for moment in moments(blocks):
         grown = [*(gradients if setup.accumulates else []), gradients_term(moment)]
@@ -134,6 +151,8 @@ def _held(
         held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
     if recipe.main_gradients and not frozen:
         held.append(_stored("main_gradients", trained, setup, recipe.main_gradients, zero_stage=1))
+    if setup.sums_in_fp32 and not frozen:
+        held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=4))
     if setup.has_buckets:
         kind = ADAPTER if frozen else recipe.gradients
         held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
@@ -158,18 +177,33 @@ def _gradients(setup: TrainingSetup, trained: list[Stored]) -> Term:
 def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     """The stage's blocks as its stack runs them."""
     recipe, batch = setup.recipe, setup.batch
-    weights = setup.precision(recipe.weights).bits / 8
+    gathered = recipe.gathered if setup.gathers_weights else ""
+    held = UNQUANTISED if setup.quant else gathered or recipe.weights
+    weights, compute = (setup.precision(name).bits / 8 for name in (held, recipe.compute))
+    casts = recipe.autocast or (recipe.stack == "torchtitan" and not gathered)
     setting = Setting(
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
-        autocast=setup.precision(recipe.compute).bits / 8 if recipe.autocast else None,
+        autocast=compute if casts and compute < weights else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
-        head_dim=head_dim(setup.model),
+        head_dim=head_dim(setup.model), layout=setup.layout, recompute=setup.recompute,
+        quant_itemsize=compute,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
+
+    def shard(tower: Tower, run: Run) -> float:
+        model = setup.adapters or setup.model
+        own = next(
+            (r for t, r in model.runs() if t.name == tower.name and r.block.name == run.block.name),
+            run,
+        )
+        tensors = stored_parts(Stage(0, 1, ((tower, _once(own)),)), setup.layout, trainable=True)
+        return float(_gradients(setup, list(tensors)).value)
+
     return placed_blocks(
         setup.model, setup.adapters, stage, setting, stack=recipe.stack,
-        recompute=setup.recompute, accumulates=setup.accumulates,
+        recompute=setup.recompute, accumulates=setup.accumulates or setup.shards_gradients,
+        gradient_shard=None if setup.accumulates or not setup.shards_gradients else shard,
     )  # fmt: skip
 
 

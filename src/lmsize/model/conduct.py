@@ -12,6 +12,7 @@ ACTIVATION = (
     "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj",
     "afn", "mlp_hidden_act", "ffn_act_fn",
 )  # fmt: skip
+GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 HIDDEN_DROPOUT = (
     "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout_rate", "residual_dropout",
     "resid_dropout", "dropout",
@@ -65,13 +66,14 @@ def read_conduct(config: Config) -> Conduct:
     section = config.section("text_config") or config.section("llm_config") or config
     known = {**section.defaults, **section.raw}
     rotary = any(key in known for key in ROTARY) and not known.get("alibi")
+    activation = _text(known, ACTIVATION, "silu")
     return Conduct(
         model_type=section.model_type or "llama",
-        activation=_text(known, ACTIVATION, "silu"),
+        activation=GATED_T5.get(activation, activation),
         hidden_dropout=_rate(known, HIDDEN_DROPOUT),
         attention_dropout=_rate(known, ATTENTION_DROPOUT),
         embedding_dropout=_rate(known, EMBEDDING_DROPOUT),
-        activation_dropout=_rate(known, ("activation_dropout",)),
+        activation_dropout=_rate(known, ("activation_dropout", "dropout_rate")),
         rotary=rotary,
         rotary_frac=_rotary_frac(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lmsize.model.parts import AttentionCore
+from lmsize.stacks.latent import is_latent, latent_qkv
 from lmsize.stacks.linears import applied
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style, normed
@@ -16,10 +17,13 @@ def attention(
     """From the normed stream to what attention adds to it."""
     core = section.core
     assert core is not None
-    q, k, v = _projected(program, x, section, core, setting)
-    q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
-    if setting.conduct.rotary and not core.cross:
-        q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
+    if is_latent(section):
+        q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
+    else:
+        q, k, v = _projected(program, x, section, core, setting)
+        q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
+        if setting.conduct.rotary and not core.cross:
+            q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
     out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
     for linear in section.outputs:
@@ -33,7 +37,11 @@ def _projected(
     t = setting.n_tokens
     sizes = [t * core.n_heads * core.head_dim, t * core.n_kv_heads * core.head_dim]
     sizes.append(t * core.n_kv_heads * core.v_head_dim)
-    made = [applied(program, x, linear, setting) for linear in section.linears]
+    source = program.memory if core.cross and program.memory is not None else x
+    made = [
+        applied(program, x if at == 0 else source, linear, setting)
+        for at, linear in enumerate(section.linears)
+    ]
     if len(made) == 1:
         q, k, v = ops.split(program, made[0], sizes)
         return q, k, v

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmsize.model.parts import Experts, Linear
+from lmsize.model.parts import Experts
+from lmsize.stacks import habits
 from lmsize.stacks.linears import applied
-from lmsize.stacks.mlp import dense_mlp
+from lmsize.stacks.mlp import dense_mlp, gated_mlp
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, Style, parameter
 from lmsize.tape import ops
@@ -21,8 +22,8 @@ def mixture(
     """From the normed stream to what the experts, routed and shared, add to it."""
     bank = section.experts
     assert bank is not None
-    shared = [part for part in section.linears if not _is_router(part, bank)]
     weights = _routing(program, x, section, bank, setting)
+    shared = section.linears
     routed = _routed(program, x, weights, bank, setting=setting, style=style)
     if not shared:
         return routed
@@ -36,19 +37,21 @@ def mixture(
     return ops.add(program, routed, own)
 
 
-def _is_router(part: Linear, bank: Experts) -> bool:
-    return part.n_out == bank.n_experts
-
-
 def _routing(
     program: Program, x: Tensor, section: Section, bank: Experts, setting: Setting
 ) -> Tensor:
     """The weights of the chosen experts, in fp32."""
-    t = setting.n_tokens
-    router = next((part for part in section.linears if _is_router(part, bank)), None)
+    t, router = setting.n_stream_tokens, section.router
     if router is None:
         return Tensor("weights", t * bank.top_k, FP32, kind="given")
-    logits = applied(program, x, router, setting)
+    if setting.conduct.model_type in habits.FP32_ROUTER:
+        raised = ops.cast(program, x, FP32, name="router input in fp32")
+        weight = ops.cast(
+            program, parameter(program, router.name, router.n_in * router.n_out, setting), FP32
+        )
+        logits = ops.linear(program, raised, weight, n_in=router.n_in, n_out=router.n_out)
+    else:
+        logits = applied(program, x, router, setting)
     scores = ops.softmax(program, logits, itemsize=FP32)
     chosen = ops.gather(program, scores, numel=t * bank.top_k, n_rows=t * bank.top_k)
     scale = ops.total(program, chosen, numel=t)
@@ -61,7 +64,8 @@ def _routed(
     program: Program, x: Tensor, weights: Tensor, bank: Experts, *, setting: Setting, style: Style
 ) -> Tensor:
     """Grouped products over tokens sorted by expert, each token ``top_k`` times."""
-    n_rows = setting.n_tokens * bank.top_k
+    sharded = setting.layout.expert_tp if setting.sequence_shards > 1 else 1
+    n_rows = setting.n_stream_tokens * bank.top_k * sharded
     width = bank.matrices[0][1]
     rows = ops.gather(program, x, numel=n_rows * width, n_rows=n_rows, name="sorted tokens")
     weights = ops.gather(program, weights, numel=n_rows, n_rows=n_rows, name="sorted weights")
@@ -69,8 +73,7 @@ def _routed(
     inner = _grouped(program, rows, ups[0], bank, setting)
     if ups[0][2] == 2 * down[1]:
         gate, other = ops.split(program, inner, (n_rows * down[1], n_rows * down[1]))
-        act = style.activation(program, gate, setting.conduct.activation)
-        product = ops.mul(program, act, other, name="gated")
+        product = gated_mlp(program, gate, lambda: other, setting.conduct.activation, style)
     else:
         product = style.activation(program, inner, setting.conduct.activation)
     out = _grouped(program, product, down, bank, setting)
@@ -79,7 +82,7 @@ def _routed(
     restored = ops.gather(
         program, weighted, numel=n_rows * width, n_rows=n_rows, name="tokens in order"
     )
-    summed = ops.total(program, restored, numel=setting.n_tokens * width)
+    summed = ops.total(program, restored, numel=setting.n_stream_tokens * width)
     made = ops.cast(program, summed, x.itemsize)
     program.hold(restored)
     return made

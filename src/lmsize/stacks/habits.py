@@ -21,6 +21,10 @@ ONE_PLUS = _named(
 )
 # RMSNorm scales the stream itself, not its fp32 copy.
 T5_NORM = _named("t5 mt5 umt5 longt5 switch_transformers pop2piano udop")
+# LayerNorm without a bias, written out in fp32.
+CENTRED = _named("cohere cohere2 cohere2_moe")
+# Queries and keys go to fp32 before they are turned.
+RAISES_QUERIES = CENTRED | _named("qwen2_vl qwen2_5_vl")
 # Rotary positions are computed in fp32 and cast back.
 FP32_ROTARY = _named(
     "cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "
@@ -37,7 +41,15 @@ OWN_SOFTMAX = _named(
     "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo gptj "
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
     "mpnet mpt mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
-    "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod"
+    "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
+    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop"
 )
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# The router reads the stream in fp32.
+FP32_ROUTER = _named(
+    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
+    "ernie4_5_moe minimax_m2 solar_open"
+)
+# Scores get a learned bias of relative positions, which fused attention takes as a mask and saves.
+POSITION_BIAS = T5_NORM

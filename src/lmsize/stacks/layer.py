@@ -5,21 +5,31 @@ from __future__ import annotations
 from lmsize.model.spec import Block
 from lmsize.stacks.attention import attention
 from lmsize.stacks.experts import mixture
+from lmsize.stacks.local import local_section
 from lmsize.stacks.mlp import mlp
 from lmsize.stacks.sections import Section, sections
-from lmsize.stacks.setting import Setting, Style, normed
+from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
 
 def layer_program(
-    block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool
-) -> Program:
-    """One layer, from the stream that comes to the stream that goes."""
-    program = Program(autocast=setting.autocast)
-    given = program.input("stream", setting.n_tokens * width, itemsize, needs_grad=needs_grad)
+    block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
+    reads_encoder: bool = False,
+) -> Program:  # fmt: skip
+    """One layer, from the stream that comes to the stream that goes.
+
+    Args:
+        reads_encoder: whether its cross attention reads the output of an encoder.
+    """
+    program = new_program(setting, style)
+    given = program.input(
+        "stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad
+    )
     stream = given
-    branches = sections(block)
+    if reads_encoder:
+        program.remembered(setting.n_tokens * width, itemsize, needs_grad=setting.trains_base)
+    branches = [local_section(section, setting.layout) for section in sections(block)]
     if _is_parallel(branches, setting):
         stream = _parallel(program, stream, branches, setting, style)
     else:

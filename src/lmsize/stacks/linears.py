@@ -23,19 +23,24 @@ def _base(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tens
     n_weights = linear.n_in * linear.n_out
     bias = parameter(program, f"{linear.name}.bias", linear.n_out, setting) if linear.bias else None
     if setting.quantised and linear.adaptable:
-        return _dequantised(program, x, linear, n_weights)
+        return _dequantised(program, x, linear, n_weights, setting.quant_itemsize)
     weight = parameter(program, linear.name, n_weights, setting, tied=linear.tied)
     return ops.linear(
-        program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name
-    )
+        program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name,
+        gathers=setting.sequence_shards if linear.split == "column" else 1,
+        scatters=setting.sequence_shards if linear.split == "row" else 1,
+    )  # fmt: skip
 
 
-def _dequantised(program: Program, x: Tensor, linear: Linear, n_weights: Any) -> Tensor:
-    """The 4-bit product of bitsandbytes: the weight in full for the time of a product, twice."""
-    x = ops.lowered(program, x)
-    return ops.quantised_linear(
-        program, x, n_weights=n_weights, n_in=linear.n_in, n_out=linear.n_out, name=linear.name
+def _dequantised(
+    program: Program, x: Tensor, linear: Linear, n_weights: Any, itemsize: float
+) -> Tensor:
+    """The product of bitsandbytes in its compute type; the weight in full for it, each way."""
+    lower = ops.cast(program, x, itemsize)
+    made = ops.quantised_linear(
+        program, lower, n_weights=n_weights, n_in=linear.n_in, n_out=linear.n_out, name=linear.name
     )
+    return ops.cast(program, made, x.itemsize)
 
 
 def _adapted(program: Program, x: Tensor, base: Tensor, linear: Linear, rank: int) -> Tensor:

@@ -31,6 +31,7 @@ class Section:
     outputs: list[Linear] = field(default_factory=list)
     core: AttentionCore | None = None
     experts: Experts | None = None
+    router: Linear | None = None
     scan: Scan | None = None
     convs: list[Conv] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
@@ -62,7 +63,17 @@ def sections(block: Block) -> list[Section]:
             found[-1].after = group
         else:
             waiting.append(group)
+    for section in found:
+        _take_router(section)
     return found
+
+
+def _take_router(section: Section) -> None:
+    """The linear with an output for each expert is their router."""
+    if section.experts is not None:
+        n_experts = section.experts.n_experts
+        section.router = next((p for p in section.linears if p.n_out == n_experts), None)
+        section.linears = [part for part in section.linears if part is not section.router]
 
 
 def _groups(block: Block) -> list[Norm | Section]:
@@ -121,8 +132,14 @@ def _is_plain(section: Section) -> bool:
     if section.convs or section.scan:
         return False
     if section.experts:
-        others = [p for p in section.linears if p.n_out not in (1, section.experts.n_experts)]
+        others = [p for p in section.linears if p.n_out != 1]
         return len(others) in (0, 2, 3) and len(section.experts.matrices) == 2
     if section.core is None:
         return len(section.linears) in (2, 3)
-    return not section.core.cross and len(section.linears) in (1, 3) and len(section.outputs) == 1
+    latent = any(".kv_b" in part.name for part in section.linears)
+    n_linears = (3, 4) if latent else (1, 3)
+    return (
+        len(section.linears) in n_linears
+        and len(section.outputs) == 1
+        and (len(section.linears) == 3 or not section.core.cross)
+    )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from lmsize.layout.degrees import Layout
 from lmsize.model.conduct import Conduct
 from lmsize.model.parts import AttentionCore, Norm
+from lmsize.model.spec import ModelSpec
+from lmsize.numbers import ceil_div
 from lmsize.tape.program import Program, Tensor
 
+ONE = Layout()
 QKV = tuple[Tensor, Tensor, Tensor]
 
 
@@ -28,6 +32,8 @@ class Setting:
         head_dim: width of what rotary positions turn.
         inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
             frozen, as checkpointing of a model with adapters has it.
+        layout: of the run; programs are those of one of its ranks.
+        quant_itemsize: of products with weights in few bits.
         quantised: whether the base's adaptable linears are stored in few bits.
     """
 
@@ -43,6 +49,9 @@ class Setting:
     n_keys: Any = None
     head_dim: int = 0
     inputs_need_grad: bool = False
+    layout: Layout = ONE
+    recompute: str = "none"
+    quant_itemsize: float = 0.0
 
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
@@ -51,6 +60,16 @@ class Setting:
     @property
     def n_tokens(self) -> Any:
         return self.micro_batch * self.seq_len
+
+    @property
+    def sequence_shards(self) -> int:
+        """Over how many ranks norms and the stream divide their tokens."""
+        return self.layout.tp if self.layout.sequence_parallel else 1
+
+    @property
+    def n_stream_tokens(self) -> Any:
+        """Tokens of the stream that this rank holds."""
+        return ceil_div(self.n_tokens, self.sequence_shards)
 
     @property
     def compute_itemsize(self) -> float:
@@ -67,6 +86,10 @@ class Style:
         rotary: turns queries and keys.
         activation: by transformers' name; `gated` an activation times its gate.
         loss: logits of the labels' tokens -> the loss; told whether the class upcasts them.
+        gated: an activation times its gate in one operation; None where they are two.
+        fuses_weight_gradients: whether products add to the main gradients themselves.
+        is_compiled: whether a compiler computes cheap tensors again rather than save them.
+        upcasts: whether a model's loss takes logits to fp32.
     """
 
     norm: Callable[..., Tensor]
@@ -74,6 +97,18 @@ class Style:
     core: Callable[[Program, QKV, AttentionCore, Setting], Tensor]
     activation: Callable[[Program, Tensor, str], Tensor]
     loss: Callable[..., Tensor]
+    gated: Callable[[Program, Tensor, Tensor, str], Tensor] | None = None
+    fuses_weight_gradients: bool = False
+    is_compiled: bool = False
+    upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
+
+
+def new_program(setting: Setting, style: Style) -> Program:
+    """An empty program of a setting in a style."""
+    return Program(
+        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
+        is_compiled=style.is_compiled,
+    )  # fmt: skip
 
 
 def parameter(
@@ -90,5 +125,5 @@ def normed(
     program: Program, x: Tensor, norm: Norm, setting: Setting, style: Style, *, n_rows: Any = None
 ) -> Tensor:
     """A norm part on a tensor; `n_rows` where it norms heads rather than tokens."""
-    rows = setting.n_tokens if n_rows is None else n_rows
+    rows = setting.n_stream_tokens if n_rows is None else n_rows
     return style.norm(program, x, norm, setting, n_rows=rows)

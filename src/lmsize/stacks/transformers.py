@@ -19,12 +19,18 @@ FP32 = 4
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
     """LayerNorm is torch's; RMSNorm is written out in fp32 and cast back."""
+    kind = setting.conduct.model_type
+    if not part.weight:  # OLMo: torch's, in fp32
+        raised = ops.cast(program, x, FP32, name="norm input in fp32")
+        made = ops.layer_norm(program, raised, None, None, n_rows=n_rows)
+        return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     if part.bias:
         bias = parameter(program, f"{part.name}.bias", part.width, setting)
         return ops.layer_norm(program, x, weight, bias, n_rows=n_rows)
-    kind = setting.conduct.model_type
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
+    if kind in habits.CENTRED:
+        return _centred(program, x, raised, weight, n_rows=n_rows)
     square = ops.pointwise(program, raised, name="square", saves="input")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
@@ -42,13 +48,29 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     return ops.mul(program, weight, scaled, small=weight, name="norm")
 
 
+def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_rows: Any) -> Tensor:
+    """Cohere's LayerNorm, written out: the difference from the mean is taken twice."""
+    ops.mean(program, raised, numel=n_rows)
+    first = ops.pointwise(program, raised, name="less mean")
+    square = ops.pointwise(program, first, name="square", saves="input")
+    spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
+    second = ops.pointwise(program, raised, name="less mean again")
+    root = ops.pointwise(program, spread, name="rsqrt", saves="output")
+    scaled = ops.mul(program, second, root, small=root)
+    scale = ops.cast(program, weight, FP32)
+    made = ops.cast(program, ops.mul(program, scale, scaled, small=scale), x.itemsize)
+    program.hold(raised, scaled)
+    return made
+
+
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     """``x * cos + rotate_half(x) * sin``, with tables that all layers share."""
     kind = setting.conduct.model_type
     itemsize = FP32 if kind in habits.FP32_ROTARY else setting.weight_itemsize
     table = Tensor("rotary table", 0, itemsize, kind="given")
     if kind not in habits.SLICED_ROTARY:
-        turned = _turned(program, x, table)
+        raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
+        turned = _turned(program, raised, table)
         return ops.cast(program, turned, x.itemsize) if kind in habits.FP32_ROTARY else turned
     n_turned = round_half(x.numel * setting.conduct.rotary_frac)
     part = ops.narrow(program, x, numel=n_turned)
@@ -78,11 +100,20 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         return _math(program, qkv, part, setting)
     out = ops.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
-        n_log_sums=setting.n_tokens * part.n_heads,
+        n_log_sums=setting.n_tokens * part.n_heads, bias=_position_bias(program, part, setting),
     )  # fmt: skip
-    by_head = setting.conduct.model_type in habits.SLICED_ROTARY
+    is_latent = part.head_dim != part.v_head_dim
+    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
     # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
     return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
+
+
+def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
+    """A copy of the layer's bias of relative positions, for all sequences alike."""
+    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
+        return None
+    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
+    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
 
 
 def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
@@ -107,7 +138,7 @@ def _repeated(program: Program, x: Tensor, width: int, setting: Setting) -> Tens
 
 
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    q, k, v = qkv
+    q, k, v = (_by_head(program, x, setting) for x in qkv)
     if part.n_kv_heads != part.n_heads:
         k = _repeated(program, k, part.n_heads * part.head_dim, setting)
         v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
@@ -129,6 +160,12 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     out = ops.copy(program, out)
     program.hold(k, v, probs)
     return out
+
+
+def _by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """A slice of a larger tensor is copied for a product over many sequences' heads."""
+    alone = isinstance(setting.micro_batch, int) and setting.micro_batch == 1
+    return x if alone or x.numel is x.base.numel else ops.copy(program, x)
 
 
 def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:
@@ -183,10 +220,10 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
     return made
 
 
-STYLE = Style(norm, rotary, core, activation, loss)
-
-
 def upcasts_logits(model: ModelSpec) -> bool:
     """Whether the class takes its loss by ``ForCausalLMLoss``: decoders do, BERT and T5 do not."""
     masked = ("MaskedLM", "PreTraining", "ConditionalGeneration", "SequenceClassification")
     return not model.architecture.endswith(masked)
+
+
+STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits)

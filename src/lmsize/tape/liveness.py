@@ -154,6 +154,9 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
     for output in program.outputs:
         state.pending[id(output)] = _Grad(output.n_bytes)
         state.hold(output.n_bytes)
+    if program.memory is not None and program.memory.needs_grad:
+        state.pending[id(program.memory)] = _Grad(program.memory.n_bytes)
+        state.hold(program.memory.n_bytes)
     for op in reversed(program.ops):
         _undo(op, state, accumulates=accumulates)
     return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)
@@ -170,6 +173,10 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
         if gradient.kind == "same":
             incoming[0].n_holders += 1
             made.append((gradient.to, incoming[0]))
+            continue
+        if gradient.kind == "saved":  # takes over the storage that is let go of below
+            made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+            state.live = state.live + gradient.to.n_bytes
             continue
         state.look(gradient.scratch_bytes + gradient.to.n_bytes)
         state.hold(gradient.to.n_bytes)

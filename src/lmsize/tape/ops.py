@@ -28,6 +28,7 @@ def cast(program: Program, x: Tensor, itemsize: float, *, name: str = "") -> Ten
     if x.itemsize == itemsize:
         return x
     made = Tensor(name or f"{x.name} cast", x.numel, itemsize)
+    made.made_from = (x,) if x.kind == "local" else None
     return program.record("cast", [x], made, gradients=[Gradient(x)])
 
 
@@ -48,20 +49,32 @@ def raised(program: Program, x: Tensor) -> Tensor:
 
 def linear(
     program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, bias: Tensor | None = None,
-    name: str = "",
+    name: str = "", gathers: Any = 1, scatters: Any = 1,
 ) -> Tensor:  # fmt: skip
-    """A matrix product: saves its input for the weight, and its weight for the input."""
+    """A matrix product: saves its input for the weight, and its weight for the input.
+
+    Args:
+        gathers: ranks whose tokens it gathers for the product, and again for its backward.
+        scatters: ranks over which its summed output is divided.
+    """
     x, weight = lowered(program, x), lowered(program, weight)
     if bias is not None:
         bias = lowered(program, bias)
-    made = Tensor(name or weight.name, x.numel // n_in * n_out, x.itemsize)
-    saves = [x] if weight.needs_grad else []
-    saves += [weight] if x.needs_grad else []
+    whole_in = x.n_bytes * gathers if _is_spread(gathers) else 0
+    made = Tensor(name or weight.name, x.numel * gathers // n_in * n_out // scatters, x.itemsize)
+    whole_out = made.n_bytes * scatters if _is_spread(scatters) else 0
+    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
     gradients = [Gradient(bias)] if bias is not None else []
     reads = [x, weight] if bias is None else [bias, x, weight]
     return program.record(
-        "linear", reads, made, saves=saves, gradients=[*gradients, Gradient(x), Gradient(weight)]
-    )
+        "linear", reads, made, saves=saves,
+        gradients=[*gradients, Gradient(x, scratch_bytes=whole_in), Gradient(weight)],
+        forward_bytes=whole_in + whole_out, backward_bytes=whole_in + whole_out,
+    )  # fmt: skip
+
+
+def _is_spread(n_ranks: Any) -> bool:
+    return not (isinstance(n_ranks, int) and n_ranks == 1)
 
 
 def grouped_linear(
@@ -100,7 +113,7 @@ def mul(
         small: the side that is broadcast, whose gradient is first made in full.
     """
     itemsize = max(a.itemsize, b.itemsize)
-    made = Tensor(name, b.numel if small is a else a.numel, itemsize)
+    made = Tensor(name, b.numel if small is a else a.numel, itemsize, made_from=(a, b))
     saves = ([a] if b.needs_grad else []) + ([b] if a.needs_grad else [])
     gradients = [
         Gradient(x, scratch_bytes=made.n_bytes if x is small or x.itemsize != itemsize else 0)
@@ -111,9 +124,16 @@ def mul(
 
 def pointwise(program: Program, x: Tensor, *, name: str, saves: str = "nothing") -> Tensor:
     """A function of each number, which saves its ``input``, its ``output`` or ``nothing``."""
-    made = Tensor(name, x.numel, x.itemsize)
+    made = Tensor(name, x.numel, x.itemsize, made_from=(x,))
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
     return program.record(name, [x], made, saves=kept, gradients=[Gradient(x)])
+
+
+def in_place(program: Program, x: Tensor, *, name: str) -> Tensor:
+    """A function written over what it reads, gradient and all."""
+    seen = Tensor(x.name, x.numel, x.itemsize)
+    seen.base = x.base
+    return program.record(name, [x], seen, gradients=[Gradient(x, "same")])
 
 
 def mean(program: Program, x: Tensor, *, numel: Any) -> Tensor:
@@ -128,6 +148,13 @@ def copy(program: Program, x: Tensor, *, numel: Any = None, name: str = "") -> T
     made = Tensor(name or x.name, numel if repeats else x.numel, x.itemsize)
     gradient = Gradient(x, "new" if repeats else "same")
     return program.record("copy", [x], made, gradients=[gradient])
+
+
+def expanded(program: Program, x: Tensor, *, numel: Any) -> Tensor:
+    """Rows repeated without a copy; their gradients are summed."""
+    seen = Tensor(x.name, numel, x.itemsize)
+    seen.base = x.base
+    return program.record("expanded", [x], seen, gradients=[Gradient(x)])
 
 
 def narrow(program: Program, x: Tensor, *, numel: Any) -> Tensor:
@@ -149,7 +176,7 @@ def split(program: Program, x: Tensor, numels: Sequence[Any]) -> tuple[Tensor, .
 
 def cat(program: Program, parts: Sequence[Tensor], *, name: str = "cat") -> Tensor:
     """Tensors one after another; each gets a view of the gradient."""
-    made = Tensor(name, sum(p.numel for p in parts), parts[0].itemsize)
+    made = Tensor(name, sum(p.numel for p in parts), max(p.itemsize for p in parts))
     return program.record("cat", parts, made, gradients=[Gradient(p, "same") for p in parts])
 
 
@@ -167,27 +194,33 @@ def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
 
 
 def layer_norm(
-    program: Program, x: Tensor, weight: Tensor, bias: Tensor | None, *, n_rows: Any
+    program: Program, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, n_rows: Any
 ) -> Tensor:
     """The fused LayerNorm: saves its input, a mean and a deviation a row; fp32 under autocast."""
     x = raised(program, x)
     made = Tensor("norm", x.numel, x.itemsize)
     rows = [Tensor("row means", n_rows, FP32), Tensor("row deviations", n_rows, FP32)]
-    gradients = [Gradient(x), Gradient(weight)]
-    gradients += [Gradient(bias)] if bias is not None else []
+    parameters = [p for p in (weight, bias) if p is not None]
+    gradients = [Gradient(x), *(Gradient(p) for p in parameters)]
     return program.record(
-        "layer_norm", [x, weight], made, saves=[x, *rows], gradients=gradients, side=rows
+        "layer_norm", [x, *parameters], made, saves=[x, *rows], gradients=gradients, side=rows
     )
 
 
 def fused_attention(
-    program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any
-) -> Tensor:
-    """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head."""
+    program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any,
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head.
+
+    Args:
+        bias: added to the scores; a copy that only this operation reads.
+    """
     q, k, v = (lowered(program, x) for x in (q, k, v))
     made = Tensor("attention", numel, q.itemsize)
     sums = Tensor("log-sum-exp", n_log_sums, FP32)
     side = [sums, Tensor("seed", 1, 8), Tensor("offset", 1, 8)]
+    side += [bias] if bias is not None else []
     return program.record(
         "attention", [q, k, v], made, saves=[q, k, v, made, *side],
         gradients=[Gradient(q), Gradient(k), Gradient(v)], side=side,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lmsize.numbers import chosen, larger
 from lmsize.tape.liveness import backward, forward
-from lmsize.tape.program import Program
+from lmsize.tape.program import Op, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,18 @@ class Piece:
     output: Any
 
 
-def piece(program: Program, *, checkpointed: bool = False, accumulates: bool = False) -> Piece:
-    """A program as a piece; `accumulates` adds its gradients to those of micro-batches before."""
+def piece(
+    program: Program, *, checkpointed: bool = False, accumulates: bool = False,
+    keeps: Callable[[Op, int], bool] | None = None,
+) -> Piece:  # fmt: skip
+    """A program as a piece.
+
+    Args:
+        checkpointed: it keeps its input, and runs again for its backward.
+        accumulates: its gradients are added to those of micro-batches before.
+        keeps: which outputs a checkpointed block keeps all the same, by operation and the
+            number of products before it.
+    """
     through = forward(program)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
@@ -49,10 +60,21 @@ def piece(program: Program, *, checkpointed: bool = False, accumulates: bool = F
     extra = 0 if through.input_is_saved else stream
     back = backward(program, accumulates=accumulates, extra_bytes=extra)
     recomputed = through.peak + output
+    chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=stream, cached=once.cached, forward_peak=once.peak,
+        saved=stream + chosen_bytes, cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
-        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream),
+        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output,
     )  # fmt: skip
+
+
+def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:
+    """Bytes of the outputs that a selective recomputation keeps."""
+    n_products, kept = 0, 0
+    for op in program.ops:
+        if keeps(op, n_products):
+            kept = kept + sum(t.n_bytes for t in op.writes)
+        n_products += op.name == "linear"
+    return kept

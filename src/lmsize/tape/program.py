@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lmsize.numbers import ceil_div
 
 GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
-GradKind = Literal["new", "same"]
+GradKind = Literal["new", "same", "saved"]
 
 
 def rounded_bytes(n_bytes: Any) -> Any:
@@ -31,6 +31,7 @@ class Tensor:
         kind: ``local`` tensors come and go with the program; a ``parameter`` and what was
             ``given`` (masks) are held elsewhere and counted there. The gradient of a ``waiting``
             parameter is kept until that of its other use, ``shared``, is added to it.
+        made_from: what it can be computed from again, number by number; None if it is dear.
         needs_grad: whether a gradient flows to it.
     """
 
@@ -40,6 +41,7 @@ class Tensor:
     needs_grad: bool = False
     kind: Literal["local", "parameter", "shared", "waiting", "given"] = "local"
     base: Tensor = field(init=False)
+    made_from: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         self.base = self
@@ -59,7 +61,8 @@ class Gradient:
     """What an operation's backward gives to one of its inputs.
 
     Attributes:
-        kind: a ``new`` tensor of the input's size, or the ``same`` storage as the output's.
+        kind: a ``new`` tensor of the input's size, the ``same`` storage as the output's, or the
+            ``saved`` one, overwritten.
         scratch_bytes: a first form of it that lives until this one is made (before a sum over
             broadcast dimensions, before a cast).
     """
@@ -94,14 +97,23 @@ class Program:
 
     Attributes:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
+        fuses_weight_gradients: products add to gradients that are there, and make no tensor.
+        is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        memory: what another tower hands to every block of this one.
         cached: casts of parameters that autocast keeps until the forward ends.
     """
 
-    def __init__(self, *, autocast: float | None = None) -> None:
+    def __init__(
+        self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
+        is_compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.ops: list[Op] = []
         self.autocast = autocast
+        self.fuses_weight_gradients = fuses_weight_gradients
+        self.is_compiled = is_compiled
         self.cached: list[Tensor] = []
         self.inputs: list[Tensor] = []
+        self.memory: Tensor | None = None
         self.outputs: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
@@ -109,6 +121,11 @@ class Program:
         tensor = Tensor(name, numel, itemsize, needs_grad)
         self.inputs.append(tensor)
         return tensor
+
+    def remembered(self, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
+        """What every block of a decoder reads of an encoder; held there, its gradient here."""
+        self.memory = Tensor("encoder output", numel, itemsize, needs_grad, "given")
+        return self.memory
 
     def parameter(
         self, name: str, numel: Any, itemsize: float, *, trained: bool,
@@ -129,9 +146,13 @@ class Program:
         """
         wanted = tuple(g for g in gradients if g.to.needs_grad)
         write.needs_grad = bool(wanted)
+        if self.is_compiled:
+            saves = [dear for tensor in saves for dear in _dear(tensor)]
+        if self.fuses_weight_gradients and wanted:
+            wanted = tuple(g for g in wanted if g.to.kind == "local")
         self.ops.append(
             Op(
-                name, tuple(reads), (write, *side), tuple(saves) if wanted else (), wanted,
+                name, tuple(reads), (write, *side), tuple(saves) if write.needs_grad else (), wanted,
                 forward_bytes, backward_bytes,
             )
         )  # fmt: skip
@@ -140,3 +161,10 @@ class Program:
     def hold(self, *tensors: Tensor) -> None:
         """Local variables of a function that ends here: what they name lived until now."""
         self.ops.append(Op("return", tensors, ()))
+
+
+def _dear(tensor: Tensor) -> list[Tensor]:
+    """The tensors from which a compiler computes `tensor` again."""
+    if tensor.made_from is None:
+        return [tensor]
+    return [dear for source in tensor.made_from for dear in _dear(source)]
