@@ -138,7 +138,7 @@ def _repeated(program: Program, x: Tensor, width: int, setting: Setting) -> Tens
 
 
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    q, k, v = (_by_head(program, x, setting) for x in qkv)
+    q, k, v = (_by_head(program, x) for x in qkv)
     if part.n_kv_heads != part.n_heads:
         k = _repeated(program, k, part.n_heads * part.head_dim, setting)
         v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
@@ -162,10 +162,9 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     return out
 
 
-def _by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
+def _by_head(program: Program, x: Tensor) -> Tensor:
     """A slice of a larger tensor is copied for a product over many sequences' heads."""
-    alone = isinstance(setting.micro_batch, int) and setting.micro_batch == 1
-    return x if alone or x.numel is x.base.numel else ops.copy(program, x)
+    return x if x.numel is x.base.numel else ops.copy(program, x)
 
 
 def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:

@@ -42,13 +42,17 @@ class Tensor:
     kind: Literal["local", "parameter", "shared", "waiting", "given"] = "local"
     base: Tensor = field(init=False)
     made_from: tuple[Tensor, ...] | None = None
+    _n_bytes: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.base = self
 
     @property
     def n_bytes(self) -> Any:
-        return rounded_bytes(self.numel * self.itemsize)
+        """What an accelerator's allocator gives for it."""
+        if self._n_bytes is None:
+            self._n_bytes = rounded_bytes(self.numel * self.itemsize)
+        return self._n_bytes
 
     @property
     def is_counted(self) -> bool:
