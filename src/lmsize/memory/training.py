@@ -103,7 +103,18 @@ def training_peak(setup: TrainingSetup) -> Term:
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
     every = stages(setup.model, setup.layout.pp)
-    return {"first": every[:1], "last": every[-1:]}.get(setup.pipeline_stage, every)
+    if setup.pipeline_stage == "first":
+        return every[:1]
+    return every[-1:] if setup.pipeline_stage == "last" else _unlike(every)
+
+
+def _unlike(every: Sequence[Stage]) -> Sequence[Stage]:
+    """The first of the stages that hold the same: later ones have fewer micro-batches in flight."""
+    first: dict[tuple[tuple[int, int, int], ...], Stage] = {}
+    for stage in every:
+        holds = tuple((id(run.block), run.n_layers, run.n_copies) for _, run in stage.runs)
+        first.setdefault(holds, stage)
+    return tuple(first.values())
 
 
 def _label(stage: Stage) -> str:
