@@ -10,7 +10,7 @@ from typing import Any
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
-from lmsize.stacks import megatron, torchtitan, transformers
+from lmsize.stacks import habits, megatron, torchtitan, transformers
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
@@ -57,6 +57,7 @@ class _Ask:
     reads_encoder: bool = False
     is_read: bool = False
     n_masks: int = 0
+    n_bias_heads: int = 0
     recomputes: bool = False
 
 
@@ -99,7 +100,7 @@ def placed_blocks(
                 _is_checkpointed(block, stack, recompute), accumulates,
                 upcasts=STYLES[stack].upcasts(model), use=_use(model, tower),
                 n_masks=_n_masks(model), recomputes=recompute == "full",
-                **_crossing(model, tower),
+                n_bias_heads=_n_bias_heads(model, stack), **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
@@ -166,6 +167,7 @@ def _program(block: Block, ask: _Ask) -> Program:
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
+            n_bias_heads=ask.n_bias_heads, reads_encoder=ask.reads_encoder,
         )  # fmt: skip
     if block.role == "head":
         return head_program(
@@ -196,6 +198,12 @@ def _mask_numel(ask: _Ask) -> Any:
     if setting.attention != "eager":
         return 0
     return ask.n_masks * setting.micro_batch * setting.seq_len * setting.seq_len
+
+
+def _n_bias_heads(model: ModelSpec, stack: str) -> int:
+    """Heads that get a learned bias of relative positions."""
+    takes_one = model.conduct.model_type in habits.POSITION_BIAS and stack == "transformers"
+    return model.n_heads if takes_one else 0
 
 
 def _n_masks(model: ModelSpec) -> int:

@@ -19,7 +19,8 @@ Use = Literal["parameter", "shared", "waiting"]
 
 def embedding_program(
     block: Block, setting: Setting, style: Style, *, use: Use, rotary_numel: Any = 0,
-    mask_numel: Any = 0, keeps_mask: bool = False,
+    mask_numel: Any = 0, keeps_mask: bool = False, n_bias_heads: int = 0,
+    reads_encoder: bool = False,
 ) -> Program:  # fmt: skip
     """Tables looked up and summed, their norm, dropout; what all layers share.
 
@@ -27,6 +28,8 @@ def embedding_program(
         use: of the vocabulary's table: ``shared`` where its gradient is added to another use's
             (a tied head, a decoder), ``waiting`` where another will be added to it.
         mask_numel: numbers of the masks that eager attention adds to its scores.
+        n_bias_heads: heads that a learned bias of relative positions is made for; 0 for none.
+        reads_encoder: whether the layers also read an encoder, with a bias of zeros.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
     program = new_program(setting, style)
@@ -46,6 +49,8 @@ def embedding_program(
         _rotary_tables(program, rotary_numel, stream)
     if mask_numel and stream is not None:
         _mask(program, mask_numel, stream.itemsize, kept=keeps_mask)
+    if n_bias_heads and stream is not None:
+        _position_bias(program, setting, n_bias_heads, stream.itemsize, crosses=reads_encoder)
     if stream is None:
         raise ValueError(f"{block.name} has no embedding")
     if setting.conduct.scales_embedding:
@@ -130,3 +135,14 @@ def _mask(program: Program, numel: Any, itemsize: float, *, kept: bool) -> None:
     program.ops.append(Op("mask", (), (mask,), saves=(mask,) if kept else ()))
     if not kept:
         program.cached.append(mask)
+
+
+def _position_bias(
+    program: Program, setting: Setting, n_heads: int, itemsize: float, *, crosses: bool
+) -> None:
+    """The bucket of every pair of positions, and zeros for cross attention."""
+    pairs = setting.seq_len * setting.seq_len
+    kept = [Tensor("buckets", pairs, 8)] if setting.trains_base else []
+    kept += [Tensor("no bias", n_heads * pairs, itemsize)] if crosses else []
+    # The bias itself is gone before the head, which needs most.
+    program.ops.append(Op("position bias", (), tuple(kept), saves=tuple(kept)))
