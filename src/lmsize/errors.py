@@ -7,6 +7,7 @@
     │   ├── ModelError      a config.json that cannot be read as a model
     │   ├── CatalogueError  a user's catalogue file with faults, all of them listed
     │   └── LayoutError     an illegal layout, with the nearest legal values
+    ├── ExtraError          software that is not installed, with the extra that brings it
     └── NetworkError        the Hub was needed and cannot be reached (exit code 2)
 
 A run that does not fit its accelerator is an answer, not an error.
@@ -60,6 +61,21 @@ class CatalogueError(LmsizeError):
         self.file, self.faults = file, tuple(faults)
         lines = "\n".join(f"  - {fault}" for fault in faults)
         super().__init__(f"{file}: {len(self.faults)} fault(s), nothing was loaded\n{lines}")
+
+
+class ExtraError(LmsizeError):
+    """Software that a question needs and that is not installed here.
+
+    Args:
+        package: what is missing.
+        why: what needs it.
+        extra: the extra of lmsize that brings it; "" if none does.
+    """
+
+    def __init__(self, package: str, why: str, *, extra: str = "") -> None:
+        self.package, self.extra = package, extra
+        wanted = f"'lmsize[{extra}]'" if extra else package
+        super().__init__(f"{why} needs {package}, which is not installed: pip install {wanted}")
 
 
 class NetworkError(LmsizeError):

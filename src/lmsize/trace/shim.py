@@ -77,7 +77,7 @@ def _library(name: str) -> Path:
 
 def _hooks(cpu: Any) -> ctypes.Array[Any]:
     """The hooks object, checked to be the plain interface of a build without CUDA."""
-    get = cpu._ZN2at6detail12getCUDAHooksEv  # noqa: SLF001
+    get = cpu._ZN2at6detail12getCUDAHooksEv
     get.restype = ctypes.c_void_p
     hooks = (ctypes.c_void_p * 1).from_address(get())
     table = ctypes.addressof(ctypes.c_char.in_dll(cpu, "_ZTVN2at18CUDAHooksInterfaceE"))

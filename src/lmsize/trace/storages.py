@@ -13,7 +13,7 @@ class Layer(NamedTuple):
     """One of the like modules of a list, such as ``model.layers`` at 3."""
 
     stack: str
-    index: int
+    number: int
 
 
 @dataclass(slots=True)

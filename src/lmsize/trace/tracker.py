@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmsize.trace.answers import answer
 from lmsize.trace.modules import ModulePaths
 from lmsize.trace.storages import Entry, Layer, Log, Storage
 
 _ADD = torch.ops.aten.add.Tensor
+_VALUE = torch.ops.aten._local_scalar_dense.default
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
 
 
@@ -26,7 +29,7 @@ class _Hold(weakref.ref[Any]):
     storage: Storage
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
     """A mode around a step: whatever runs under it, on fake tensors or real ones, is logged.
 
     It stands outside of a FakeTensorMode, so it sees the operations that the program asks for and
@@ -64,19 +67,45 @@ class Tracker(TorchDispatchMode):
         hold = self._holds.get(tensor.untyped_storage()._cdata)
         return hold.storage if hold else None
 
-    def hold(self, tensors: Iterable[tuple[str, Any]], category: str) -> None:
-        """Take note of what was there before: pairs of a path and a tensor."""
-        for path, tensor in tensors:
-            self._layer = self._modules.layer(path)
-            stored = self._see(tensor, "", path)
-            if stored is not None:
-                stored.category = category
+    def hold(self, path: str, tensor: Any, category: str) -> None:
+        """Take note of a tensor that was there before, such as a parameter at its path."""
+        self._layer = self._modules.layer(path)
+        stored = self._see(tensor, "", path)
+        if stored is not None:
+            stored.category = category
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def name(self, tensor: Any, category: str, path: str = "") -> None:
+        """Say what a tensor has turned out to be, and whose."""
+        stored = self.storage(tensor)
+        if stored is not None and not stored.category:
+            stored.category = category
+            stored.module = path or stored.module
+
+    @contextmanager
+    def random_states_seen(self) -> Iterator[None]:
+        """Log the states of the generator that checkpointing keeps, which no operation makes."""
+        state_of = torch.get_rng_state
+
+        def get_rng_state() -> Any:
+            state = state_of()
+            self._see(state, "get_rng_state", self._modules.running or "")
+            return state
+
+        torch.get_rng_state = get_rng_state
+        try:
+            yield
+        finally:
+            torch.get_rng_state = state_of
+
+    def close(self) -> None:
+        """Log nothing more: what goes from here on goes because the trace is over."""
+        self._holds.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._sum = None
         kwargs = kwargs or {}
+        if func is _VALUE and isinstance(args[0], FakeTensor) and args[0].constant is None:
+            return answer(args[0], self.phase)
         out = func(*args, **kwargs)
         self.log.n_ops += 1
         path = self._locate(args)

@@ -1,0 +1,1 @@
+"""Measurements as data: their columns."""

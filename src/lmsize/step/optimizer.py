@@ -1,0 +1,104 @@
+"""The optimizers that a real step can run: names of the catalogue -> classes, with their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lmsize.catalogue import built_in
+from lmsize.errors import InputError
+from lmsize.step.extras import optional
+
+LEARNING_RATE = 1e-5
+IMPLEMENTATIONS = ("foreach", "fused", "loop")
+
+_TORCH = "torch.optim"
+_HF = "transformers.optimization"
+_BNB = "bitsandbytes.optim"
+_AO = "torchao.optim"
+# name in the catalogue: (module, class, arguments)
+CLASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "sgd": (_TORCH, "SGD", {}),
+    "sgd-momentum": (_TORCH, "SGD", {"momentum": 0.9}),
+    "adam": (_TORCH, "Adam", {}),
+    "adamw": (_TORCH, "AdamW", {}),
+    "adamw-fused": (_TORCH, "AdamW", {"fused": True}),
+    "adamw-amsgrad": (_TORCH, "AdamW", {"amsgrad": True}),
+    "adamax": (_TORCH, "Adamax", {}),
+    "nadam": (_TORCH, "NAdam", {}),
+    "radam": (_TORCH, "RAdam", {}),
+    "adagrad": (_TORCH, "Adagrad", {}),
+    "rmsprop": (_TORCH, "RMSprop", {}),
+    "adadelta": (_TORCH, "Adadelta", {}),
+    "asgd": (_TORCH, "ASGD", {}),
+    "rprop": (_TORCH, "Rprop", {}),
+    "adafactor-torch": (_TORCH, "Adafactor", {}),
+    "adafactor": (_HF, "Adafactor", {"scale_parameter": False, "relative_step": False}),
+    "adafactor-momentum": (
+        _HF, "Adafactor", {"scale_parameter": False, "relative_step": False, "beta1": 0.9},
+    ),
+    "adam8bit": (_BNB, "Adam8bit", {}),
+    "adamw8bit": (_BNB, "AdamW8bit", {}),
+    "adamw32bit": (_BNB, "AdamW32bit", {}),
+    "paged-adamw": (_BNB, "PagedAdamW32bit", {}),
+    "paged-adamw8bit": (_BNB, "PagedAdamW8bit", {}),
+    "lion-bnb": (_BNB, "Lion32bit", {}),
+    "lion8bit": (_BNB, "Lion8bit", {}),
+    "paged-lion": (_BNB, "PagedLion32bit", {}),
+    "paged-lion8bit": (_BNB, "PagedLion8bit", {}),
+    "rmsprop-bnb": (_BNB, "RMSprop32bit", {}),
+    "rmsprop8bit": (_BNB, "RMSprop8bit", {}),
+    "sgd8bit": (_BNB, "SGD8bit", {"momentum": 0.9}),
+    "lamb8bit": (_BNB, "LAMB8bit", {}),
+    "ademamix-bnb": (_BNB, "AdEMAMix32bit", {}),
+    "ademamix8bit": (_BNB, "AdEMAMix8bit", {}),
+    "paged-ademamix": (_BNB, "PagedAdEMAMix32bit", {}),
+    "paged-ademamix8bit": (_BNB, "PagedAdEMAMix8bit", {}),
+    "adamw8bit-torchao": (_AO, "AdamW8bit", {}),
+    "adamw4bit-torchao": (_AO, "AdamW4bit", {}),
+    "adamw-fp8-torchao": (_AO, "AdamWFp8", {}),
+}  # fmt: skip
+
+
+def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | None = None) -> Any:
+    """The optimizer over these parameters, those without gradients left out.
+
+    Args:
+        name: a name or alias of the catalogue (``lmsize explain optimizer_states``).
+        implementation: ``foreach``, ``fused`` or ``loop``; None takes what the class takes by
+            itself (torch: foreach on an accelerator, the loop on a CPU).
+
+    Raises:
+        InputError: an optimizer that has no class here, or that has no such implementation.
+        ExtraError: the library that has it is not installed.
+    """
+    row = built_in().optimizer(name).name
+    if row not in CLASSES:
+        expected = f"an optimizer that a library here can run: {', '.join(CLASSES)}"
+        near = [known for known in CLASSES if row in known][:2]
+        raise InputError("--optimizer", name, expected, nearest=near)
+    module, cls, arguments = CLASSES[row]
+    optimizer = getattr(optional(module, why=f"--optimizer {name}"), cls)
+    trained = [p for p in params if p.requires_grad]
+    chosen = _implementation(row, implementation)
+    try:
+        return optimizer(trained, lr=LEARNING_RATE, **{**arguments, **chosen})
+    except (TypeError, RuntimeError, ValueError) as error:
+        if implementation is None:
+            raise
+        expected = f"an implementation that {name} has here ({' '.join(str(error).split())[:200]})"
+        raise InputError("--optimizer-impl", implementation, expected) from error
+
+
+def _implementation(row: str, name: str | None) -> dict[str, bool]:
+    if name is None:
+        return {}
+    if name not in IMPLEMENTATIONS:
+        raise InputError("--optimizer-impl", name, f"one of {', '.join(IMPLEMENTATIONS)}")
+    if CLASSES[row][0] != _TORCH:
+        raise InputError(
+            "--optimizer-impl", name, f"no value with {row}: its library has one implementation"
+        )
+    if name == "loop":
+        return {"foreach": False}
+    return {name: True}

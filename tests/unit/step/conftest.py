@@ -1,0 +1,45 @@
+"""Tiny models of several families, at odd sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 48,
+    "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 211, "max_position_embeddings": 64,
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "qwen2": LLAMA | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 48, "n_layer": 2,
+        "n_head": 4, "vocab_size": 211, "n_positions": 64,
+    },
+    "bert": {
+        "architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_size": 48,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 211, "max_position_embeddings": 64,
+    },
+    "t5": {
+        "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": 48,
+        "d_ff": 96, "d_kv": 12, "num_layers": 2, "num_heads": 4, "vocab_size": 211,
+        "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+    },
+    "mixtral": LLAMA | {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return CONFIGS[request.param]
+
+
+@pytest.fixture
+def llama() -> dict[str, Any]:
+    return LLAMA
