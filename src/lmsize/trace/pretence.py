@@ -41,14 +41,16 @@ def pretended(device_type: str, capability: tuple[int, int]) -> Iterator[None]:
             ensure_cuda_autograd()
             stack.enter_context(_cuda_kernels(capability))
             stack.enter_context(_cuda_present(capability))
-        if "transformers" in sys.modules:
-            stack.enter_context(mock.patch("transformers.masking_utils.is_tracing", _not_traced))
         yield
 
 
-def _not_traced(tensor: Any = None) -> bool:  # noqa: ARG001
-    """Transformers builds other masks when it sees a fake tensor than in a real run."""
-    return False
+@contextmanager
+def masks_as_in_a_real_run() -> Iterator[None]:
+    """transformers, if it is there by now, builds other masks when it sees a fake tensor."""
+    with ExitStack() as stack:
+        if "transformers.masking_utils" in sys.modules:
+            stack.enter_context(mock.patch("transformers.masking_utils.is_tracing", _always(False)))
+        yield
 
 
 @contextmanager
