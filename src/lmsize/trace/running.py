@@ -29,6 +29,14 @@ class Step(Protocol):
         """Run one step, calling `on_phase` as each of its phases begins."""
 
 
+class _NoDevice(FakeTensorMode):  # type: ignore[misc]  # torch is Any to mypy
+    """Fake tensors that never touch the device they say they lie on, though it seems available."""
+
+    @property
+    def avoid_device_init(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """What the tensors pretend to lie on.
@@ -52,7 +60,7 @@ def traced(build: Callable[[], Step], device: Device, *, fake: bool = True) -> L
     Raises:
         PlatformError: this torch can make no fake tensors of that device.
     """
-    tensors = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
+    tensors = _NoDevice(allow_non_fake_inputs=True) if fake else nullcontext()
     with pretended(device.type, device.capability), tensors:
         return _logged(build(), device)
 
