@@ -118,27 +118,36 @@ class TrainingStep:
 
 
 def built_step(
-    config: Mapping[str, Any], spec: TrainSpec, *, device: Any = "cpu",
-    optimizer_implementation: str | None = None, reentrant: bool = False,
-    clip_grad_norm: float | None = None, keep_outputs: bool = False, scale_loss: bool = True,
-    on_phase: OnPhase = _silent, wrapped: Callable[[Any], Any] | None = None, dp: int = 1,
+    config: Mapping[str, Any], spec: TrainSpec, *, device: Any = "cpu", reentrant: bool = False,
+    **settings: Any,
 ) -> TrainingStep:  # fmt: skip
     """The step of a config and a filled-in spec, whole: model, optimizer, micro-batches.
 
     Args:
-        scale_loss: scale the loss under fp16 autocast, as the Trainer does (it reads a value back
-            from the device, which fake tensors do not have).
-        wrapped: makes the model data-parallel, before the optimizer takes its parameters.
-        dp: data-parallel ranks, which share a global batch.
+        settings: those of :func:`step_of`.
 
     Raises:
         LmsizeError: as :func:`built_model` and :func:`built_optimizer` say.
     """
+    model = built_model(config, spec, device=device, reentrant=reentrant)
+    return step_of(model, config, spec, device=device, **settings)
+
+
+def step_of(
+    model: Any, config: Mapping[str, Any], spec: TrainSpec, *, device: Any = "cpu", dp: int = 1,
+    optimizer_implementation: str | None = None, clip_grad_norm: float | None = None,
+    keep_outputs: bool = False, scale_loss: bool = True, on_phase: OnPhase = _silent,
+    synchronised: Callable[[bool], AbstractContextManager[Any]] = _synchronised,
+) -> TrainingStep:  # fmt: skip
+    """The step around a model that was built before (made data-parallel, or of fake tensors).
+
+    Args:
+        dp: data-parallel ranks, which share a global batch.
+        scale_loss: scale the loss under fp16 autocast, as the Trainer does (it reads a value back
+            from the device, which fake tensors do not have).
+    """
     import torch
 
-    model = built_model(config, spec, device=device, reentrant=reentrant)
-    if wrapped is not None:
-        model = wrapped(model)
     shape = batch_of(spec, dp=dp)
     precision = step_precision(spec.precision or "")
     kind = torch.device(device).type
@@ -156,5 +165,5 @@ def built_step(
         model=model, optimizer=optimizer, micro_batches=micro_batches, device_type=kind,
         autocast=precision.autocast, tf32=precision.tf32, scaler=scaler,
         clip_grad_norm=clip_grad_norm, keep_outputs=keep_outputs, on_phase=on_phase,
-        surround=lambda: attention_context(spec),
+        surround=lambda: attention_context(spec), synchronised=synchronised,
     )  # fmt: skip
