@@ -51,11 +51,12 @@ class Log:
     """Everything that happened to the memory of one device, in order.
 
     Attributes:
-        n_flops: FLOPs by phase; `n_ops` counts operations.
+        n_flops: FLOPs by phase and layer.
+        n_ops: operations that were seen.
     """
 
     entries: list[Entry] = field(default_factory=list)
-    n_flops: dict[str, float] = field(default_factory=dict)
+    n_flops: dict[tuple[str, Layer | None], float] = field(default_factory=dict)
     n_ops: int = 0
 
     def events(self) -> Iterator[Event]:

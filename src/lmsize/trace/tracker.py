@@ -24,8 +24,9 @@ _ENGINE = torch.autograd.graph._engine_run_backward.__code__
 class _Hold(weakref.ref[Any]):
     """A weak hold on a storage, which dies with it and not before."""
 
-    __slots__ = ("key", "storage")
+    __slots__ = ("key", "number", "storage")
     key: int
+    number: int
     storage: Storage
 
 
@@ -49,6 +50,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         self.phase, self.in_backward = "setup", False
         self._modules, self._device_type, self._n_flops = modules, device_type, n_flops
         self._holds: dict[int, _Hold] = {}
+        self._n_seen = 0
+        self._going: list[tuple[int, Storage, Layer | None]] = []
         self._layer: Layer | None = None
         self._sum: Storage | None = None
         self._operands: tuple[Storage, ...] = ()
@@ -59,6 +62,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
 
     def begin(self, phase: str) -> None:
         """Say which part of the step begins."""
+        self._let_go()
         self.phase, self.in_backward = phase, phase.endswith("backward")
         self._sum = None
 
@@ -88,7 +92,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
 
         def get_rng_state() -> Any:
             state = state_of()
-            self._see(state, "get_rng_state", self._modules.running or "")
+            self._see(state, "get_rng_state", self._locate(()))
             return state
 
         torch.get_rng_state = get_rng_state
@@ -99,6 +103,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
 
     def close(self) -> None:
         """Log nothing more: what goes from here on goes because the trace is over."""
+        self._let_go()
         self._holds.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,8 +123,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         if self._n_flops is not None:
             done = self._n_flops(func, args, kwargs, out)
             if done:
-                flops = self.log.n_flops
-                flops[self.phase] = flops.get(self.phase, 0.0) + done
+                flops, key = self.log.n_flops, (self.phase, self._layer)
+                flops[key] = flops.get(key, 0.0) + done
         return out
 
     def _locate(self, args: Any) -> str:
@@ -171,9 +176,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         )
         stored.layer = self._layer
         hold = _Hold(untyped, self._release)
-        hold.key, hold.storage = key, stored
+        hold.key, hold.number, hold.storage = key, self._n_seen, stored
+        self._n_seen += 1
         self._holds[key] = hold
         if stored.n_bytes:
+            self._let_go()
             self.log.entries.append(Entry(stored, True, self.phase, self._layer))
         return stored
 
@@ -186,9 +193,27 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         if self._sum is not None and any(stored is operand for operand in self._operands):
             self._accumulate(stored)
             return
-        if stored.layer is not None and self._stands_apart():
-            self._layer = stored.layer
+        if self._stands_apart():
+            self._going.append((hold.number, stored, self._layer))
+            return
+        self._let_go()
         self.log.entries.append(Entry(stored, False, self.phase, self._layer))
+
+    def _let_go(self) -> None:
+        """Log what went together, with nothing asked for in between, in the order in which it came.
+
+        Casts that autocast kept, for one, go in the order of their addresses, which means nothing.
+        When those of many layers go, each goes with its layer.
+        """
+        if not self._going:
+            return
+        going = sorted(self._going, key=lambda one: one[0])
+        self._going.clear()
+        layer = going[0][2]
+        many = len({stored.layer for _, stored, _ in going}) > 2
+        for _, stored, at in going:
+            layer = at if not many else stored.layer or layer
+            self.log.entries.append(Entry(stored, False, self.phase, layer))
 
     def _stands_apart(self) -> bool:
         """Whether what goes now goes by itself, and not as a part of the work of a layer."""
