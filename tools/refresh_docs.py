@@ -4,7 +4,7 @@ A ``console`` block holds commands, each after ``$ ``, and the lines of their ou
 quotes: a line is found again by its label (the text before two spaces, numbers aside); ``...``
 marks what is left out between two of them. A command with no line below it gets its output up to
 warnings and assumptions. A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, and is made by
-the function of that name in article_tables.py.
+the function of that name in article_tables.py or allocator_tables.py.
 """
 
 from __future__ import annotations
@@ -113,9 +113,11 @@ def _block(match: re.Match[str]) -> str:
 
 
 def _table(match: re.Match[str]) -> str:
-    from article_tables import TABLES
+    import allocator_tables
+    import article_tables
 
-    return "\n".join([f"{match[1]} -->", *TABLES[match[1]](), ""])
+    tables = article_tables.TABLES | allocator_tables.TABLES
+    return "\n".join([f"{match[1]} -->", *tables[match[1]](), ""])
 
 
 def refreshed(page: str) -> str:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(p for p in (ROOT / "docs").glob("*.md") if "```console" in p.read_text("utf-8"))
+MADE = ("```console", "<!-- table: ")
+PAGES = sorted(
+    p for p in (ROOT / "docs").glob("*.md") if any(mark in p.read_text("utf-8") for mark in MADE)
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

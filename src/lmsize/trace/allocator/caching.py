@@ -39,9 +39,11 @@ class CachingAllocator:
         self.allocated_bytes = 0
         self.n_retries = 0
         self._lookups = Lookups()
-        self._collects = (
-            settings.garbage_collection_threshold_frac > 0 and device.capacity_bytes is not None
-        )
+        share, capacity = settings.memory_frac, device.capacity_bytes
+        # Without a fraction below 1 torch knows no limit but the device's own.
+        self._allowed_bytes = None if capacity is None or share >= 1 else int(share * capacity)
+        threshold = settings.garbage_collection_threshold_frac
+        self._collects = threshold > 0 and self._allowed_bytes is not None
 
     def allocated(self, n_bytes: int, stream: int) -> Block | None:
         """A live block for a request of n_bytes > 0; None when the device is out of memory."""
@@ -140,10 +142,13 @@ class CachingAllocator:
 
     def _new(self, pool: Pool, size: int) -> Block | None:
         large_bytes = self.settings.large_segment_bytes
+        n_bytes = segment_bytes(size, large_bytes)
+        allowed = self._allowed_bytes
+        if allowed is not None and self.device.reserved_bytes + n_bytes > allowed:
+            return None
         if self.settings.expandable_segments:
             page = SMALL_SEGMENT_BYTES if pool.is_small else large_bytes
             return expandable.grown_block(pool, size, page_bytes=page, device=self.device)
-        n_bytes = segment_bytes(size, large_bytes)
         address = self.device.allocated(n_bytes, pool.stream)
         return None if address is None else Block(address=address, n_bytes=n_bytes, pool=pool)
 
@@ -174,8 +179,8 @@ class CachingAllocator:
 
     def _collect_garbage(self) -> None:
         """Release large segments that were passed over longest, down to the threshold."""
-        capacity = self.device.capacity_bytes or 0
-        threshold = int(self.settings.garbage_collection_threshold_frac * capacity)
+        allowed = self._allowed_bytes or 0
+        threshold = int(self.settings.garbage_collection_threshold_frac * allowed)
         excess = self.device.reserved_bytes - threshold
         cached = [
             block

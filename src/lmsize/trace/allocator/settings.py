@@ -14,6 +14,7 @@ from lmsize.errors import InputError, nearest_names
 from lmsize.trace.allocator.sizes import LARGE_SEGMENT_BYTES, MIB, N_DIVISION_INTERVALS
 
 WHAT = "PYTORCH_CUDA_ALLOC_CONF"
+NATIVE = "backend:native"
 # Known to torch, and without effect on what is reserved on the device.
 WITHOUT_EFFECT = frozenset(
     {
@@ -42,8 +43,10 @@ class AllocatorSettings:
         max_split_bytes: blocks of this size and above are never split; None for no limit.
         max_non_split_rounding_bytes: how much larger a block above the limit may be than what it
             serves; None for `large_segment_bytes`.
-        garbage_collection_threshold_frac: above this share of the capacity, cached segments not
-            used for long are released before a new one is taken; 0 is off.
+        garbage_collection_threshold_frac: above this share of what is allowed, cached segments
+            not used for long are released before a new one is taken; 0 is off. As in torch it
+            acts only together with a memory fraction below 1.
+        memory_frac: the share of the capacity that is allowed; 1 is no limit of its own.
         roundup_power2_divisions: for each power of two from 1 MiB, or empty.
     """
 
@@ -52,6 +55,7 @@ class AllocatorSettings:
     max_split_bytes: int | None = None
     max_non_split_rounding_bytes: int | None = None
     garbage_collection_threshold_frac: float = 0.0
+    memory_frac: float = 1.0
     roundup_power2_divisions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -82,6 +86,8 @@ class AllocatorSettings:
             0 <= share < 1,
             "a share above 0 and below 1",
         )
+        share = self.memory_frac
+        _check("per_process_memory_fraction", share, 0 <= share <= 1, "a share from 0 to 1")
 
 
 def _check(key: str, value: object, holds: bool, expected: str) -> None:
@@ -93,26 +99,19 @@ def allocator_settings(text: str) -> AllocatorSettings:
     """Settings from text such as ``expandable_segments:True,max_split_size_mb:512``.
 
     Raises:
-        InputError: an unknown key, a value torch refuses, or one that is not simulated
-            (``backend:cudaMallocAsync``, ``per_process_memory_fraction``).
+        InputError: an unknown key, a value torch refuses, or a backend that is not simulated
+            (``backend:cudaMallocAsync``).
     """
     found: dict[str, object] = {}
     for key, value in _pairs("".join(text.split())):
-        if key in WITHOUT_EFFECT or (key, value) == ("backend", "native"):
+        if key in WITHOUT_EFFECT or f"{key}:{value}" == NATIVE:
             continue
         if key not in _READERS:
-            raise InputError(WHAT, key, _expected(key), nearest=nearest_names(key, _READERS))
+            expected = f"{NATIVE}, the only one simulated" if key == "backend" else "a key of torch"
+            raise InputError(WHAT, key, expected, nearest=nearest_names(key, _READERS))
         field, read = _READERS[key]
         found[field] = read(key, value)
     return AllocatorSettings(**found)  # type: ignore[arg-type]
-
-
-def _expected(key: str) -> str:
-    if key == "backend":
-        return "backend:native, the only one that is simulated"
-    if key == "per_process_memory_fraction":
-        return "a capacity in its place: that share of the accelerator's memory"
-    return "a key that torch knows"
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -149,10 +148,14 @@ def _truth(key: str, value: str) -> bool:
 
 def _share(key: str, value: str) -> float:
     try:
-        share = float(value)
+        return float(value)
     except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
+        raise InputError(key, value, "a share") from None
+
+
+def _threshold(key: str, value: str) -> float:
+    share = _share(key, value)
+    if not share:  # what leaves it off in Python is refused as text
         raise InputError(key, value, "a share above 0 and below 1")
     return share
 
@@ -187,6 +190,7 @@ _READERS: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "large_segment_size_mb": ("large_segment_bytes", _megabytes),
     "max_split_size_mb": ("max_split_bytes", _megabytes),
     "max_non_split_rounding_mb": ("max_non_split_rounding_bytes", _megabytes),
-    "garbage_collection_threshold": ("garbage_collection_threshold_frac", _share),
+    "garbage_collection_threshold": ("garbage_collection_threshold_frac", _threshold),
+    "per_process_memory_fraction": ("memory_frac", _share),
     "roundup_power2_divisions": ("roundup_power2_divisions", _divisions),
 }

@@ -186,19 +186,36 @@ def test_oversize_blocks_go_first_and_only_as_many_as_needed() -> None:
 
 
 def test_garbage_is_collected_by_age() -> None:
-    settings = AllocatorSettings(garbage_collection_threshold_frac=0.5)
     steps = [("+", 1, 20 * MIB), ("+", 2, 22 * MIB), ("-", 1)]  # 1 is freed, then passed over
     steps += [("+", 3, 30 * MIB), ("-", 3), ("+", 4, 40 * MIB)]
-    result = simulated(events(*steps), capacity_bytes=140 * MIB, settings=settings)
-    # At the 40: 72 reserved, 70 the threshold. Ages are 2 for the 20 and 1 for the 30: the 20 goes.
-    assert laid_out(result) == [[22], [-30], [40]]
-    assert result.n_retries == 0
-    assert laid_out(simulated(events(*steps), capacity_bytes=140 * MIB)) == [
-        [-20],
-        [22],
-        [-30],
-        [40],
-    ]
+
+    def final(memory_frac: float) -> list[list[float]]:
+        settings = AllocatorSettings(garbage_collection_threshold_frac=0.5, memory_frac=memory_frac)
+        result = simulated(events(*steps), capacity_bytes=140 * MIB, settings=settings)
+        assert result.n_retries == 0
+        return laid_out(result)
+
+    # At the 40: 72 reserved, 69.3 the threshold. Ages are 2 for the 20 and 1 for the 30: the 20 goes.
+    assert final(0.99) == [[22], [-30], [40]]
+    assert final(1.0) == [[-20], [22], [-30], [40]]  # without a fraction nothing is collected
+
+
+def test_a_fraction_limits_before_the_device_does() -> None:
+    steps = [("+", 1, 40 * MIB), ("+", 2, 40 * MIB)]
+    settings = AllocatorSettings(memory_frac=0.5)
+    result = simulated(events(*steps), capacity_bytes=158 * MIB, settings=settings)
+    assert result.out_of_memory_event_index == 1
+    result = simulated(events(*steps), capacity_bytes=160 * MIB, settings=settings)
+    assert result.out_of_memory_event_index is None
+
+
+def test_the_start_of_a_trace_in_torchs_documentation() -> None:
+    """A segment of 2 MiB; in it 36.8 KiB, then blocks of 256 bytes at 37888, 38400, 38912, 39424."""
+    steps = [("+", 0, 37_683)] + [("+", i, 256) for i in range(1, 5)]
+    (segment,) = simulated(events(*steps)).segments
+    assert segment.n_bytes == 2 * MIB
+    offsets = [block.address - segment.address for block in segment.blocks[:5]]
+    assert offsets == [0, 37888, 38400, 38912, 39424]
 
 
 # -- expandable segments --------------------------------------------------------------------------

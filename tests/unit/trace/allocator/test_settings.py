@@ -88,13 +88,15 @@ def test_divisions_mean_what_they_mean_to_torch(
 
 def test_all_read() -> None:
     text = "expandable_segments:True,large_segment_size_mb:40,max_split_size_mb:64,"
-    text += "max_non_split_rounding_mb:50,garbage_collection_threshold:0.5"
+    text += "max_non_split_rounding_mb:50,garbage_collection_threshold:0.5,"
+    text += "per_process_memory_fraction:0.9"
     assert allocator_settings(text) == AllocatorSettings(
         expandable_segments=True,
         large_segment_bytes=40 * MIB,
         max_split_bytes=64 * MIB,
         max_non_split_rounding_bytes=50 * MIB,
         garbage_collection_threshold_frac=0.5,
+        memory_frac=0.9,
     )
 
 
@@ -103,9 +105,9 @@ def test_all_read() -> None:
     [
         ("max_split_size:64", "did you mean max_split_size_mb"),
         ("backend:cudaMallocAsync", "backend:native"),
-        ("per_process_memory_fraction:0.5", "a capacity in its place"),
         ("max_split_size_mb:many", "whole number"),
-        ("garbage_collection_threshold:half", "share above 0 and below 1"),
+        ("garbage_collection_threshold:half", "a share"),
+        ("per_process_memory_fraction:1.5", "a share from 0 to 1"),
         ("roundup_power2_divisions:[256:1", "key:value pairs"),
     ],
 )
