@@ -92,6 +92,8 @@ def main() -> None:
             lambda: lmsize.train(model, **asked), n_runs=20), None),
         ("deepseek-v3 with searches", median_ms(
             lambda: lmsize.train("deepseek-v3", accelerator="h200"), n_runs=5), None),
+        ("validate, 4,025 training rows", median_ms(
+            lambda: lmsize.validate(["memory", "throughput"]), n_runs=1), 10_000),
     ]  # fmt: skip
     for name, value, budget in rows:
         print(f"{name:44} {value:9.2f} ms   {f'budget {budget} ms' if budget else ''}")

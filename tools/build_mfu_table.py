@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
 from lmsize.catalogue import Catalogue
+from lmsize.catalogue.typical import COARSE_EXPERT_WIDTH
 from lmsize.errors import InputError
 
 COLUMNS = ("family", "architecture", "method", "precision", "min_params", "max_params", "median", "p10", "p90",
@@ -80,6 +81,12 @@ def utilisation(row: Mapping[str, str], peak: float) -> float:
     return factor * n_params(row) * number(row["measured_tokens_per_s_per_gpu"]) / peak
 
 
+def has_narrow_experts(row: Mapping[str, str]) -> bool:
+    """Whether the experts are too narrow for a dense model's utilisation."""
+    width = number(row["moe_ffn"]) or number(row["ffn"])
+    return bool(row["moe_experts"]) and width < COARSE_EXPERT_WIDTH
+
+
 def read_runs(path: Path) -> tuple[list[Run], Counter[str]]:
     """Runs that can be used, and how many were left out for which reason."""
     runs, left_out, known = [], Counter[str](), Catalogue()
@@ -109,7 +116,7 @@ def read_run(row: Mapping[str, str], known: Catalogue) -> Run | str:
     if (kind == "fp8" and chip.fp8_flops_per_s is None) or not peak:
         return "peak"
     mfu = utilisation(row, peak)
-    architecture = "moe" if row["moe_experts"] else "dense"
+    architecture = "moe" if has_narrow_experts(row) else "dense"
     if (not n_params(row) and architecture == "dense") or not mfu:
         return "parameters or speed"
     if not PLAUSIBLE[0] < mfu < PLAUSIBLE[1]:

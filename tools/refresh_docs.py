@@ -4,7 +4,7 @@ A ``console`` block holds commands, each after ``$ ``, and the lines of their ou
 quotes: a line is found again by its label (the text before two spaces, numbers aside); ``...``
 marks what is left out between two of them. A command with no line below it gets its output up to
 warnings and assumptions. A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, and is made by
-the function of that name in article_tables.py or allocator_tables.py.
+the function of that name in one of the modules that TABLES_IN names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ CONSOLE = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILI
 TABLE = re.compile(
     r"(?<=^<!-- table: )([a-z0-9-]+) -->\n(.*?)(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE
 )
+TABLES_IN = ("article_tables", "allocator_tables", "accuracy_tables")
 NOTES = ("formulas", "warnings", "assumptions")
 LEFT_OUT = "..."
 WIDTH = {"COLUMNS": "100", "FORCE_COLOR": "", "TTY_COMPATIBLE": "0"}
@@ -113,10 +115,9 @@ def _block(match: re.Match[str]) -> str:
 
 
 def _table(match: re.Match[str]) -> str:
-    import allocator_tables
-    import article_tables
-
-    tables = article_tables.TABLES | allocator_tables.TABLES
+    tables = {
+        name: made for module in TABLES_IN for name, made in import_module(module).TABLES.items()
+    }
     return "\n".join([f"{match[1]} -->", *tables[match[1]](), ""])
 
 

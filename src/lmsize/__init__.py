@@ -10,23 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsize.api.comparing import compare
+    from lmsize.api.measuring import measure
     from lmsize.api.serving import infer
     from lmsize.api.training import train
     from lmsize.catalogue import Catalogue
     from lmsize.errors import InputError, LmsizeError
     from lmsize.estimate.answer import Estimate
+    from lmsize.validation.calibrating import calibrate
+    from lmsize.validation.public import validate
 
 _WHERE = {
     "Catalogue": "lmsize.catalogue",
     "Estimate": "lmsize.estimate.answer",
     "InputError": "lmsize.errors",
     "LmsizeError": "lmsize.errors",
+    "calibrate": "lmsize.validation.calibrating",
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
+    "measure": "lmsize.api.measuring",
     "train": "lmsize.api.training",
+    "validate": "lmsize.validation.public",
 }
 
-__all__ = ["Catalogue", "Estimate", "InputError", "LmsizeError", "compare", "infer", "train"]
+__all__ = [
+    "Catalogue",
+    "Estimate",
+    "InputError",
+    "LmsizeError",
+    "calibrate",
+    "compare",
+    "infer",
+    "measure",
+    "train",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,48 @@ CODES: dict[str, str] = {
     "peft-defaults": "Adapters are made as peft makes them when nothing is said: fp32, no dropout.",
     "precision-rows": "In the comparison of precisions under the rules of thumb, optimizer states "
     "take the weights' type, and activations given are those in 16 bits: twice as much in fp32.",
+    # -- about ranges ------------------------------------------------------------------------------
+    "range-measured": "The 90 % range comes from published measurements of this stack and method.",
+    "range-pooled": "This stack or method was measured too seldom: the range comes from a wider "
+    "group of measurements, and is wider.",
+    "range-serving": "The 90 % range comes from published measurements of serving by any engine: "
+    "which one will serve is not asked for.",
+    "calibrated": "Measurements of your own correct this estimate: `lmsize calibrate` found the factor, and "
+    "`--calibration none` leaves it out.",
+    # -- about a row of measurements, put as a question ---------------------------------------------
+    "row-framework": "The row's framework is taken for the nearest stack that is modelled.",
+    "row-method": "The row states no method.",
+    "row-adapter": "A variant of LoRA is taken as plain LoRA.",
+    "row-targets": "The row's LoRA targets are no known modules: every linear is adapted.",
+    "row-layers-split": "Layers split over accelerators (device_map) are taken as pipeline stages.",
+    "row-tensors-split": "Operators split over accelerators are taken as tensor parallelism.",
+    "row-dp": "The row's dp does not make its number of accelerators with the other degrees.",
+    "row-etp": "The row's ep only makes sense with experts that tensor parallelism leaves whole.",
+    "row-hsdp": "Hybrid sharding is taken as sharding over every rank.",
+    "row-sharding": "The row states no sharding: the framework's usual one is taken.",
+    "row-micro-batch": "The row states no micro-batch: 1 is taken.",
+    "row-global-batch": "The row's global batch is no multiple of micro-batch and dp.",
+    "row-precision": "The row states no precision: bf16 is taken, or the serving engine's usual.",
+    "row-fp4": "Arithmetic in 4 bits is taken as fp8.",
+    "row-autocast": "The row serves under autocast: weights are fp32, and their 16-bit copies are not "
+    "counted.",
+    "row-int8": "Arithmetic in int8 is taken as the 16-bit type's.",
+    "row-engine": "The row's serving engine is not known: taken as most servers are.",
+    "row-kv-precision": "The row states no type of the cache: that of attention is taken.",
+    "row-ep": "The row spreads experts over ranks that lmsize infer divides them over by tp.",
+    "row-batch": "The row states no batch: one sequence is taken.",
+    "row-prompt": "The row states no length of the prompt: the engine's benchmark's usual, or one "
+    "token where only an output is stated.",
+    "row-output": "The row states no length of the output: the engine's benchmark's usual.",
+    "row-lengths": "The row states no lengths of prompts or outputs: those of lmsize infer.",
+    "row-16bit": "The row names a 16-bit type but not how it is used: as the framework usually does.",
+    "row-optimizer": "The row states no optimizer: the framework's usual one is taken.",
+    "row-attention": "The row states no attention kernel that is known: the framework's usual one.",
+    "row-recompute": "The row states no recomputation that is known: the framework's usual one.",
+    "row-heads": "The row states no number of heads: one of the usual width is taken.",
+    "row-vocabulary": "The row states no vocabulary: the family's usual one is taken.",
+    "row-layers": "The row states no number of layers: as many as make its parameters.",
+    "row-parameters": "The parameters as read are more than a tenth off the stated ones.",
     # -- about memory ---------------------------------------------------------------------------------
     "activations-textbook": "Activations follow the published formula for a standard layer "
     "(Korthikanti et al. 2022). It misses peaks by about a third in the median.",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from lmsize.api.files import config_at
+from lmsize.assumption import Assumption
 from lmsize.catalogue import Catalogue
 from lmsize.errors import ModelError, nearest_names
 from lmsize.model.read import read_config
@@ -17,38 +18,60 @@ from lmsize.model.spec import ModelSpec
 ModelLike = str | PathLike[str] | Mapping[str, Any] | ModelSpec
 
 
+@dataclass(frozen=True, slots=True)
+class FoundConfig:
+    """The config that a name led to, and what finding it took for granted."""
+
+    name: str
+    config: Mapping[str, Any]
+    assumptions: tuple[Assumption, ...] = ()
+
+
 def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
     """The architecture that `model` names.
+
+    Raises:
+        ModelError: as :func:`found_config`, or a config that is not one of a model.
+        NetworkError: a Hub id that would have to be fetched, without a network.
+    """
+    if isinstance(model, ModelSpec):
+        return model
+    found = found_config(model, catalogue)
+    spec = read_config(found.config, name=found.name)
+    return replace(spec, assumptions=(*found.assumptions, *spec.assumptions))
+
+
+def found_config(model: ModelLike, catalogue: Catalogue) -> FoundConfig:
+    """The config that `model` names.
 
     The catalogue comes first, so that a Hub id it knows never touches the network; then a path;
     then the Hub, for what looks like ``owner/name``.
 
     Raises:
-        ModelError: nothing of that name, the nearest names offered; or a config that is not one.
+        ModelError: nothing of that name, the nearest names offered.
         NetworkError: a Hub id that would have to be fetched, without a network.
     """
     if isinstance(model, ModelSpec):
-        return model
+        raise ModelError("MODEL", model.name, "a config, or a name that leads to one")
     if isinstance(model, Mapping):
-        return read_config(model, name=str(model.get("_name_or_path") or "config"))
+        return FoundConfig(str(model.get("_name_or_path") or "config"), model)
     name = str(model).strip()
     found = catalogue.find_model(name) if isinstance(model, str) else None
     if found is not None:
         entry, assumed = found
-        spec = read_config(entry.config, name=entry.name)
-        return replace(spec, assumptions=(*assumed, *spec.assumptions))
+        return FoundConfig(entry.name, entry.config, assumed)
     if not name or "\0" in name:
         raise ModelError("MODEL", name, "a catalogue name, a Hub id or a path")
     path = _path(name)
     if path is not None:
-        return read_config(config_at(path), name=name)
+        return FoundConfig(name, config_at(path))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         from lmsize.api.hub import fetched_config
 
         known = (word for row in catalogue.models() for word in (row.hf_id, *row.aliases))
         near = nearest_names(name, known)
-        return read_config(config_at(fetched_config(name, nearest=near)), name=name)
-    return read_config(catalogue.model(name)[0].config, name=name)  # raises, with near names
+        return FoundConfig(name, config_at(fetched_config(name, nearest=near)))
+    return FoundConfig(name, catalogue.model(name)[0].config)  # raises, with near names
 
 
 def _path(name: str) -> Path | None:

@@ -12,6 +12,7 @@ from lmsize.api.training import ENGINES, RULES_OPTIONS, opened
 from lmsize.catalogue import Catalogue
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
+from lmsize.estimate.ranges import ranged_serving
 from lmsize.estimate.rules import RulesSpec
 from lmsize.estimate.serving import ServingQuestion, serving_estimate, serving_question
 from lmsize.estimate.training import filled_memory
@@ -28,7 +29,7 @@ INFER_OPTIONS = {f.name for f in fields(InferSpec)}
 def infer(
     model: ModelLike | None = None, *, accelerator: str | None = None, engine: str = "analytic",
     catalogue: Catalogue | str | PathLike[str] | None = None, today: date | None = None,
-    **options: Any,
+    search: bool = True, **options: Any,
 ) -> Estimate:  # fmt: skip
     """What serving a model needs.
 
@@ -39,6 +40,7 @@ def infer(
         engine: ``analytic``, or ``rules`` for the rules of thumb.
         catalogue: a user's file of rows, or a catalogue already opened.
         today: decides whether a price is stale; the current date if None.
+        search: whether to look for what would still fit and what would be enough.
         options: the long options of ``lmsize infer`` with ``_`` for ``-``.
 
     Raises:
@@ -59,12 +61,14 @@ def infer(
     question = serving_question(
         located(model, rows), spec, rows, accelerator=accelerator, today=today or date.today()
     )
-    return answered(question)
+    return answered(question, search=search)
 
 
-def answered(question: ServingQuestion) -> Estimate:
+def answered(question: ServingQuestion, *, search: bool = True) -> Estimate:
     """The analytic estimate with its limits and verdict."""
-    estimate = serving_estimate(question)
+    estimate = ranged_serving(serving_estimate(question))
+    if not search:
+        return replace(estimate, verdict=serving_verdict(estimate, []))
     enough = min_to_fit(question, _peak)
     filled = replace(
         estimate,

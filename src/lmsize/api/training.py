@@ -7,12 +7,15 @@ from datetime import date
 from os import PathLike
 from typing import Any
 
+from lmsize.api.calibration import Calibration, corrections
 from lmsize.api.locate import ModelLike, located
 from lmsize.assumption import Assumption
 from lmsize.catalogue import Catalogue, built_in, load_user_catalogue
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
+from lmsize.estimate.correction import applicable
 from lmsize.estimate.question import TrainingQuestion, training_question
+from lmsize.estimate.ranges import ranged
 from lmsize.estimate.rules import RulesSpec
 from lmsize.estimate.training import training_estimate, training_memory
 from lmsize.estimate.verdict import training_verdict
@@ -44,7 +47,7 @@ def specs(options: dict[str, Any]) -> tuple[TrainSpec, RulesSpec]:
 def train(
     model: ModelLike | None = None, *, accelerator: str | None = None, engine: str = "analytic",
     catalogue: Catalogue | str | PathLike[str] | None = None, today: date | None = None,
-    **options: Any,
+    search: bool = True, calibration: Calibration = None, **options: Any,
 ) -> Estimate:  # fmt: skip
     """What training a model needs.
 
@@ -55,6 +58,10 @@ def train(
         engine: ``analytic``, or ``rules`` for the rules of thumb.
         catalogue: a user's file of rows (TOML or CSV), or a catalogue already opened.
         today: decides whether a price is stale; the current date if None.
+        search: whether to look for the limits, the fewest accelerators and what would help; without
+            them an estimate takes a sixth of the time.
+        calibration: a file of :func:`lmsize.calibrate`; None for the usual one if it is there; False
+            or ``none`` for no correction.
         options: the long options of ``lmsize train`` with ``_`` for ``-``, as numbers or as text
             with suffixes (``tokens="1B"``, ``deadline="7d"``).
 
@@ -75,12 +82,22 @@ def train(
     question = training_question(
         located(model, rows), spec, rows, accelerator=accelerator, today=day
     )
-    return answered(question)
+    return answered(with_corrections(question, calibration), search=search)
 
 
-def answered(question: TrainingQuestion) -> Estimate:
+def with_corrections(question: TrainingQuestion, calibration: Calibration) -> TrainingQuestion:
+    """The question with the corrections for its stack and accelerator."""
+    name = question.accelerator.name if question.accelerator else ""
+    found = applicable(corrections(calibration), stack=str(question.spec.stack), accelerator=name)
+    stated = (*question.assumptions, *found.assumptions)
+    return replace(question, corrections=found, assumptions=stated)
+
+
+def answered(question: TrainingQuestion, *, search: bool = True) -> Estimate:
     """The analytic estimate with its limits and verdict."""
-    estimate = training_estimate(question)
+    estimate = ranged(training_estimate(question))
+    if not search:
+        return replace(estimate, verdict=training_verdict(estimate, []))
     enough = min_to_fit(question, _peak)
     count = enough.n_accelerators if enough else None
     found = replace(

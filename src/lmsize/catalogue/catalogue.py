@@ -50,6 +50,7 @@ class Catalogue:
 
     def __init__(self, own: UserRows | None = None) -> None:
         self.own = own or UserRows()
+        self._precisions_met: dict[str, Precision] = {}  # looked up a dozen times an estimate
 
     # -- tables ------------------------------------------------------------------------------
 
@@ -121,10 +122,14 @@ class Catalogue:
 
     def precision(self, name: str, what: str = "--precision") -> Precision:
         """A number type or a way of quantising; `what` names the option in an error."""
-        row = match(name, self.own.precisions.values()) or match(name, self._precisions.values())
+        row = self._precisions_met.get(name)
+        if row is None:
+            own = match(name, self.own.precisions.values())
+            row = own or match(name, self._precisions.values())
         if row is None:
             near = nearest_names(name, self._precisions)
             raise InputError(what, name, "a known precision", nearest=near)
+        self._precisions_met[name] = row
         return row
 
     def precisions(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
 from lmsize.assumption import Assumption
@@ -26,11 +26,13 @@ FORMS = {"sxm": "SXM", "pcie": "PCIe", "nvl": "NVL", "oam": "OAM"}
 SXM_MEMORY = {("H100", "hbm3"): "SXM"}  # names that drivers print say it this way
 
 
+@lru_cache(maxsize=1 << 14)
 def plain(name: str) -> str:
     """A name without case, punctuation and spaces."""
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
+@lru_cache(maxsize=1 << 12)
 def plain_accelerator(name: str) -> str:
     """As :func:`plain`, without remarks in parentheses, vendor words and slice sizes of TPUs."""
     bare = VENDOR_WORDS.sub("", REMARK.sub("", name.casefold())).strip()

@@ -6,13 +6,23 @@ from typing import Any
 
 import click
 
-from lmsize.cli.options import ACCELERATOR, DEGREES, OUTPUT, RULES, RUN, TRAINING, option, stacked
+from lmsize.cli.options import (
+    ACCELERATOR,
+    CALIBRATION,
+    DEGREES,
+    OUTPUT,
+    RULES,
+    RUN,
+    TRAINING,
+    option,
+    stacked,
+)
 
 
 @click.command("compare")
 @click.argument("model", required=False)
 @option("--by", metavar="WHAT", default="method", show_default=True, help="method or precision.")
-@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, *RULES)
+@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, CALIBRATION, *RULES)
 def command(model: str | None, by: str, as_json: bool, **options: Any) -> int:
     """Full fine-tuning, LoRA and QLoRA of MODEL side by side (or precisions).
 

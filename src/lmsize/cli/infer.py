@@ -20,6 +20,13 @@ SERVING = (
     option("--concurrency", metavar="N", help="Sequences in flight over all replicas (1)."),
     option("--prompt", metavar="TOKENS", help="Tokens of a prompt."),
     option("--output", metavar="TOKENS", help="Tokens generated for it (256)."),
+    option("--prefill-chunk", metavar="TOKENS", help="Tokens prefilled at once (8192)."),
+    click.option(
+        "--prompt-logits",
+        is_flag=True,
+        default=None,
+        help="Keep logits for every token of a prompt, as its log-probabilities need.",
+    ),
     option("--attention", metavar="KIND", help="eager, sdpa or flash."),
     option("--mfu", metavar="X", help="Share of the peak that prefill reaches (0.5)."),
 )

@@ -48,10 +48,13 @@ OUTPUT = (
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
+CALIBRATION = option(
+    "--calibration", metavar="FILE", help="Corrections of `lmsize calibrate`; none for none."
+)
 EXPLAIN = click.option(
     "--explain", is_flag=True, help="Open every number down to formula and source."
 )
-TRAINING = (
+STEP = (
     option("--method", metavar="METHOD", help="full, lora or qlora."),
     option("--lora-rank", metavar="R", help="Rank of the adapters (16)."),
     option(
@@ -71,14 +74,19 @@ TRAINING = (
     option("--global-batch", metavar="N", help="Sequences an optimizer step, over all ranks."),
     option("--grad-accum", metavar="N", help="Micro-batches a rank runs for a step."),
     option("--seq-len", metavar="TOKENS", help="Tokens a sequence (2048, or the model's maximum)."),
-    option("--cp", metavar="N", help="Context parallelism."),
     option("--zero", metavar="0..3", help="ZeRO stage; 3 is FSDP's full sharding."),
+    option("--recompute", metavar="KIND", help="none, selective or full."),
+    option("--attention", metavar="KIND", help="eager, sdpa or flash."),
+)
+TRAINING = (
+    *STEP,
+    option("--cp", metavar="N", help="Context parallelism."),
+    option("--etp", metavar="N", help="Tensor parallelism of the experts (the same as tp)."),
     click.option(
         "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."
     ),
-    option("--recompute", metavar="KIND", help="none, selective or full."),
-    option("--attention", metavar="KIND", help="eager, sdpa or flash."),
     option("--stack", metavar="NAME", help="transformers, torchtitan, megatron or deepspeed."),
+    option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (
     option("--steps", metavar="N", help="Length of the run in optimizer steps."),

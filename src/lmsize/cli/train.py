@@ -6,12 +6,22 @@ from typing import Any
 
 import click
 
-from lmsize.cli.options import ACCELERATOR, DEGREES, EXPLAIN, OUTPUT, RULES, RUN, TRAINING, stacked
+from lmsize.cli.options import (
+    ACCELERATOR,
+    CALIBRATION,
+    DEGREES,
+    EXPLAIN,
+    OUTPUT,
+    RULES,
+    RUN,
+    TRAINING,
+    stacked,
+)
 
 
 @click.command("train")
 @click.argument("model", required=False)
-@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, EXPLAIN, *RULES)
+@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, CALIBRATION, EXPLAIN, *RULES)
 def command(model: str | None, as_json: bool, explain: bool, **options: Any) -> int:
     """What training MODEL needs.
 

@@ -132,6 +132,7 @@ class Estimate:
     Attributes:
         task: ``train`` or ``infer``; only the latter has `serving` filled.
         inputs: everything that was used, defaults included, under the names of the options.
+        n_layers: of the model that was asked about; not a part of the JSON.
     """
 
     engine: str
@@ -148,10 +149,14 @@ class Estimate:
     verdict: Verdict = Verdict()
     assumptions: tuple[Assumption, ...] = ()
     warnings: tuple[Caution, ...] = ()
+    n_layers: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as plain data, ready for ``json.dumps``."""
-        named = {f.name: as_plain(getattr(self, f.name)) for f in fields(self) if f.name != "task"}
+        hidden = ("task", "n_layers")
+        named = {
+            f.name: as_plain(getattr(self, f.name)) for f in fields(self) if f.name not in hidden
+        }
         memory = named["memory"]
         memory["components"] = dict.fromkeys(COMPONENTS) | memory["components"]
         return {"schema": SCHEMA, **named}

@@ -9,6 +9,7 @@ from typing import Any
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError
+from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
@@ -26,6 +27,7 @@ class TrainingQuestion:
         accelerator: None asks for sizes alone.
         assumptions: what making it ready took for granted; `cautions` what to beware of.
         today: decides whether a price is stale.
+        corrections: of the user's own machine.
     """
 
     model: ModelSpec
@@ -36,6 +38,7 @@ class TrainingQuestion:
     assumptions: tuple[Assumption, ...]
     cautions: tuple[Caution, ...]
     today: date
+    corrections: Corrections = NONE
 
     def inputs(self) -> dict[str, Any]:
         """Everything that was used, under the names of the options."""
@@ -62,7 +65,9 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
     Raises:
         LayoutError: it is not legal for this model or count.
     """
-    asked = Layout(1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel)
+    asked = Layout(
+        1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel, spec.etp
+    )
     layout = with_count(asked, spec.accelerators)
     check(layout, model, seq_len=spec.seq_len or 1)
     return layout
@@ -106,7 +111,7 @@ def _setup(
         fallback=_fallback(optimizer, catalogue),
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
-        precision=catalogue.precision,
+        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
     )  # fmt: skip
 
 

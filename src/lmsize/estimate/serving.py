@@ -19,7 +19,7 @@ from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.serving import ServingSetup, cache_bytes_per_token, serving_peak
 from lmsize.model.count import n_params, n_params_active
 from lmsize.model.spec import ModelSpec
-from lmsize.workload.serving import InferSpec, with_serving_defaults
+from lmsize.workload.serving import PREFILL_CHUNK, InferSpec, with_serving_defaults
 
 OUTPUT_TOKENS_BILLED = 1_000_000
 
@@ -62,10 +62,11 @@ def serving_question(
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_context(model, filled.context or 1)
     setup = _setup(model, filled, catalogue)
-    working = Assumption("prefill-chunk", "prompts are prefilled in chunks of at most 8192 tokens")
+    text = f"prompts are prefilled in chunks of at most {filled.prefill_chunk} tokens"
+    working = [Assumption("prefill-chunk", text)] if spec.prefill_chunk is None else []
     return ServingQuestion(
         model, filled, setup, row, catalogue,
-        (*model.assumptions, *assumed, *stated, working), cautions, today,
+        (*model.assumptions, *assumed, *stated, *working), cautions, today,
     )  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def _setup(model: ModelSpec, spec: InferSpec, catalogue: Catalogue) -> ServingSe
         cache=catalogue.precision(str(spec.kv_precision), "--kv-precision"),
         context=spec.context or 1, prompt=spec.prompt or 1,
         n_sequences=-(-(spec.concurrency or 1) // layout.dp),
+        prefill_chunk=spec.prefill_chunk or PREFILL_CHUNK, prompt_logits=spec.prompt_logits,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmsize.assumption import Assumption, Caution
+from lmsize.catalogue.typical import COARSE_EXPERT_WIDTH
 from lmsize.compute.step import StepWork, step_work
 from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters
 from lmsize.estimate.overheads import device_bytes
@@ -13,6 +14,8 @@ from lmsize.estimate.running import Rate, bill, deadline_count, peak_rate, step_
 from lmsize.formula import Term
 from lmsize.memory.training import training_peak
 from lmsize.model.count import n_params, n_params_active, n_params_trainable
+from lmsize.model.parts import Experts
+from lmsize.model.spec import ModelSpec
 from lmsize.workload.training import n_steps
 
 
@@ -50,24 +53,28 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
         cost=cost,
         assumptions=(*question.assumptions, *mem_stated, *rate_stated, *stated, *cost_stated),
         warnings=(*question.cautions, *_cautions(question), *cautions),
+        n_layers=question.model.n_layers,
     )  # fmt: skip
 
 
 def training_memory(question: TrainingQuestion) -> tuple[Memory, tuple[Assumption, ...]]:
     """The memory part alone: what searches call."""
-    return filled_memory(training_peak(question.setup), question)
+    factor = question.corrections.memory_factor
+    return filled_memory(training_peak(question.setup), question, factor=factor)
 
 
-def filled_memory(peak: Term, question: Any) -> tuple[Memory, tuple[Assumption, ...]]:
-    """A peak with what the allocator and the driver add to it."""
+def filled_memory(
+    peak: Term, question: Any, *, factor: float = 1.0
+) -> tuple[Memory, tuple[Assumption, ...]]:
+    """A peak with what the allocator and the driver add to it, times a measured `factor`."""
     moment = peak.winner
     allocated = round(peak.value)
     vendor = question.accelerator.vendor if question.accelerator else "NVIDIA"
     reserved, device, stated = device_bytes(allocated, vendor, question.catalogue)
     return Memory(
         peak_allocated_bytes=allocated,
-        peak_reserved_bytes=reserved,
-        peak_device_bytes=device,
+        peak_reserved_bytes=round(reserved * factor),
+        peak_device_bytes=round(device * factor),
         capacity_bytes=question.accelerator.capacity_bytes if question.accelerator else None,
         moment=moment.label,
         components=components(moment, allocated),
@@ -115,13 +122,26 @@ def _rate(
         return Rate(peak, question.spec.mfu), stated
     row, looser = question.catalogue.typical_mfu(
         question.accelerator, counts.active_per_token or 1, question.spec.method,
-        question.setup.recipe.compute, is_moe=counts.active_per_token != counts.total,
+        question.setup.recipe.compute, is_moe=has_narrow_experts(question.model),
     )  # fmt: skip
     text = (
         f"MFU {row.median:.2f}, the median of {row.n_rows} published runs on {row.family} at this size "
         f"(80 % of them between {row.p10:.2f} and {row.p90:.2f}; {row.source})"
     )
-    return Rate(peak, row.median), (*stated, Assumption("mfu-typical", text), *looser)
+    return Rate(peak, row.median / question.corrections.time_factor), (
+        *stated,
+        Assumption("mfu-typical", text),
+        *looser,
+    )
+
+
+def has_narrow_experts(model: ModelSpec) -> bool:
+    """Whether it has routed experts too narrow for a dense model's utilisation."""
+    widths = [
+        n_in for _, run in model.runs() for part in run.block.parts if isinstance(part, Experts)
+        for _, n_in, _ in part.matrices[-1:]
+    ]  # fmt: skip
+    return bool(widths) and min(widths) < COARSE_EXPERT_WIDTH
 
 
 def _cautions(question: TrainingQuestion) -> tuple[Caution, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmsize.estimate.answer import Estimate, Verdict
+from lmsize.estimate.ranges import fit_probability
 from lmsize.quantity import format_bytes, format_duration
 
 METHOD = {"full": "Full training of", "lora": "LoRA on", "qlora": "QLoRA on"}
@@ -31,12 +32,19 @@ def _verdict(estimate: Estimate, subject: str, remedies: Sequence[str]) -> Verdi
     if memory.capacity_bytes is None:
         return Verdict(None, None, f"{needs}.{_when(estimate)}")
     fits = used <= memory.capacity_bytes
+    probability = fit_probability(estimate, memory.capacity_bytes)
+    odds = f" ({_percent(probability)} likely to fit)" if probability is not None else ""
     decimal = estimate.engine == "rules"
     room = f"{format_bytes(memory.capacity_bytes, decimal=decimal)} of {estimate.accelerators.name}"
     if fits:
-        return Verdict(True, None, f"{needs}: it fits the {room}.{_when(estimate)}")
+        return Verdict(True, probability, f"{needs}: it fits the {room}{odds}.{_when(estimate)}")
     help_ = f" It would fit with {_either(remedies)}." if remedies else ""
-    return Verdict(False, None, f"{needs}: it does not fit the {room}.{help_}")
+    return Verdict(False, probability, f"{needs}: it does not fit the {room}{odds}.{help_}")
+
+
+def _percent(probability: float) -> str:
+    """A probability as people say one: never 0 % or 100 %."""
+    return f"{min(max(probability, 0.01), 0.99):.0%}"
 
 
 def _sizes(estimate: Estimate, used: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmsize.errors import LayoutError
 from lmsize.model.parts import AttentionCore, Experts
@@ -11,10 +11,11 @@ from lmsize.model.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a run is spread: ``n_accelerators = dp * tp * pp * cp``; ep lies inside dp * cp.
+    """How a run is spread: ``n_accelerators = dp * tp * pp * cp``; ep * etp lies inside dp * cp * tp.
 
     Attributes:
         zero: stage 0 to 3; 3 is also FSDP's full sharding.
+        etp: tensor parallelism of the experts; None for the same as tp.
     """
 
     dp: int = 1
@@ -24,6 +25,12 @@ class Layout:
     ep: int = 1
     zero: int = 0
     sequence_parallel: bool = False
+    etp: int | None = None
+
+    @property
+    def expert_tp(self) -> int:
+        """Over how many ranks each expert's matrices are divided."""
+        return self.tp if self.etp is None else self.etp
 
     @property
     def n_accelerators(self) -> int:
@@ -37,7 +44,7 @@ class Layout:
     @property
     def n_expert_replicas(self) -> int:
         """Ranks that hold the same experts."""
-        return self.n_replicas // self.ep
+        return self.n_replicas * self.tp // (self.ep * self.expert_tp)
 
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what stage `stage` divides (1 to 3)."""
@@ -67,7 +74,7 @@ def with_count(layout: Layout, n_accelerators: int | None) -> Layout:
     """
     group = layout.tp * layout.pp * layout.cp
     if n_accelerators is None:
-        n_accelerators = group * max(1, -(-layout.ep // layout.cp))
+        n_accelerators = group * max(1, -(-layout.ep * layout.expert_tp // (layout.cp * layout.tp)))
     if n_accelerators % group:
         multiple = n_accelerators // group * group
         nearest = [n for n in (multiple, multiple + group) if n]
@@ -75,10 +82,7 @@ def with_count(layout: Layout, n_accelerators: int | None) -> Layout:
             "--accelerators", n_accelerators,
             f"a multiple of tp * pp * cp = {group}", nearest=nearest,
         )  # fmt: skip
-    return Layout(
-        n_accelerators // group, layout.tp, layout.pp, layout.cp, layout.ep,
-        layout.zero, layout.sequence_parallel,
-    )  # fmt: skip
+    return replace(layout, dp=n_accelerators // group)
 
 
 def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
@@ -117,6 +121,12 @@ def _text_parts(model: ModelSpec) -> list[object]:
 
 
 def _check_experts(layout: Layout, model: ModelSpec) -> None:
+    if layout.tp % layout.expert_tp:
+        legal = divisors(layout.tp)
+        raise LayoutError(
+            "--etp", layout.etp, f"a divisor of tp = {layout.tp}",
+            nearest=near(layout.expert_tp, legal),
+        )  # fmt: skip
     if layout.ep == 1:
         return
     counts = {p.n_experts for p in _text_parts(model) if isinstance(p, Experts)}
@@ -129,8 +139,10 @@ def _check_experts(layout: Layout, model: ModelSpec) -> None:
                 "--ep", layout.ep, f"a divisor of its {n_experts} experts",
                 nearest=near(layout.ep, legal),
             )  # fmt: skip
-    if layout.n_replicas % layout.ep:
+    ranks = layout.n_replicas * layout.tp // layout.expert_tp
+    if ranks % layout.ep:
+        split = " * tp / etp" if layout.expert_tp != layout.tp else ""
         raise LayoutError(
-            "--ep", layout.ep, f"a divisor of dp * cp = {layout.n_replicas}",
-            nearest=near(layout.ep, divisors(layout.n_replicas)),
+            "--ep", layout.ep, f"a divisor of dp * cp{split} = {ranks}",
+            nearest=near(layout.ep, divisors(ranks)),
         )  # fmt: skip

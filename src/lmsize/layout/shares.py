@@ -66,12 +66,12 @@ GROUPS = {
 }
 
 
-def rank_shape(parameter: Parameter, *, tp: int, ep: int) -> tuple[int, ...]:
+def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> tuple[int, ...]:
     """The shape of one rank's part; what does not divide evenly is rounded up in whole units."""
     shape = parameter.shape
     if parameter.kind == "expert":
         first = ceil_div(shape[0], ep)
-        return (first, *shape[1:-1], ceil_div(shape[-1], tp))
+        return (first, *shape[1:-1], ceil_div(shape[-1], etp))
     if parameter.split is None or tp == 1:
         return shape
     axis = 0 if parameter.split == "column" else len(shape) - 1
@@ -143,7 +143,7 @@ def _stored(
     head = block.role == "head" and parameter.kind == "matrix"
     return Stored(
         group="output head" if head else GROUPS[parameter.kind],
-        shape=rank_shape(parameter, tp=layout.tp, ep=layout.ep),
+        shape=rank_shape(parameter, tp=layout.tp, ep=layout.ep, etp=layout.expert_tp),
         n_tensors=parameter.n_tensors * n_copies,
         trainable=trainable and parameter.trainable,
         is_linear=linear or isinstance(part, Experts),

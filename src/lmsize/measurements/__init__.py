@@ -1,1 +1,1 @@
-"""Measurements as data: their columns."""
+"""Measurements that other people published: their columns, their words, what they say."""

@@ -20,10 +20,15 @@ from lmsize.source import Source
 POPE = Source(
     "Efficiently Scaling Transformer Inference", "section 3", "https://arxiv.org/abs/2211.05102"
 )
+LOGITS = Source(
+    "transformers",
+    "v4.44 modeling_llama.py, LlamaForCausalLM.forward: logits.float()",
+    "https://github.com/huggingface/transformers",
+)
 MISTRAL = Source(
     "Mistral 7B", "section 2, rolling buffer cache", "https://arxiv.org/abs/2310.06825"
 )
-PREFILL_CHUNK = 8192  # tokens that a server prefills at once; longer prompts go in chunks
+FP32_BYTES = 4
 
 
 @formula(source=POPE)
@@ -73,9 +78,24 @@ def working_bytes(*, n_tokens: Any, width: Any, widest: Any, bytes_per_number: A
     return n_tokens * (2 * width + 2 * widest) * bytes_per_number
 
 
+@formula(source=LOGITS)
+def prompt_logits_bytes(*, n_tokens: Any, vocab_size: Any, bytes_per_number: Any) -> Any:
+    """Bytes of the logits of every token of a prompt.
+
+    Assumes: `bytes_per_number` counts the head's output and the fp32 copy made of it, both alive.
+    Valid for: log-probabilities of prompts; transformers before 4.45, which always made them.
+    """
+    return n_tokens * vocab_size * bytes_per_number
+
+
 @dataclass(frozen=True, slots=True)
 class ServingSetup:
-    """Everything that the memory of serving depends on; sequences are those of one replica."""
+    """Everything that the memory of serving depends on; sequences are those of one replica.
+
+    Attributes:
+        prefill_chunk: tokens prefilled at once, of all prompts together.
+        prompt_logits: whether logits are kept for every one of those.
+    """
 
     model: ModelSpec
     layout: Layout
@@ -85,6 +105,8 @@ class ServingSetup:
     context: int
     prompt: int
     n_sequences: int
+    prefill_chunk: int
+    prompt_logits: bool
 
 
 def serving_peak(setup: ServingSetup) -> Term:
@@ -167,13 +189,22 @@ def _working(setup: ServingSetup, stage: Stage) -> Term:
     widest = max(
         (_widest(run.block.parts) for _, run in stage.runs if run.block.role == "layer"), default=0
     )
-    n_tokens = min(setup.prompt * setup.n_sequences, PREFILL_CHUNK)
+    n_tokens = min(setup.prompt * setup.n_sequences, setup.prefill_chunk)
     term = working_bytes.term(
         "one layer of a prefill", n_tokens=n_tokens, width=setup.model.width,
         widest=ceil_div(widest, setup.layout.tp), bytes_per_number=setup.weights.bits / 8,
     )  # fmt: skip
-    logits = storage("logits", setup.n_sequences * setup.model.vocab_size, setup.weights)
-    return total("temporaries", [term, logits])
+    return total("temporaries", [term, _logits(setup, stage, n_tokens)])
+
+
+def _logits(setup: ServingSetup, stage: Stage, n_tokens: int) -> Term:
+    """Logits of the next tokens; of a whole chunk with their copy in fp32, on the head's stage."""
+    if setup.prompt_logits and any(run.block.role == "head" for _, run in stage.runs):
+        return prompt_logits_bytes.term(
+            "logits", n_tokens=n_tokens, vocab_size=setup.model.vocab_size,
+            bytes_per_number=setup.weights.bits / 8 + FP32_BYTES,
+        )  # fmt: skip
+    return storage("logits", setup.n_sequences * setup.model.vocab_size, setup.weights)
 
 
 def _widest(parts: tuple[Any, ...]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lmsize.catalogue import Optimizer, Precision, Recipe
@@ -29,6 +29,7 @@ class TrainingSetup:
         fallback: steps the tensors that `optimizer` does not handle.
         quant: the number type of the frozen base's linears; None leaves them as they are.
         precision: looks a number type up by name.
+        pipeline_stage: whose peak is meant: ``worst``, ``first`` or ``last``.
     """
 
     model: ModelSpec
@@ -42,6 +43,7 @@ class TrainingSetup:
     recompute: str
     attention: str
     precision: Callable[[str], Precision]
+    pipeline_stage: str = "worst"
 
     @property
     def has_buckets(self) -> bool:
@@ -51,13 +53,18 @@ class TrainingSetup:
 
 
 def training_peak(setup: TrainingSetup) -> Term:
-    """The largest moment of the worst stage: a maximum of sums of components."""
+    """The largest moment of the stage that is meant: a maximum of sums of components."""
     adapter_stages = stages(setup.adapters, setup.layout.pp) if setup.adapters else ()
     peaks = []
-    for stage in stages(setup.model, setup.layout.pp):
+    for stage in _meant(setup):
         adapters = adapter_stages[stage.index] if adapter_stages else None
         peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
     return max(peaks, key=lambda peak: float(peak.value))
+
+
+def _meant(setup: TrainingSetup) -> Sequence[Stage]:
+    every = stages(setup.model, setup.layout.pp)
+    return {"first": every[:1], "last": every[-1:]}.get(setup.pipeline_stage, every)
 
 
 def _label(stage: Stage) -> str:

@@ -63,7 +63,7 @@ def _sharded(question: TrainingQuestion, peak: Peak, tp: int) -> Smallest | None
     """The fewest accelerators with ZeRO (the stage asked for, else 3) and this tp."""
     layout = question.setup.layout
     zero = layout.zero or 3
-    step = tp * layout.pp * layout.cp * max(1, layout.ep // layout.cp)
+    step = tp * layout.pp * layout.cp * max(1, layout.ep * (layout.etp or tp) // (layout.cp * tp))
 
     def enough(n: int) -> bool:
         return fits(question.varied(accelerators=n * step, zero=zero, tp=tp), peak)

@@ -46,7 +46,7 @@ def _heading(row: Estimate, by: str) -> str:
 def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str]]]:
     def size(row: Estimate) -> str:
         memory = row.memory
-        if memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
+        if decimal and memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
             ends = (
                 format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes)
             )

@@ -85,7 +85,7 @@ def components_table(estimate: Estimate) -> Table:
         ends = (
             format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes)
         )
-        table.add_row("range", " to ".join(ends))
+        table.add_row("range" if decimal else "90 % range", " to ".join(ends))
     return table
 
 

@@ -125,6 +125,7 @@ def _from_config(cls: Any, config: Mapping[str, Any], spec: TrainSpec) -> Any:
     try:
         settings = cls.config_class.from_dict(keys)
         settings.use_cache = False
+        _name_tokens(settings)
         return cls._from_config(  # what AutoModel.from_config calls
             settings,
             dtype=step_precision(spec.precision or "").weights,
@@ -136,6 +137,15 @@ def _from_config(cls: Any, config: Mapping[str, Any], spec: TrainSpec) -> Any:
         said = " ".join(str(error).split())[:300]
         expected = f"one that transformers can build: it says {type(error).__name__}: {said}"
         raise ModelError("config.json", cls.__name__, expected) from error
+
+
+def _name_tokens(settings: Any) -> None:
+    """Ids by which an encoder-decoder shifts its labels, where the config has none: any will do."""
+    if not getattr(settings, "is_encoder_decoder", False):
+        return
+    for name in ("pad_token_id", "decoder_start_token_id"):
+        if getattr(settings, name, None) is None:
+            setattr(settings, name, 0)
 
 
 def _checkpoint_layers(model: Any, *, reentrant: bool) -> None:

@@ -72,22 +72,32 @@ def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | N
         InputError: an optimizer that has no class here, or that has no such implementation.
         ExtraError: the library that has it is not installed.
     """
+    cls, arguments = optimizer_class(name, implementation=implementation)
+    trained = [p for p in params if p.requires_grad]
+    try:
+        return cls(trained, lr=LEARNING_RATE, **arguments)
+    except (TypeError, RuntimeError, ValueError) as error:
+        if implementation is None:
+            raise
+        expected = f"an implementation that {name} has here ({' '.join(str(error).split())[:200]})"
+        raise InputError("--optimizer-impl", implementation, expected) from error
+
+
+def optimizer_class(name: str, *, implementation: str | None = None) -> tuple[Any, dict[str, Any]]:
+    """The class behind an optimizer's name and its arguments, without making one.
+
+    Raises:
+        InputError, ExtraError: as :func:`built_optimizer`.
+    """
     row = built_in().optimizer(name).name
     if row not in CLASSES:
         expected = f"an optimizer that a library here can run: {', '.join(CLASSES)}"
         near = [known for known in CLASSES if row in known][:2]
         raise InputError("--optimizer", name, expected, nearest=near)
     module, cls, arguments = CLASSES[row]
-    optimizer = getattr(optional(module, why=f"--optimizer {name}"), cls)
-    trained = [p for p in params if p.requires_grad]
     chosen = _implementation(row, implementation)
-    try:
-        return optimizer(trained, lr=LEARNING_RATE, **{**arguments, **chosen})
-    except (TypeError, RuntimeError, ValueError) as error:
-        if implementation is None:
-            raise
-        expected = f"an implementation that {name} has here ({' '.join(str(error).split())[:200]})"
-        raise InputError("--optimizer-impl", implementation, expected) from error
+    found = getattr(optional(module, why=f"--optimizer {name}"), cls)
+    return found, {**arguments, **chosen}
 
 
 def _implementation(row: str, name: str | None) -> dict[str, bool]:

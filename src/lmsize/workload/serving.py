@@ -13,6 +13,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8")
 KV_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 DEFAULT_CONTEXT = 4096
 DEFAULT_OUTPUT = 256
+PREFILL_CHUNK = 8192  # tokens that a server prefills at once; longer prompts go in chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class InferSpec:
         context: tokens of one sequence in the cache at most, prompt and output together.
         concurrency: sequences in flight, over all replicas.
         prompt: tokens of a prompt; `output` tokens generated for it.
+        prefill_chunk: tokens prefilled at once, of all prompts together.
+        prompt_logits: whether logits are kept for every token of a prompt, not for its last alone.
     """
 
     precision: str | None = None
@@ -37,6 +40,8 @@ class InferSpec:
     pp: int = 1
     ep: int = 1
     attention: str | None = None
+    prefill_chunk: int | None = None
+    prompt_logits: bool = False
     mfu: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def with_serving_defaults(
         "kv_precision": _cache_type(precision), "concurrency": 1, "attention": "sdpa",
     }  # fmt: skip
     taken = {k: v for k, v in wanted.items() if getattr(spec, k) is None}
-    filled = replace(spec, **taken)
+    filled = replace(spec, prefill_chunk=spec.prefill_chunk or PREFILL_CHUNK, **taken)
     check_choice("--kv-precision", str(filled.kv_precision), KV_PRECISIONS)
     check_choice("--attention", str(filled.attention), ATTENTION)
     return filled, tuple(

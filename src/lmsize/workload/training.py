@@ -14,6 +14,7 @@ METHODS = ("full", "lora", "qlora")
 PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16", "bf16", "fp16", "fp8")
 RECOMPUTE = ("none", "selective", "full")
 ATTENTION = ("eager", "sdpa", "flash")
+PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
 
@@ -32,6 +33,8 @@ class TrainSpec:
         grad_accum: micro-batches that one rank runs for a step.
         global_batch: sequences a step over all ranks.
         deadline: seconds that the whole run may take.
+        etp: tensor parallelism of the experts; None for the same as tp.
+        pipeline_stage: whose memory is told: the ``worst`` stage's, the ``first``'s or the ``last``'s.
     """
 
     method: Method = "full"
@@ -55,11 +58,13 @@ class TrainSpec:
     pp: int = 1
     cp: int = 1
     ep: int = 1
+    etp: int | None = None
     zero: int | None = None
     sequence_parallel: bool = False
     recompute: str | None = None
     attention: str | None = None
     stack: str | None = None
+    pipeline_stage: str = "worst"
     mfu: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,6 +125,7 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--precision", str(spec.precision), PRECISIONS)
     check_choice("--recompute", str(spec.recompute), RECOMPUTE)
     check_choice("--attention", str(spec.attention), ATTENTION)
+    check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
     if spec.method == "full":
         for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):
             if getattr(spec, name) not in (None, False):

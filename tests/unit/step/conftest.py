@@ -26,7 +26,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "t5": {
         "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": 48,
         "d_ff": 96, "d_kv": 12, "num_layers": 2, "num_heads": 4, "vocab_size": 211,
-        "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
     },
     "mixtral": LLAMA | {
         "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4,

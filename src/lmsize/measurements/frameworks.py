@@ -1,0 +1,52 @@
+"""What a framework does where a row is silent (``data/frameworks.toml``)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from lmsize.measurements.words import read
+
+USUAL = "transformers"
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """A framework's stack and defaults.
+
+    Attributes:
+        bare_16bit: ``pure`` or ``amp``: how a 16-bit type is used that is merely named;
+            `adapted_16bit` the same with LoRA.
+        near: the stack is the nearest that lmsize models, not the framework's own.
+        zero_stack: the stack where the row says ZeRO; `fsdp_stack` where it says FSDP.
+        sharding: with more than one data-parallel rank.
+    """
+
+    name: str
+    stack: str
+    bare_16bit: str
+    adapted_16bit: str
+    attention: str
+    optimizer: str
+    recompute: str
+    sharding: str
+    source: str
+    zero_stack: str = ""
+    fsdp_stack: str = ""
+    near: bool = False
+
+
+@cache
+def frameworks() -> Mapping[str, Framework]:
+    """The package's table by name."""
+    text = files("lmsize.measurements.data").joinpath("frameworks.toml").read_text("utf-8")
+    return {name: Framework(name=name, **body) for name, body in tomllib.loads(text).items()}
+
+
+def framework(cell: str) -> tuple[Framework, bool]:
+    """The framework that a cell names, and whether it names one at all."""
+    meaning = read("framework", cell).meaning if cell else None
+    return frameworks()[meaning or USUAL], meaning is not None

@@ -1,0 +1,87 @@
+"""Degrees of parallelism, sharding and the stack that a row's cells name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lmsize.measurements.cells import count, is_set, switch
+from lmsize.measurements.draft import Draft
+from lmsize.measurements.frameworks import Framework
+from lmsize.measurements.unmodelled import UnmodelledError
+from lmsize.measurements.words import read
+
+ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3,
+        "layers": 0, "tensors": 0}  # fmt: skip
+
+
+def read_layout(draft: Draft) -> None:
+    """Degrees, number of accelerators, ZeRO stage and stack.
+
+    Raises:
+        UnmodelledError: the sharding cannot be read, or the degrees do not make the number.
+    """
+    row, extra = draft.row, draft.extra
+    degrees = {name: count(row, name) or 1 for name in ("tp", "pp", "cp", "ep")}
+    degrees["cp"] = max(degrees["cp"], count(extra, "context_parallel_size") or 1,
+                        count(extra, "sequence_parallel_size") or 1)  # fmt: skip
+    degrees["ep"] = max(degrees["ep"], count(extra, "expert_model_parallel_size") or 1)
+    n_stated, dp = count(row, "n_gpus"), count(row, "dp")
+    sharding = _sharding(draft, many=(dp or n_stated or 1) > 1)
+    if sharding == "layers":
+        degrees, dp = {**degrees, "pp": max(degrees["pp"], n_stated or 1)}, None
+        draft.assume("row-layers-split", "layers split over the accelerators, as pipeline stages")
+    if sharding == "tensors" and degrees["tp"] == 1:
+        degrees, dp = {**degrees, "tp": n_stated or 1}, None
+        draft.assume("row-tensors-split", "operators split over the accelerators, as tp")
+    group = degrees["tp"] * degrees["pp"] * degrees["cp"]
+    n = n_stated or group * (dp or 1)
+    if n % group:
+        raise UnmodelledError(f"layout: {n} accelerators are no multiple of tp * pp * cp = {group}")
+    if dp is not None and dp * group != n and not _dp_with_cp(dp, degrees, n):
+        draft.assume("row-dp", f"dp {n // group}: the stated {dp} does not make {n} accelerators")
+    draft.options |= {k: v for k, v in degrees.items() if v > 1}
+    etp = count(extra, "expert_tensor_parallel_size")
+    if etp is None and degrees["ep"] > 1 and (n // degrees["pp"] // degrees["tp"]) % degrees["ep"]:
+        etp = 1
+        draft.assume("row-etp", "experts whole on their ranks (etp 1): ep is no divisor of dp * cp")
+    if etp is not None and degrees["ep"] > 1 and etp != degrees["tp"]:
+        draft.options["etp"] = etp
+    draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
+    is_sp = switch(row, "sequence_parallel")
+    if is_sp is None:
+        is_sp = is_set(extra, "sequence_parallel")
+    if is_sp and degrees["tp"] > 1:
+        draft.options["sequence_parallel"] = True
+    if sharding == "hsdp":
+        draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
+    draft.options["stack"] = _stack(draft.framework, sharding)
+
+
+def _dp_with_cp(dp: int, degrees: Mapping[str, int], n: int) -> bool:
+    """Some sources count the context-parallel ranks in dp."""
+    return dp * degrees["tp"] * degrees["pp"] == n
+
+
+def _sharding(draft: Draft, *, many: bool) -> str:
+    cell = draft.row.get("sharding", "")
+    if is_set(draft.extra, "use_megatron_fsdp"):
+        return "fsdp"
+    if not cell and is_set(draft.extra, "use_distributed_optimizer"):
+        return "zero1"
+    if not cell:
+        found = draft.framework.sharding if many else "none"
+        if many:
+            draft.assume("row-sharding", f"{found}, {draft.framework.name}'s usual: none stated")
+        return found
+    meaning = read("sharding", cell).meaning
+    if meaning is None:
+        raise UnmodelledError(f"sharding {cell!r} is not read")
+    return meaning
+
+
+def _stack(frame: Framework, sharding: str) -> str:
+    if sharding.startswith("zero") and frame.zero_stack:
+        return frame.zero_stack
+    if sharding in ("fsdp", "hsdp") and frame.fsdp_stack:
+        return frame.fsdp_stack
+    return frame.stack

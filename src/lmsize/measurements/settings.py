@@ -1,0 +1,127 @@
+"""A row of a training measurement -> the question that a user would ask.
+
+Every default taken is an assumption on that row's answer. Nothing here knows a source: only what
+cells say, and what a framework does where they are silent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmsize.assumption import Assumption
+from lmsize.measurements.architecture import architecture, columns_of
+from lmsize.measurements.cells import count, is_set, options
+from lmsize.measurements.draft import Draft
+from lmsize.measurements.frameworks import Framework, framework
+from lmsize.measurements.layouts import read_layout
+from lmsize.measurements.methods import read_method, read_numbers
+from lmsize.measurements.unmodelled import UnmodelledError
+from lmsize.measurements.words import read
+from lmsize.model.spec import ModelSpec
+
+BATCH_OF_RANK = re.compile(
+    r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A call of :func:`lmsize.train`, as a row asks it.
+
+    Attributes:
+        accelerator: its name, "" if none is stated.
+        options: the long options of ``lmsize train``; only what the row or its framework says.
+        stated: what was taken for granted to put the row as a question.
+    """
+
+    model: ModelSpec
+    accelerator: str
+    options: Mapping[str, Any]
+    stated: tuple[Assumption, ...]
+
+
+def question(row: Mapping[str, str]) -> Question:
+    """The question that a row asks.
+
+    Raises:
+        UnmodelledError: its architecture, method, sharding, precision or optimizer cannot be
+            read, or lmsize does not model it.
+    """
+    extra = options(row.get("extra_config", ""))
+    model, stated = architecture(columns_of(row, extra))
+    frame, is_known = framework(row.get("framework", ""))
+    draft = Draft(row, extra, frame, {}, list(stated))
+    if not is_known:
+        draft.assume(
+            "row-framework", f"{row.get('framework') or 'no framework'!s}: as {frame.name}"
+        )
+    elif frame.near:
+        draft.assume("row-framework", f"{frame.name} taken as {frame.stack}, the nearest stack")
+    read_method(draft, model)
+    read_layout(draft)
+    _batch(draft)
+    read_numbers(draft)
+    _kernels(draft)
+    _refuse_offload(draft)
+    name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")
+    return Question(model, name, draft.options, tuple(draft.stated))
+
+
+def _batch(draft: Draft) -> None:
+    row = draft.row
+    seq_len = count(row, "seq_len")
+    if seq_len:
+        draft.options["seq_len"] = seq_len
+    o = draft.options
+    dp = o["accelerators"] // (o.get("tp", 1) * o.get("pp", 1) * o.get("cp", 1))
+    micro, accum, whole = (count(row, c) for c in ("micro_batch", "grad_accum", "global_batch"))
+    if micro is None and whole and accum and whole % (dp * accum) == 0:
+        micro = whole // (dp * accum)
+    each = BATCH_OF_RANK.search(row.get("extra_config", ""))
+    if micro is None and accum is None and each:
+        accum = int(each[1])  # how a rank cuts its batch is not said: micro-batches of 1, as below
+    if micro is None:
+        micro = 1
+        draft.assume("row-micro-batch", "micro-batch 1: none stated")
+    o["micro_batch"] = micro
+    if whole and whole % (micro * dp) == 0:
+        o["global_batch"] = whole
+    elif accum:
+        o["grad_accum"] = accum
+    if whole and "global_batch" not in o:
+        text = f"global batch {whole} is no multiple of micro-batch * dp = {micro * dp}: left out"
+        draft.assume("row-global-batch", text)
+
+
+def _kernels(draft: Draft) -> None:
+    """Attention and recomputation: an unknown word takes the framework's usual."""
+    row, extra, frame = draft.row, draft.extra, draft.framework
+    named = extra.get("attn_impl") or extra.get("attention_backend") or ""
+    cell = row.get("flash_attention", "") or named
+    meaning = read("attention", cell).meaning if cell else None
+    if meaning is None:
+        draft.assume("row-attention", _usual(frame.attention, frame, cell))
+    draft.options["attention"] = meaning or frame.attention
+    cell = row.get("recompute", "") or extra.get("recompute_granularity", "")
+    meaning = read("recompute", cell).meaning if cell else None
+    if meaning is None:
+        draft.assume("row-recompute", _usual(frame.recompute, frame, cell))
+    draft.options["recompute"] = meaning or frame.recompute
+
+
+def _usual(value: str, frame: Framework, cell: str) -> str:
+    said = f"{cell!r} is not known" if cell else "none stated"
+    return f"{value}, {frame.name}'s usual: {said}"
+
+
+def _refuse_offload(draft: Draft) -> None:
+    cell = draft.row.get("offload", "")
+    meaning = read("offload", cell).meaning if cell else "none"
+    if meaning is None or meaning != "none":
+        raise UnmodelledError(f"offload {cell!r} is not modelled")
+    shard = draft.row.get("sharding", "").lower()
+    if "offload" in shard or is_set(draft.extra, "optimizer_cpu_offload"):
+        raise UnmodelledError("offload to the host is not modelled")

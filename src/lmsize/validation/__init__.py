@@ -1,0 +1,1 @@
+"""Estimates against measurements that other people published: errors, ranges, reports."""

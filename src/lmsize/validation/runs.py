@@ -1,0 +1,43 @@
+"""Rows that state a whole run: tokens, accelerators, and the days or accelerator-hours it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lmsize.estimate.ranges import spread_for
+from lmsize.measurements.cells import count, number
+from lmsize.measurements.settings import question
+from lmsize.measurements.unmodelled import UnmodelledError
+from lmsize.validation.result import Answer
+from lmsize.validation.training import Asked, group_of
+
+
+def run_answers(row: Mapping[str, str], _kinds: tuple[str, ...], asked: Asked) -> Iterator[Answer]:
+    """The seconds of a whole run, beside the estimate.
+
+    Raises:
+        LmsizeError: the row cannot be modelled, or states neither length nor duration.
+    """
+    days, hours, n = number(row, "days"), number(row, "gpu_hours"), count(row, "n_gpus")
+    tokens = number(row, "tokens_b")
+    if not days and not hours:
+        raise UnmodelledError("run: neither days nor accelerator-hours are stated")
+    if not tokens:
+        raise UnmodelledError("run: the number of tokens is not stated")
+    posed = question(row)
+    # Hours of all accelerators together, where their number is not stated: as if of one.
+    measured = (
+        days * 86400 if days else (hours or 0.0) * 3600 / (n or posed.options["accelerators"])
+    )
+    estimate = asked.estimate(posed, tokens=max(1, round(tokens * 1e9)))
+    time = estimate.time
+    if time.total_s is None:
+        raise UnmodelledError("time: no known accelerator is stated")
+    # A whole run's row seldom states its micro-batch, so the range is that of any layer's time.
+    kind = (str(posed.options["stack"]), str(posed.options["method"]))
+    spread = spread_for(asked.engine, "time", *kind)
+    low, high = spread.ends(time.total_s) if spread else (None, None)
+    yield Answer(
+        row["id"], "run_s", measured, time.total_s, low, high, group=group_of(row, posed),
+        stated=posed.stated,
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""A row of cells -> the question that a user would ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmsize.errors import LmsizeError
+from lmsize.measurements.columns import COLUMNS
+from lmsize.measurements.settings import Question, question
+from lmsize.measurements.table import shipped
+from lmsize.measurements.unmodelled import UnmodelledError
+from lmsize.model.count import n_params
+
+ROW = {"id": "x", "model": "llama-3.1-8b", "seq_len": "4096", "micro_batch": "2",
+       "gpu_norm": "A100-80GB", "framework": "transformers", "method": "full"}  # fmt: skip
+
+
+def asked(**cells: str) -> Question:
+    return question(ROW | cells)
+
+
+def option(name: str, **cells: str) -> Any:
+    return asked(**cells).options.get(name)
+
+
+def codes(posed: Question) -> set[str]:
+    return {a.code for a in posed.stated}
+
+
+def test_a_full_row_asks_just_what_it_says() -> None:
+    posed = asked(
+        framework="Megatron-LM core", precision="bf16", optimizer="adam", sharding="zero1", n_gpus="64",
+        dp="4", tp="8", pp="2", sequence_parallel="yes", recompute="selective", global_batch="256",
+        flash_attention="yes", quant="", offload="none",
+    )  # fmt: skip
+    assert posed.options == {
+        "method": "full", "tp": 8, "pp": 2, "accelerators": 64, "zero": 1, "stack": "megatron",
+        "sequence_parallel": True, "seq_len": 4096, "micro_batch": 2, "global_batch": 256,
+        "precision": "amp-bf16", "optimizer": "adam", "attention": "flash", "recompute": "selective",
+    }  # fmt: skip
+    assert posed.stated == ()
+    assert posed.accelerator == "A100-80GB"
+
+
+def test_what_is_silent_is_an_assumption() -> None:
+    posed = asked(n_gpus="8")
+    assert codes(posed) == {"row-sharding", "row-precision", "row-16bit", "row-optimizer",
+                            "row-attention", "row-recompute"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("framework", "sharding", "stack", "zero"),
+    [
+        ("HF Trainer", "zero3", "deepspeed", 3), ("HF Trainer + DeepSpeed", "none", "deepspeed", 0),
+        ("HF Trainer", "fsdp", "transformers", 3), ("litgpt", "fsdp", "torchtitan", 3),
+        ("torchtitan FSDP2", "fsdp2", "torchtitan", 3), ("NeMo/Megatron-Core", "zero1", "megatron", 1),
+        ("Megatron-DeepSpeed", "zero1", "deepspeed", 1), ("axolotl", "ddp", "transformers", 0),
+        ("torchtune 0.5", "FULL_SHARD", "transformers", 3), ("never heard of it", "none", "transformers", 0),
+    ],
+)  # fmt: skip
+def test_stacks(framework: str, sharding: str, stack: str, zero: int) -> None:
+    posed = asked(framework=framework, sharding=sharding, n_gpus="8", dp="8")
+    assert posed.options["stack"] == stack
+    assert posed.options["zero"] == zero
+
+
+@pytest.mark.parametrize(
+    ("cells", "precision"),
+    [
+        ({"precision": "bf16-true", "framework": "litgpt"}, "bf16"),
+        ({"precision": "bf16", "framework": "torchtitan"}, "amp-bf16"),
+        ({"precision": "bf16", "framework": "transformers"}, "amp-bf16"),
+        ({"precision": "bf16", "optimizer_state_dtype": "bf16"}, "bf16"),
+        ({"precision": "amp_bf16", "framework": "litgpt"}, "amp-bf16"),
+        ({"precision": "fp16 AMP"}, "amp-fp16"),
+        ({"precision": "bf16", "method": "lora"}, "bf16"),
+        ({"precision": "MXFP8", "framework": "NeMo"}, "fp8"),
+        ({"precision": "nf4", "method": "qlora"}, "bf16"),
+    ],
+)
+def test_precisions(cells: dict[str, str], precision: str) -> None:
+    assert option("precision", **cells) == precision
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        ({"method": "ia3"}, "method"), ({"precision": "posit8"}, "precision"),
+        ({"optimizer": "zzz"}, "optimizer"), ({"sharding": "some plan"}, "sharding"),
+        ({"model": "nothing-9b"}, "architecture"), ({"offload": "optimizer->CPU"}, "offload"),
+        ({"n_gpus": "6", "tp": "4"}, "layout"), ({"method": "qlora", "quant": "weird5"}, "quant"),
+        ({"extra_config": "--rlhf_type dpo"}, "method"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_skipped_with_a_reason(cells: dict[str, str], why: str) -> None:
+    with pytest.raises(UnmodelledError, match=why):
+        asked(**cells)
+
+
+def test_an_unknown_attention_word_takes_the_usual() -> None:
+    posed = asked(flash_attention="warp drive")
+    assert posed.options["attention"] == "sdpa"
+    assert "row-attention" in codes(posed)
+
+
+@pytest.mark.parametrize(
+    ("targets", "named"),
+    [
+        ("q_proj,v_proj", "self_attn.q_proj,self_attn.v_proj"),
+        ("q,v", "self_attn.q_proj,self_attn.v_proj"), ("query value", "self_attn.q_proj,self_attn.v_proj"),
+        ("all-linear", "all-linear"), ("ALL (all linear)", "all-linear"), ("attention", "attention"),
+        ("c_attn", "self_attn.k_proj,self_attn.q_proj,self_attn.v_proj"),
+        ("w1,w2,w3", "mlp.down_proj,mlp.gate_proj,mlp.up_proj"),
+        ("linear_qkv linear_proj",
+         "self_attn.k_proj,self_attn.o_proj,self_attn.q_proj,self_attn.v_proj"),
+        ("nothing_known", None),
+    ],
+)  # fmt: skip
+def test_targets_of_other_codebases(targets: str, named: str | None) -> None:
+    assert option("lora_targets", method="lora", lora_rank="8", lora_targets=targets) == named
+
+
+def test_fused_projections_are_found_by_what_they_hold() -> None:
+    cells = {"model": "falcon-7b", "method": "lora", "lora_rank": "8", "lora_targets": "q,v"}
+    assert option("lora_targets", **cells) == "self_attention.query_key_value"
+
+
+def test_columns_decide_over_the_label() -> None:
+    whole, reduced = asked().model, asked(layers="4").model
+    assert reduced.n_layers == 4
+    assert whole.n_layers == 32
+    assert n_params(reduced) < n_params(whole)
+
+
+def test_a_shape_without_a_known_name_is_read_by_its_family() -> None:
+    cells = {"hidden": "4096", "layers": "24", "heads": "32", "ffn": "16384", "vocab": "51200"}
+    gpt = asked(model="GPT3-5B", **cells).model
+    assert n_params(gpt) == pytest.approx(5.05e9, rel=0.02)
+    llama = asked(
+        model="own 7B", hidden="4096", layers="32", heads="32", ffn="11008", vocab="32000"
+    ).model
+    assert n_params(llama) == 6_738_415_616
+
+
+def test_layers_follow_from_the_stated_parameters() -> None:
+    posed = asked(model="GPT 187B", hidden="13824", ffn="55296", vocab="250880", params_b="187", tp="8",
+                  n_gpus="8")  # fmt: skip
+    assert n_params(posed.model) == pytest.approx(187e9, rel=0.01)
+    assert {"row-layers", "row-heads"} <= codes(posed)
+
+
+@given(st.dictionaries(st.sampled_from(COLUMNS), st.text(max_size=30), max_size=12))
+def test_any_cells_make_a_question_or_a_reason(cells: dict[str, str]) -> None:
+    try:
+        posed = question(ROW | cells)
+    except LmsizeError:
+        return
+    assert posed.options["method"] in ("full", "lora", "qlora")
+
+
+def test_nine_in_ten_of_the_good_rows_are_modelled() -> None:
+    for name in ("memory", "throughput", "fits", "megatron_ci_tiny_memory"):
+        outcome: Counter[bool] = Counter()
+        for row in shipped(name).rows:
+            if row["quality"] in ("A", "B"):
+                try:
+                    outcome[bool(question(row))] += 1
+                except UnmodelledError:
+                    outcome[False] += 1
+        assert outcome[True] >= 0.9 * outcome.total(), (name, outcome)
