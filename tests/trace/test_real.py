@@ -23,8 +23,8 @@ def test_traced_peak_is_real(
     real_peak: Callable[[Callable[[], Any]], int],
 ) -> None:  # fmt: skip
     from lmsize.step.training import built_step
-    from lmsize.trace.peaks import as_requested, peaks
-    from lmsize.trace.running import Device, traced
+    from lmsize.tracing.peaks import as_requested, peaks
+    from lmsize.tracing.running import Device, traced
 
     def build() -> Any:
         return built_step(llama, filled(**options), device="cpu")

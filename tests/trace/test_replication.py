@@ -42,9 +42,9 @@ def test_replicated_is_whole(
 ) -> None:
     from lmsize.step.model import built_model
     from lmsize.step.training import step_of
-    from lmsize.trace.replication import N_CHECK, N_UNITS, growth_by_depth, replicated
-    from lmsize.trace.running import Device, traced
-    from lmsize.trace.stacks import shortened, stacks
+    from lmsize.tracing.replication import N_CHECK, N_UNITS, growth_by_depth, replicated
+    from lmsize.tracing.running import Device, traced
+    from lmsize.tracing.stacks import shortened, stacks
 
     config, spec = {**llama, "num_hidden_layers": 8}, filled(**options)
     found: list[Any] = []
