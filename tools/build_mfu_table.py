@@ -69,6 +69,14 @@ def n_params(row: Mapping[str, str]) -> float:
     return float(named[1]) * 1e9 if named else 0.0
 
 
+def bubble(row: Mapping[str, str]) -> float:
+    """The share that the pipeline's bubble adds to a rank's own work; 0 where it is not stated."""
+    stages, virtual = number(row["pp"]) or 1, number(row["vp"]) or 1
+    each = number(row["micro_batch"]) * number(row["dp"])
+    micro = number(row["grad_accum"]) or (number(row["global_batch"]) / each if each else 0)
+    return (stages - 1) / (micro * virtual) if micro else 0.0
+
+
 def utilisation(row: Mapping[str, str], peak: float) -> float:
     """MFU: as printed; else printed model TFLOP/s, or tokens/s x 6N (4N with adapters), over peak."""
     if number(row["measured_mfu"]):
@@ -115,7 +123,7 @@ def read_run(row: Mapping[str, str], known: Catalogue) -> Run | str:
     peak = chip.peak_flops_per_s("fp8" if kind == "fp8" else "bf16") or chip.fp16_flops_per_s
     if (kind == "fp8" and chip.fp8_flops_per_s is None) or not peak:
         return "peak"
-    mfu = utilisation(row, peak)
+    mfu = utilisation(row, peak) * (1 + bubble(row))
     architecture = "moe" if has_narrow_experts(row) else "dense"
     if (not n_params(row) and architecture == "dense") or not mfu:
         return "parameters or speed"

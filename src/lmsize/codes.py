@@ -108,6 +108,8 @@ CODES: dict[str, str] = {
     # -- about time and money ------------------------------------------------------------------------------
     "mfu-typical": "The step runs at the median MFU of published runs on the same family of "
     "accelerators and size of model.",
+    "launch-bound": "Launching the step's kernels takes longer than running them, so the step takes as long as "
+    "the launches: more work a launch (a larger micro-batch) costs nothing.",
     "mfu-group": "Too few published runs of this very kind: a wider group stands in.",
     "serving-typical": "Prefill and decoding run at typical shares of peak and bandwidth.",
     "linear-scaling": "Time falls in proportion to the number of accelerators.",

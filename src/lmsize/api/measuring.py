@@ -14,10 +14,11 @@ from lmsize.catalogue import Catalogue
 from lmsize.errors import InputError
 from lmsize.measuring.case import Case
 from lmsize.measuring.grid import grid_entries
+from lmsize.measuring.meters import Tell
 from lmsize.measuring.outcome import Measured
 from lmsize.measuring.parallel import check_zero, world_size
 from lmsize.measuring.rows import Row, rows_of
-from lmsize.measuring.running import check_device, default_device, measured
+from lmsize.measuring.running import check_device, default_device, measured, silent
 from lmsize.model.read import read_config
 from lmsize.quantity import parse_bytes
 from lmsize.step.model import refuse_unknown_settings
@@ -49,7 +50,7 @@ class Measurement:
 
 def measure(
     model: ModelLike, *, device: str | None = None,
-    catalogue: Catalogue | str | PathLike[str] | None = None, **options: Any,
+    catalogue: Catalogue | str | PathLike[str] | None = None, tell: Tell = silent, **options: Any,
 ) -> Measurement:  # fmt: skip
     """Run a real training step of a model here and read its peak memory and time.
 
@@ -57,6 +58,7 @@ def measure(
         model: a catalogue name, a Hub id, a path or a parsed config.
         device: ``cuda`` (also ROCm) or ``cpu``; an accelerator if there is one.
         catalogue: a user's file of rows, or a catalogue already opened.
+        tell: is told in words what begins.
         options: those of a step from ``lmsize train``; further `steps` (timed, 5; 0 for memory
             alone), `warmup` (2),
             `optimizer_impl` (foreach, fused, loop), `clip_grad_norm` and `memory_limit`.
@@ -70,7 +72,7 @@ def measure(
     case = measured_case(
         model, device=device, catalogue=catalogue, n_processes=world_size(), **options
     )
-    return Measurement(case, measured(case))
+    return Measurement(case, measured(case, tell=tell))
 
 
 def measured_case(
@@ -133,8 +135,10 @@ def grid_cases(
                 f"{entry.where}: {error.what}", error.value, error.expected, nearest=error.nearest
             ) from None
         changed = ", ".join(f"{key}={value}" for key, value in entry.overrides.items())
-        note = f"{entry.label}: {entry.model} with {changed}" if changed else ""
-        cases.append(replace(case, label=entry.label, note=note))
+        if changed:  # a reader completes the columns from the model that it is like
+            label = f"{entry.model} ({entry.label})"
+            case = replace(case, label=label, note=f"{entry.label}: with {changed}")
+        cases.append(case)
     return cases
 
 

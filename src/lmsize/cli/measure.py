@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ HOW = (
     option("--warmup", metavar="N", help="Steps before those that count (2)."),
     option("--memory-limit", metavar="SIZE", help="Out of memory beyond this, e.g. 24GiB."),
 )
+RANK_GRACE_S = 10  # torchrun ends all ranks after the first: the one that writes needs a moment
 OF_A_GRID = ("device", "catalogue", "steps", "warmup")  # options that hold for a whole grid
 GRID = (
     option("--out", metavar="FILE", help="Append the rows to this CSV file."),
@@ -57,21 +59,31 @@ def command(
 
 
 def _single(model: str, out: str | None, options: dict[str, Any], *, as_json: bool) -> int:
-    from lmsize.api.measuring import measure
+    from lmsize.api.measuring import Measurement, measured_case
     from lmsize.measuring.outcome import FITS, OOM
-    from lmsize.measuring.parallel import rank
+    from lmsize.measuring.parallel import rank, world_size
+    from lmsize.measuring.running import measured, silent
 
-    store = _store(out) if out is not None and rank() == 0 else None
-    measurement = measure(model, **options)
-    outcome = measurement.found.outcome
-    if outcome not in (FITS, OOM):
-        raise LmsizeError(f"{model}: the step does not run here: {measurement.found.reason}")
-    if rank() == 0:
+    case = measured_case(model, n_processes=world_size(), **options)
+    first = rank() == 0
+    store = _store(out) if out is not None and first else None
+    measurement = Measurement(case, measured(case, tell=_tell if first else silent))
+    found = measurement.found
+    if found.outcome != FITS and not first:
+        _tell(f"rank {rank()}: {found.outcome}: {found.reason}")
+        time.sleep(RANK_GRACE_S)
+    if found.outcome not in (FITS, OOM):
+        raise LmsizeError(f"{model}: the step does not run here: {found.reason}")
+    if first:
         if store is not None:
             store.append(measurement.rows)
-            click.echo(f"{len(measurement.rows)} row(s) added to {out}", err=True)
+            _tell(f"{len(measurement.rows)} row(s) added to {out}")
         _show(measurement, as_json=as_json)
-    return 1 if outcome == OOM else 0
+    return 1 if found.outcome == OOM else 0
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _show(measurement: Measurement, *, as_json: bool) -> None:
@@ -91,6 +103,7 @@ def _grid(
 ) -> int:  # fmt: skip
     from lmsize.api.measuring import grid_cases
     from lmsize.measuring.campaign import campaign
+    from lmsize.measuring.parallel import world_size
     from lmsize.quantity import parse_duration_s, parse_positive
 
     given = {"MODEL": model} | {
@@ -100,6 +113,10 @@ def _grid(
     for name, value in given.items():
         if value is not None:
             raise InputError(name, value, "no value with --grid: the file says what is measured")
+    if world_size() > 1:
+        raise InputError(
+            "--grid", grid, "no torchrun around it: the file's `processes` starts ranks"
+        )
     if out is None:
         raise InputError("--out", None, "a CSV file, which a grid resumes from")
     case_limit_s = parse_duration_s(limits["--case-limit"] or "15m", what="--case-limit")
@@ -108,7 +125,7 @@ def _grid(
     cases = grid_cases(grid, **{name: options[name] for name in OF_A_GRID})
     store = _store(out)
     tally = campaign(
-        cases, store, tell=lambda line: click.echo(line, err=True), case_limit_s=case_limit_s,
+        cases, store, tell=_tell, case_limit_s=case_limit_s,
         total_limit_s=total_s,
     )  # fmt: skip
     if as_json:

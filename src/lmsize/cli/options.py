@@ -81,6 +81,7 @@ STEP = (
 TRAINING = (
     *STEP,
     option("--cp", metavar="N", help="Context parallelism."),
+    option("--vp", metavar="N", help="Virtual stages a rank: an interleaved pipeline (1)."),
     option("--etp", metavar="N", help="Tensor parallelism of the experts (the same as tp)."),
     click.option(
         "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."

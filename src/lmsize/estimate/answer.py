@@ -132,7 +132,6 @@ class Estimate:
     Attributes:
         task: ``train`` or ``infer``; only the latter has `serving` filled.
         inputs: everything that was used, defaults included, under the names of the options.
-        n_layers: of the model that was asked about; not a part of the JSON.
     """
 
     engine: str
@@ -149,14 +148,10 @@ class Estimate:
     verdict: Verdict = Verdict()
     assumptions: tuple[Assumption, ...] = ()
     warnings: tuple[Caution, ...] = ()
-    n_layers: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as plain data, ready for ``json.dumps``."""
-        hidden = ("task", "n_layers")
-        named = {
-            f.name: as_plain(getattr(self, f.name)) for f in fields(self) if f.name not in hidden
-        }
+        named = {f.name: as_plain(getattr(self, f.name)) for f in fields(self) if f.name != "task"}
         memory = named["memory"]
         memory["components"] = dict.fromkeys(COMPONENTS) | memory["components"]
         return {"schema": SCHEMA, **named}

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Accelerator, Catalogue, Optimizer
-from lmsize.errors import InputError
+from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.training import TrainingSetup
@@ -68,6 +68,10 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
     asked = Layout(
         1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel, spec.etp
     )
+    if spec.vp > 1 and spec.pp == 1:
+        raise LayoutError(
+            "--vp", spec.vp, "pp above 1, whose ranks hold several stages", nearest=[1]
+        )
     layout = with_count(asked, spec.accelerators)
     check(layout, model, seq_len=spec.seq_len or 1)
     return layout

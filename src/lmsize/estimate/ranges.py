@@ -23,9 +23,6 @@ from lmsize.estimate.answer import Estimate
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 LOW, HIGH = 0.05, 0.95
 ANY = "*"
-# The less time a micro-batch takes to pass a layer, the more launches and small kernels decide, which
-# no typical utilisation knows: residuals are kept by that time (ends of the strata, in seconds).
-STRATA_S = {"<0.7ms": 0.0007, "<2.5ms": 0.0025, "<10ms": 0.01, ">10ms": math.inf}
 EXTREMES = (0.001, 0.999)  # no probability is said to be nearer to 0 or 1 than this
 
 
@@ -34,7 +31,7 @@ class Spread:
     """How measured values of one group lie about their estimates.
 
     Attributes:
-        stratum: for times of training, a key of :data:`STRATA_S`; for serving, what was measured
+        stratum: for serving, what was measured
             (``peak``, ``part``; ``first-token``, ``token-load`` ...); ``*`` elsewhere.
         n_clusters: sets of rows of one source, framework, model and method.
         log_ratios: quantiles of ``log(measured / predicted)`` at :data:`LEVELS`.
@@ -110,15 +107,6 @@ def spread_for(
     return next((known[key] for key in keys if key in known), None)
 
 
-def time_stratum(estimate: Estimate) -> str:
-    """The key of :data:`STRATA_S` for the time in which a micro-batch passes a layer."""
-    used, n_layers = estimate.inputs, estimate.n_layers
-    if estimate.time.step_s is None or not n_layers:
-        return ANY
-    passes = max(1, used["grad_accum"]) * max(1.0, n_layers / used["pp"])
-    return next(name for name, end in STRATA_S.items() if estimate.time.step_s / passes < end)
-
-
 def ranged(estimate: Estimate) -> Estimate:
     """A training estimate with the 90 % ranges of its memory and its time, and how they were had.
 
@@ -126,12 +114,12 @@ def ranged(estimate: Estimate) -> Estimate:
     """
     stated: list[Assumption] = []
     memory, time = estimate.memory, estimate.time
-    found = _found(estimate, "memory", ANY, stated)
+    found = _found(estimate, "memory", stated)
     if found is not None and memory.peak_device_bytes is not None:
         low, high = found.ends(memory.peak_device_bytes)
         memory = replace(memory, low_bytes=round(low), high_bytes=round(high))
     if time.step_s is not None and estimate.inputs["mfu"] is None:
-        found = _found(estimate, "time", time_stratum(estimate), stated)
+        found = _found(estimate, "time", stated)
         if found is not None:
             low, high = found.ends(time.step_s)
             time = replace(time, low_s=low, high_s=high)
@@ -163,11 +151,9 @@ def _spread_of_memory(estimate: Estimate) -> Spread | None:
     return spread_for(estimate.engine, "memory", str(used.get("stack")), str(used.get("method")))
 
 
-def _found(
-    estimate: Estimate, quantity: str, stratum: str, stated: list[Assumption]
-) -> Spread | None:
+def _found(estimate: Estimate, quantity: str, stated: list[Assumption]) -> Spread | None:
     stack, method = str(estimate.inputs["stack"]), str(estimate.inputs["method"])
-    found = spread_for(estimate.engine, quantity, stack, method, stratum)
+    found = spread_for(estimate.engine, quantity, stack, method)
     if found is None:
         return None
     kind = f"{found.stack} {found.method}".replace(ANY, "any")

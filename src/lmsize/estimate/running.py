@@ -10,8 +10,15 @@ from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.estimate.answer import Cost, Time
 from lmsize.estimate.bill import accelerator_h, co2e_kg, cost_usd, energy_kwh
-from lmsize.formula import Term
-from lmsize.timing.durations import accelerators_for_deadline, mfu_frac, run_s, utilised_s
+from lmsize.formula import Term, maximum
+from lmsize.timing.durations import (
+    accelerators_for_deadline,
+    launched_s,
+    mfu_frac,
+    run_s,
+    utilised_s,
+    worked_s,
+)
 
 PRICE_STALE_DAYS = 90
 # Which rate serves a type that an accelerator has no units for.
@@ -45,22 +52,39 @@ def peak_rate(
     return peak, (Assumption("peak-fallback", text),)
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a step's time depends on besides its FLOPs.
+
+    Attributes:
+        n_passes: over each layer, in units of a forward: 3, or 4 with full recomputation.
+        host_layer_s: that the host takes to launch one layer's forward.
+    """
+
+    n_layers: int
+    n_stages: int
+    n_micro: int
+    n_virtual: int
+    n_passes: int
+    host_layer_s: float
+
+
 def step_time(
     rate: Rate | None, *, model_flops: float, hardware_flops: float, n_accelerators: int,
-    n_tokens: int, n_steps: int | None,
+    n_tokens: int, n_steps: int | None, schedule: Schedule | None = None,
 ) -> Time:  # fmt: skip
-    """Seconds a step and a run; all None without a rate."""
+    """Seconds a step and a run; all None without a rate.
+
+    Args:
+        schedule: None takes the utilisation for that of the whole step, as a user states it.
+    """
     if rate is None:
         return Time()
-    step = utilised_s.term(
-        "step", n_flops=model_flops, n_accelerators=n_accelerators,
-        peak_flops_per_s=rate.peak_flops_per_s, mfu_frac=rate.mfu_frac,
-    )  # fmt: skip
     spent = {
-        "n_accelerators": n_accelerators,
-        "peak_flops_per_s": rate.peak_flops_per_s,
-        "step_s": step.value,
-    }
+        "n_accelerators": n_accelerators, "peak_flops_per_s": rate.peak_flops_per_s,
+    }  # fmt: skip
+    step = _step(rate, spent, model_flops, schedule)
+    took = spent | {"step_s": step.value}
     trees = [step]
     whole = None
     if n_steps is not None:
@@ -69,14 +93,30 @@ def step_time(
     return Time(
         step_s=step.value,
         tokens_per_s_per_accelerator=n_tokens / step.value / n_accelerators,
-        mfu=mfu_frac(n_flops=model_flops, **spent),
-        hfu=mfu_frac(n_flops=hardware_flops, **spent),
+        mfu=mfu_frac(n_flops=model_flops, **took),
+        hfu=mfu_frac(n_flops=hardware_flops, **took),
         total_s=whole,
         accelerator_hours=None
         if whole is None
         else accelerator_h(run_s=whole, n_accelerators=n_accelerators),
         trees=tuple(trees),
     )
+
+
+def _step(
+    rate: Rate, spent: dict[str, float], model_flops: float, schedule: Schedule | None
+) -> Term:
+    given = {**spent, "n_flops": model_flops, "mfu_frac": rate.mfu_frac}
+    if schedule is None:
+        return utilised_s.term("step", **given)
+    shape = {
+        "n_stages": schedule.n_stages, "n_micro": schedule.n_micro, "n_virtual": schedule.n_virtual,
+    }  # fmt: skip
+    return maximum("step", [
+        worked_s.term("arithmetic", **given, **shape),
+        launched_s.term("launches", n_layers=schedule.n_layers, n_passes=schedule.n_passes,
+                        host_layer_s=schedule.host_layer_s, **shape),
+    ])  # fmt: skip
 
 
 def deadline_count(

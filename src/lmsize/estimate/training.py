@@ -7,10 +7,10 @@ from typing import Any
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue.typical import COARSE_EXPERT_WIDTH
 from lmsize.compute.step import StepWork, step_work
-from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters
+from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters, Time
 from lmsize.estimate.overheads import device_bytes
 from lmsize.estimate.question import TrainingQuestion
-from lmsize.estimate.running import Rate, bill, deadline_count, peak_rate, step_time
+from lmsize.estimate.running import Rate, Schedule, bill, deadline_count, peak_rate, step_time
 from lmsize.formula import Term
 from lmsize.memory.training import training_peak
 from lmsize.model.count import n_params, n_params_active, n_params_trainable
@@ -35,6 +35,7 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
     time = step_time(
         rate, model_flops=done.model.value, hardware_flops=done.hardware.value,
         n_accelerators=setup.layout.n_accelerators, n_tokens=setup.batch.tokens, n_steps=steps,
+        schedule=_schedule(question),
     )  # fmt: skip
     group = setup.layout.tp * setup.layout.pp * setup.layout.cp
     count = setup.layout.n_accelerators
@@ -51,9 +52,11 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
             question.accelerator.name if question.accelerator else None, count, None, needed
         ),
         cost=cost,
-        assumptions=(*question.assumptions, *mem_stated, *rate_stated, *stated, *cost_stated),
+        assumptions=(
+            *question.assumptions, *mem_stated, *rate_stated, *_launch_bound(time), *stated,
+            *cost_stated,
+        ),
         warnings=(*question.cautions, *_cautions(question), *cautions),
-        n_layers=question.model.n_layers,
     )  # fmt: skip
 
 
@@ -110,6 +113,34 @@ def _compute(done: StepWork, n_tokens: int) -> Compute:
     )
 
 
+def _schedule(question: TrainingQuestion) -> Schedule | None:
+    """How the step runs; None where the user states the utilisation of the whole."""
+    if question.spec.mfu is not None:
+        return None
+    setup = question.setup
+    n_layers = sum(
+        run.n_layers
+        for tower, run in question.model.runs()
+        if run.block.role == "layer" and tower.stream != "idle"
+    )
+    return Schedule(
+        n_layers=n_layers, n_stages=setup.layout.pp, n_micro=setup.batch.n_micro,
+        n_virtual=question.spec.vp, n_passes=4 if setup.recompute == "full" else 3,
+        host_layer_s=question.catalogue.overhead("host_layer").typical
+        * question.corrections.time_factor,
+    )  # fmt: skip
+
+
+def _launch_bound(time: Time) -> tuple[Assumption, ...]:
+    """Said where launches, not arithmetic, decide a step."""
+    step = next(iter(time.trees), None)
+    if step is None or not step.children or step.winner.label != "launches":
+        return ()
+    host = step.winner.inputs["host_layer_s"]
+    text = f"launching the kernels takes longer than running them: {host * 1e3:.1f} ms a layer and pass"
+    return (Assumption("launch-bound", text),)
+
+
 def _rate(
     question: TrainingQuestion, counts: Parameters
 ) -> tuple[Rate | None, tuple[Assumption, ...]]:
@@ -125,7 +156,7 @@ def _rate(
         question.setup.recipe.compute, is_moe=has_narrow_experts(question.model),
     )  # fmt: skip
     text = (
-        f"MFU {row.median:.2f}, the median of {row.n_rows} published runs on {row.family} at this size "
+        f"MFU {row.median:.2f} while at work, the median of {row.n_rows} published runs on {row.family} at this size "
         f"(80 % of them between {row.p10:.2f} and {row.p90:.2f}; {row.source})"
     )
     return Rate(peak, row.median / question.corrections.time_factor), (

@@ -20,18 +20,14 @@ def read_layout(draft: Draft) -> None:
     Raises:
         UnmodelledError: the sharding cannot be read, or the degrees do not make the number.
     """
-    row, extra = draft.row, draft.extra
-    degrees = {name: count(row, name) or 1 for name in ("tp", "pp", "cp", "ep")}
-    degrees["cp"] = max(degrees["cp"], count(extra, "context_parallel_size") or 1,
-                        count(extra, "sequence_parallel_size") or 1)  # fmt: skip
-    degrees["ep"] = max(degrees["ep"], count(extra, "expert_model_parallel_size") or 1)
-    n_stated, dp = count(row, "n_gpus"), count(row, "dp")
+    n_stated, dp = count(draft.row, "n_gpus"), count(draft.row, "dp")
     sharding = _sharding(draft, many=(dp or n_stated or 1) > 1)
+    degrees = _degrees(draft)
     if sharding == "layers":
-        degrees, dp = {**degrees, "pp": max(degrees["pp"], n_stated or 1)}, None
+        degrees, dp = degrees | {"pp": max(degrees["pp"], n_stated or 1)}, None
         draft.assume("row-layers-split", "layers split over the accelerators, as pipeline stages")
     if sharding == "tensors" and degrees["tp"] == 1:
-        degrees, dp = {**degrees, "tp": n_stated or 1}, None
+        degrees, dp = degrees | {"tp": n_stated or 1}, None
         draft.assume("row-tensors-split", "operators split over the accelerators, as tp")
     group = degrees["tp"] * degrees["pp"] * degrees["cp"]
     n = n_stated or group * (dp or 1)
@@ -40,21 +36,40 @@ def read_layout(draft: Draft) -> None:
     if dp is not None and dp * group != n and not _dp_with_cp(dp, degrees, n):
         draft.assume("row-dp", f"dp {n // group}: the stated {dp} does not make {n} accelerators")
     draft.options |= {k: v for k, v in degrees.items() if v > 1}
+    draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
+    _read_variants(draft, degrees, n)
+    if sharding == "hsdp":
+        draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
+    draft.options["stack"] = _stack(draft.framework, sharding)
+
+
+def _degrees(draft: Draft) -> dict[str, int]:
+    """tp, pp, cp and ep by the columns, or by launch options that say more."""
+    extra = draft.extra
+    found = {name: count(draft.row, name) or 1 for name in ("tp", "pp", "cp", "ep")}
+    said = (count(extra, name) or 1 for name in ("context_parallel_size", "sequence_parallel_size"))
+    found["cp"] = max(found["cp"], *said)
+    found["ep"] = max(found["ep"], count(extra, "expert_model_parallel_size") or 1)
+    return found
+
+
+def _read_variants(draft: Draft, degrees: Mapping[str, int], n: int) -> None:
+    """Virtual stages, the experts' own tensor parallelism, and sequence parallelism."""
+    row, extra = draft.row, draft.extra
+    vp = count(row, "vp")
+    if vp and vp > 1 and degrees["pp"] > 1:
+        draft.options["vp"] = vp
     etp = count(extra, "expert_tensor_parallel_size")
     if etp is None and degrees["ep"] > 1 and (n // degrees["pp"] // degrees["tp"]) % degrees["ep"]:
         etp = 1
         draft.assume("row-etp", "experts whole on their ranks (etp 1): ep is no divisor of dp * cp")
     if etp is not None and degrees["ep"] > 1 and etp != degrees["tp"]:
         draft.options["etp"] = etp
-    draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
     is_sp = switch(row, "sequence_parallel")
     if is_sp is None:
         is_sp = is_set(extra, "sequence_parallel")
     if is_sp and degrees["tp"] > 1:
         draft.options["sequence_parallel"] = True
-    if sharding == "hsdp":
-        draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
-    draft.options["stack"] = _stack(draft.framework, sharding)
 
 
 def _dp_with_cp(dp: int, degrees: Mapping[str, int], n: int) -> bool:

@@ -14,7 +14,7 @@ def architecture_columns(model: ModelSpec) -> dict[str, object]:
     ]
     found: dict[str, object] = {
         "params_b": float(f"{n_params(model) / 1e9:.6g}"), "hidden": model.width,
-        "layers": model.n_layers, "heads": model.n_heads, "vocab": model.vocab_size,
+        "layers": _depth(model), "heads": model.n_heads, "vocab": model.vocab_size,
     }  # fmt: skip
     core = next((part for part in parts if isinstance(part, AttentionCore)), None)
     if core is not None:
@@ -28,7 +28,15 @@ def architecture_columns(model: ModelSpec) -> dict[str, object]:
             "moe_experts": experts.n_experts, "moe_topk": experts.top_k,
             "moe_ffn": experts.matrices[-1][1],
         }  # fmt: skip
+        found.setdefault("ffn", experts.matrices[-1][1])  # as configs of mixtures alone have it
     return found
+
+
+def _depth(model: ModelSpec) -> int:
+    """Layers as a config counts them: of an encoder-decoder, those of the encoder."""
+    if not model.is_encoder_decoder:
+        return model.n_layers
+    return sum(run.n_layers for run in model.towers[0].runs if run.block.role == "layer")
 
 
 def _mlp_width(model: ModelSpec) -> int | None:

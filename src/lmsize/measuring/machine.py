@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from lmsize.measuring.parallel import local_rank
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "flash_attn")
 # What nvidia-smi is asked for; units are MHz, W and degrees Celsius.
@@ -110,16 +113,12 @@ def nvidia_smi(fields: list[str]) -> list[str] | None:
 
 def _device_id() -> str:
     """The device of this process in the driver's numbering."""
-    import os
-
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = local_rank()
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.strip()]
     return visible[local].strip() if local < len(visible) else str(local)
 
 
 def _host_bytes() -> int | None:
-    import os
-
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

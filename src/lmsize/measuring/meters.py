@@ -15,6 +15,7 @@ from lmsize.step.training import TrainingStep
 
 MARK = "lmsize: step that counts"
 Build = Callable[[], TrainingStep]
+Tell = Callable[[str], None]
 CPU_ALLOCATED = (
     "max allocated (c10 CPU allocator by torch.profiler's memory events, one step after "
     "{n} warm-up)"
@@ -33,7 +34,7 @@ class Reading:
     step: TrainingStep
 
 
-def cpu_reading(build: Build, *, n_warmup: int, n_steps: int) -> Reading:
+def cpu_reading(build: Build, *, n_warmup: int, n_steps: int, tell: Tell) -> Reading:
     """Measure on the CPU: memory first, under the profiler, then time without it.
 
     The profiler is on while the model is built, since the allocator counts from then on.
@@ -43,16 +44,19 @@ def cpu_reading(build: Build, *, n_warmup: int, n_steps: int) -> Reading:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         step = build()
-        _warm_up(step, n_warmup)
+        _warm_up(step, n_warmup, tell)
+        tell("the step that counts")
         with record_function(MARK):
             step.run()
     peak = _largest_total(found.profiler.kineto_results.experimental_event_tree())
     definition = CPU_ALLOCATED.format(n=n_warmup)
-    times = tuple(_timed(step, n_steps, synchronise=lambda: None))
+    times = tuple(_timed(step, n_steps, tell, synchronise=lambda: None))
     return Reading((Peak("allocated", peak, definition),), times, step)
 
 
-def cuda_reading(build: Build, *, n_warmup: int, n_steps: int, used_before: int | None) -> Reading:
+def cuda_reading(
+    build: Build, *, n_warmup: int, n_steps: int, tell: Tell, used_before: int | None
+) -> Reading:
     """Measure on an accelerator of CUDA or ROCm.
 
     Args:
@@ -61,10 +65,10 @@ def cuda_reading(build: Build, *, n_warmup: int, n_steps: int, used_before: int 
     import torch
 
     step = build()
-    _warm_up(step, n_warmup)
+    _warm_up(step, n_warmup, tell)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    times = tuple(_timed(step, n_steps, synchronise=torch.cuda.synchronize))
+    times = tuple(_timed(step, n_steps, tell, synchronise=torch.cuda.synchronize))
     if not times:
         step.run()
     peaks = [
@@ -80,15 +84,19 @@ def cuda_reading(build: Build, *, n_warmup: int, n_steps: int, used_before: int 
     return Reading(tuple(peaks), times, step)
 
 
-def _warm_up(step: TrainingStep, n_steps: int) -> None:
+def _warm_up(step: TrainingStep, n_steps: int, tell: Tell) -> None:
     """Run steps that do not count, and drop what building left in reference cycles."""
-    for _ in range(n_steps):
+    for at in range(n_steps):
+        tell(f"warm-up {at + 1}/{n_steps}")
         step.run()
     gc.collect()
 
 
-def _timed(step: TrainingStep, n_steps: int, *, synchronise: Callable[[], Any]) -> Iterator[float]:
-    for _ in range(n_steps):
+def _timed(
+    step: TrainingStep, n_steps: int, tell: Tell, *, synchronise: Callable[[], Any]
+) -> Iterator[float]:
+    for at in range(n_steps):
+        tell(f"timed step {at + 1}/{n_steps}")
         start = time.perf_counter()
         step.run()
         synchronise()

@@ -17,12 +17,22 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 def world_size() -> int:
     """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """The number of this process among them."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
+
+
+def local_rank() -> int:
+    """The number of this process on its machine: its accelerator."""
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isdecimal() else otherwise
 
 
 @contextmanager
@@ -69,7 +79,7 @@ def wrapped(model: Any, spec: TrainSpec, *, device: str) -> Any:
 def _ddp(model: Any, *, device: str) -> Any:
     from torch.nn.parallel import DistributedDataParallel
 
-    where = [int(os.environ.get("LOCAL_RANK", "0"))] if device == "cuda" else None
+    where = [local_rank()] if device == "cuda" else None
     return DistributedDataParallel(model, device_ids=where)
 
 

@@ -12,10 +12,14 @@ from lmsize.measurements.columns import COLUMNS
 from lmsize.measuring.architecture import architecture_columns
 from lmsize.measuring.case import Case
 from lmsize.measuring.outcome import Measured
+from lmsize.model.parts import Linear
+from lmsize.model.spec import ModelSpec
 from lmsize.workload.training import batch_of
 
 SOURCE = "lmsize measure"
 GIB = 2**30
+# Elsewhere a bare "bf16" often means autocast: these words do not.
+PRECISION_WORDS = {"bf16": "bf16-true", "fp16": "fp16-true"}
 Row = dict[str, str]
 
 
@@ -57,13 +61,18 @@ def _configuration(case: Case) -> dict[str, object]:
         "model": case.label, **architecture_columns(case.architecture), "seq_len": batch.seq_len,
         "micro_batch": batch.micro_batch, "grad_accum": batch.n_micro,
         "global_batch": batch.sequences, "n_gpus": n, "dp": n, "tp": 1, "pp": 1, "cp": 1, "ep": 1,
-        "sequence_parallel": "no", "sharding": _sharding(case), "precision": spec.precision,
-        "optimizer": spec.optimizer, "recompute": spec.recompute,
+        "sequence_parallel": "no", "sharding": _sharding(case), "precision": PRECISION_WORDS.get(spec.precision or "", spec.precision),
+        "optimizer": _optimizer(case), "recompute": spec.recompute,
         "flash_attention": spec.attention, "method": spec.method,
         "lora_rank": spec.lora_rank if adapts else None,
         "lora_targets": spec.lora_targets if adapts else None, "quant": spec.quant,
         "offload": "none", "compile": "no",
     }  # fmt: skip
+
+
+def _optimizer(case: Case) -> str | None:
+    fused = case.spec.optimizer == "adamw" and case.optimizer_impl == "fused"
+    return "adamw-fused" if fused else case.spec.optimizer
 
 
 def _sharding(case: Case) -> str:
@@ -75,7 +84,7 @@ def _sharding(case: Case) -> str:
 def _origin(case: Case, found: Measured) -> dict[str, object]:
     facts = found.facts
     stack = [f"{name} {facts[name]}" for name in ("transformers", "torch") if name in facts]
-    circumstances = {"case": case.key, **facts}
+    circumstances = {"case": case.key, **_shape_facts(case.architecture), **facts}
     circumstances |= {"lora_experts": "yes"} if case.spec.lora_experts else {}
     if case.clip_grad_norm is not None:
         circumstances["clip_grad_norm"] = f"{case.clip_grad_norm:g}"
@@ -87,6 +96,13 @@ def _origin(case: Case, found: Measured) -> dict[str, object]:
         "framework": f"{' / '.join(stack)} (lmsize measure)", "outcome": found.outcome,
         "quality": "C" if _is_bound(case) else "A", "notes": _notes(case), "extra_config": "; ".join(f"{k}={v}" for k, v in circumstances.items()),
     }  # fmt: skip
+
+
+def _shape_facts(model: ModelSpec) -> dict[str, str]:
+    """What no column has room for: the class, and whether input and output share one embedding."""
+    parts = (part for _, run in model.runs() for part in run.block.parts)
+    tied = any(isinstance(part, Linear) and part.tied for part in parts)
+    return {"class": model.architecture, "tied_embeddings": str(tied).lower()}
 
 
 def _is_bound(case: Case) -> bool:

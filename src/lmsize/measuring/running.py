@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +9,25 @@ from lmsize.errors import InputError, LmsizeError
 from lmsize.measuring import machine
 from lmsize.measuring.case import Case
 from lmsize.measuring.limit import is_out_of_memory, memory_limit
-from lmsize.measuring.meters import Reading, cpu_reading, cuda_reading
+from lmsize.measuring.meters import Reading, Tell, cpu_reading, cuda_reading
 from lmsize.measuring.outcome import FAILED, FITS, OOM, Measured, Peak
-from lmsize.measuring.parallel import gathered, process_group, synchronised, world_size, wrapped
+from lmsize.measuring.parallel import (
+    gathered,
+    local_rank,
+    process_group,
+    synchronised,
+    world_size,
+    wrapped,
+)
 from lmsize.step.extras import require
 from lmsize.step.model import built_model
 from lmsize.step.training import TrainingStep, step_of
 
 SEED = 0
+
+
+def silent(_what: str) -> None:
+    """Tell nobody."""
 
 
 def default_device() -> str:
@@ -42,11 +52,14 @@ def check_device(device: str) -> None:
         raise InputError("--device", device, f"one that torch sees here: {', '.join(here)}")
 
 
-def measured(case: Case) -> Measured:
+def measured(case: Case, *, tell: Tell = silent) -> Measured:
     """Run the steps of a case and read what they took.
 
     Memory that runs out is an outcome, and so is an error of the software that runs; what makes no
     sense raises.
+
+    Args:
+        tell: is told what begins.
 
     Raises:
         LmsizeError: of :func:`lmsize.step.training.built_step`.
@@ -56,11 +69,11 @@ def measured(case: Case) -> Measured:
 
     used_before = machine.device_used_bytes() if case.device == "cuda" else None
     if case.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_rank())
     blank = _circumstances(case)
     try:
         with process_group(case.device), memory_limit(case.memory_limit_bytes, device=case.device):
-            reading = _reading(case, used_before)
+            reading = _reading(case, used_before, tell)
             ranks = gathered((reading.peaks, reading.step_s))
     except LmsizeError:
         raise
@@ -86,12 +99,13 @@ def _circumstances(case: Case) -> Measured:
     )
 
 
-def _reading(case: Case, used_before: int | None) -> Reading:
+def _reading(case: Case, used_before: int | None, tell: Tell) -> Reading:
     import torch
 
     torch.manual_seed(SEED)
 
     def build() -> TrainingStep:
+        tell(f"building {case.label} on {case.device}")
         model = wrapped(
             built_model(case.config, case.spec, device=case.device), case.spec, device=case.device
         )
@@ -103,9 +117,9 @@ def _reading(case: Case, used_before: int | None) -> Reading:
 
     if case.device == "cuda":
         return cuda_reading(
-            build, n_warmup=case.n_warmup, n_steps=case.n_steps, used_before=used_before
+            build, n_warmup=case.n_warmup, n_steps=case.n_steps, tell=tell, used_before=used_before
         )
-    return cpu_reading(build, n_warmup=case.n_warmup, n_steps=case.n_steps)
+    return cpu_reading(build, n_warmup=case.n_warmup, n_steps=case.n_steps, tell=tell)
 
 
 def _worst(ranks: list[tuple[tuple[Peak, ...], tuple[float, ...]]]) -> tuple[Peak, ...]:

@@ -3,8 +3,8 @@
 Split conformal prediction for clustered data. Rows of one source, framework, model and method share
 their overheads, so they are one cluster, and an estimate that somebody asks for belongs to a
 cluster that was never seen. Quantiles weigh a cluster by the square root of its size, and the level
-at which they are read is raised until rows of clusters that were left out are covered as often as
-promised (for the setting: Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for
+at which they are read is the lowest at which rows of clusters that were left out are covered as often
+as promised (for the setting: Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for
 two-layer hierarchical models").
 """
 
@@ -23,9 +23,7 @@ from lmsize.validation.result import Answer
 LEAST_ROWS = 20
 LEAST_CLUSTERS = 8
 PROMISED = 0.9
-RAISED = np.linspace(
-    PROMISED, 1.0, 41
-)  # levels to try; the last is from the least to the most seen
+TRIED = np.linspace(0.8, 1.0, 81)  # levels; the last is from the least to the most that was seen
 CLUSTER = ("source", "framework", "model", "method")
 # What is left out to see how a group does on what it has not seen: a pooled group answers for stacks
 # that were never measured, so whole stacks are left out of it, and its range is the wider for it.
@@ -95,9 +93,9 @@ def covered_left_out(group: Residuals, level: float) -> float:
     return float(np.average(inside, weights=weights))
 
 
-def raised_level(group: Residuals) -> float:
+def calibrated_level(group: Residuals) -> float:
     """The level whose quantiles cover the promised share of rows of a cluster never seen."""
-    enough = (level for level in RAISED if covered_left_out(group, level) >= PROMISED)
+    enough = (level for level in TRIED if covered_left_out(group, level) >= PROMISED)
     return float(next(enough, 1.0))
 
 
@@ -107,7 +105,7 @@ def spread(key: tuple[str, ...], answers: Sequence[Answer]) -> Spread | None:
     n_clusters = len(np.unique(group.clusters))
     if len(answers) < LEAST_ROWS or n_clusters < LEAST_CLUSTERS:
         return None
-    stretch = raised_level(group) / PROMISED
+    stretch = calibrated_level(group) / PROMISED
     levels = [min(max(0.5 + (level - 0.5) * stretch, 0.0), 1.0) for level in LEVELS]
     wide = weighted_quantiles(group.logs, group.weights, levels)
     engine, quantity, stack, method, stratum = key

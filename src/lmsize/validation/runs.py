@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from lmsize.estimate.ranges import spread_for
 from lmsize.measurements.cells import count, number
-from lmsize.measurements.settings import question
+from lmsize.measurements.settings import Question, question
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.validation.result import Answer
 from lmsize.validation.training import Asked, group_of
+
+USUAL_MICRO = 8
 
 
 def run_answers(row: Mapping[str, str], _kinds: tuple[str, ...], asked: Asked) -> Iterator[Answer]:
@@ -29,7 +31,7 @@ def run_answers(row: Mapping[str, str], _kinds: tuple[str, ...], asked: Asked) -
     measured = (
         days * 86400 if days else (hours or 0.0) * 3600 / (n or posed.options["accelerators"])
     )
-    estimate = asked.estimate(posed, tokens=max(1, round(tokens * 1e9)))
+    estimate = asked.estimate(posed, tokens=max(1, round(tokens * 1e9)), **_micro_batch(row, posed))
     time = estimate.time
     if time.total_s is None:
         raise UnmodelledError("time: no known accelerator is stated")
@@ -41,3 +43,15 @@ def run_answers(row: Mapping[str, str], _kinds: tuple[str, ...], asked: Asked) -
         row["id"], "run_s", measured, time.total_s, low, high, group=group_of(row, posed),
         stated=posed.stated,
     )  # fmt: skip
+
+
+def _micro_batch(row: Mapping[str, str], posed: Question) -> dict[str, int]:
+    """The largest micro-batch up to the usual one that the step's batch allows, where none is said:
+    nobody runs for days at a micro-batch that the host's launches bind.
+    """
+    if count(row, "micro_batch"):
+        return {}
+    o = posed.options
+    dp = o["accelerators"] // (o.get("tp", 1) * o.get("pp", 1) * o.get("cp", 1))
+    each = o.get("global_batch", USUAL_MICRO * dp) // dp
+    return {"micro_batch": max(n for n in range(1, USUAL_MICRO + 1) if each % n == 0)}

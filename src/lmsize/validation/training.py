@@ -14,7 +14,7 @@ from lmsize.catalogue import Accelerator, built_in
 from lmsize.compute.work import FROZEN_BASE, FULL_TRAINING, Tokens, work
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
-from lmsize.estimate.ranges import ANY, spread_for, time_stratum
+from lmsize.estimate.ranges import ANY, spread_for
 from lmsize.measurements.measured import (
     METRICS,
     MeasuredTime,
@@ -101,8 +101,7 @@ def training_answers(
         step = _time(row, posed, estimate, asked.engine)
         if step is not None:
             found = True
-            own = group | {"stratum": time_stratum(estimate)}
-            yield Answer(row["id"], "time", *step, group=own, stated=posed.stated)
+            yield Answer(row["id"], "time", *step, group=group, stated=posed.stated)
     if not found:
         raise UnmodelledError("the row states no measured value")
 
@@ -137,17 +136,17 @@ def _time(
     if time.step_s is None:
         raise UnmodelledError("time: no known accelerator is stated")
     step = measured.step_s or _step_of_rate(measured, posed, estimate)
-    wider = _ends(engine, posed, "time", time.step_s, time_stratum(estimate))
+    wider = _ends(engine, posed, "time", time.step_s)
     return step, time.step_s, *(wider or (time.low_s, time.high_s))
 
 
 def _ends(
-    engine: str, posed: Question, quantity: str, predicted: float, stratum: str = ANY
+    engine: str, posed: Question, quantity: str, predicted: float
 ) -> tuple[float, float] | None:
     """The wider range of a framework that is only near to the stack it was taken for."""
     if not any(a.code == "row-framework" for a in posed.stated):
         return None
-    found = spread_for(engine, quantity, ANY, str(posed.options["method"]), stratum)
+    found = spread_for(engine, quantity, ANY, str(posed.options["method"]))
     return found.ends(predicted) if found else None
 
 

@@ -75,7 +75,7 @@ PARSERS: Mapping[str, Parser] = {
     "seq_len": LENGTH, "context": LENGTH, "concurrency": LENGTH, "prompt": LENGTH,
     "output": LENGTH, "prefill_chunk": LENGTH, "prompt_logits": flag, "steps": count(), "tokens": count(), "dataset_tokens": count(),
     "epochs": positive(least=1e-6, most=1e6), "deadline": duration, "accelerators": count(most=10**8),
-    "tp": DEGREE, "pp": DEGREE, "cp": DEGREE, "ep": DEGREE, "etp": DEGREE, "zero": count(least=0, most=3),
+    "tp": DEGREE, "pp": DEGREE, "cp": DEGREE, "ep": DEGREE, "etp": DEGREE, "vp": DEGREE, "zero": count(least=0, most=3),
     "mfu": fraction, "efficiency": fraction, "adapter_fraction": fraction, "params": count(),
     "activation_bytes": bytes_range, "flops_per_sequence": positive(), "peak_flops": positive(),
 }  # fmt: skip

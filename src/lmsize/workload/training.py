@@ -34,6 +34,7 @@ class TrainSpec:
         global_batch: sequences a step over all ranks.
         deadline: seconds that the whole run may take.
         etp: tensor parallelism of the experts; None for the same as tp.
+        vp: pieces that a pipeline's rank holds of the model (an interleaved schedule).
         pipeline_stage: whose memory is told: the ``worst`` stage's, the ``first``'s or the ``last``'s.
     """
 
@@ -59,6 +60,7 @@ class TrainSpec:
     cp: int = 1
     ep: int = 1
     etp: int | None = None
+    vp: int = 1
     zero: int | None = None
     sequence_parallel: bool = False
     recompute: str | None = None

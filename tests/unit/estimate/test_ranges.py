@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +11,6 @@ from lmsize.estimate.ranges import (
     ANY,
     EXTREMES,
     LEVELS,
-    STRATA_S,
     Spread,
     chain,
     fit_probability,
@@ -43,15 +40,11 @@ def test_probabilities_are_those_of_the_quantiles() -> None:
 
 
 def test_a_group_gives_way_to_wider_ones_and_strata_last() -> None:
-    keys = list(chain("analytic", "time", "megatron", "full", "<10ms"))
-    assert keys[0][2:] == ("megatron", "full", "<10ms")
+    keys = list(chain("analytic", "time", "megatron", "full", "token"))
+    assert keys[0][2:] == ("megatron", "full", "token")
     assert keys[-1][2:] == (ANY, ANY, ANY)
     assert len(set(keys)) == 6
     assert len(set(chain("analytic", "memory", "megatron", "full", ANY))) == 3
-
-
-def test_strata_are_in_order() -> None:
-    assert all(a < b for a, b in pairwise(STRATA_S.values()))
 
 
 def test_a_stack_never_measured_takes_the_pooled_range() -> None:

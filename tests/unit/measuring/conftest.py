@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from lmsize.api.measuring import measured_case
 from lmsize.measuring.case import Case
@@ -36,3 +37,9 @@ def tiny_case() -> Callable[..., Case]:
 @pytest.fixture
 def case(tiny_case: Callable[..., Case]) -> Case:
     return tiny_case()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny tensors are slower on many threads, most of all where tests run side by side."""
+    torch.set_num_threads(1)

@@ -63,8 +63,9 @@ def test_a_smaller_model_of_a_kind(cases: Write) -> None:
         [[case]]
         model = "smaller"
     """)
-    assert (case.label, case.architecture.n_layers) == ("smaller", 1)
-    assert case.note.endswith("tiny.json with num_hidden_layers=1")
+    assert case.label.endswith("tiny.json (smaller)")
+    assert case.note == "smaller: with num_hidden_layers=1"
+    assert case.architecture.n_layers == 1
 
 
 def test_each_case_once_and_small_ones_first(cases: Write) -> None:

@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
+from lmsize.api.measuring import grid_cases
+from lmsize.catalogue import built_in
 from lmsize.errors import InputError
 from lmsize.measurements.columns import COLUMNS
+from lmsize.measurements.settings import question
 from lmsize.measuring.architecture import architecture_columns
 from lmsize.measuring.case import Case
 from lmsize.measuring.outcome import FAILED, Measured, Peak
 from lmsize.measuring.rows import case_key, rows_of
 from lmsize.measuring.store import Store, inert
+from lmsize.model.count import n_params
+from lmsize.validation.public import validate
 
+ROOT = Path(__file__).parents[3]
 Make = Callable[..., Case]
 FOUND = Measured(
     "fits", peaks=(Peak("allocated", 3 * 2**29, "max allocated (x)"), Peak("reserved", 2**31, "r")),
@@ -70,11 +76,19 @@ def test_the_configuration_is_whole(case: Case, tiny_case: Make) -> None:
     ],
 )
 def test_sizes_are_read_off_the_parts(name: str, expected: dict[str, Any]) -> None:
-    from lmsize.catalogue import built_in
     from lmsize.model.read import read_config
 
     found = architecture_columns(read_config(built_in().model(name)[0].config, name=name))
     assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("tied", "expected"), [(True, "true"), (False, "false")])
+def test_shared_embeddings_are_said(tiny: dict[str, Any], tied: bool, expected: str) -> None:
+    from lmsize.api.measuring import measured_case
+
+    case = measured_case(tiny | {"tie_word_embeddings": tied}, device="cpu")
+    extra = rows_of(case, FOUND)[0]["extra_config"]
+    assert f"class=LlamaForCausalLM; tied_embeddings={expected};" in extra
 
 
 def test_a_key_names_what_decides_and_nothing_else(case: Case, tiny_case: Make) -> None:
@@ -151,6 +165,36 @@ def test_files_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no" / "such" / "folder.csv"):
         with pytest.raises(InputError, match="--out"):
             Store(path)
+
+
+READ_BACK = (
+    "method", "precision", "micro_batch", "seq_len", "recompute", "attention", "lora_rank",
+    "lora_targets",
+)  # fmt: skip
+
+NEAREST = {"adafactor-torch": "adafactor"}  # the word table has one Adafactor
+
+
+@pytest.mark.parametrize("grid", ["accelerator", "cpu"])
+def test_rows_are_read_back_as_the_runs_that_they_were(grid: str) -> None:
+    """What validate makes of a row is the call that was measured, for every case that ships."""
+    for case in grid_cases(ROOT / f"benchmarks/grids/{grid}.toml", device="cpu"):
+        row = dict.fromkeys(COLUMNS, "") | rows_of(case, FOUND)[0]
+        asked = question(row)
+        assert n_params(asked.model) == n_params(case.architecture)
+        spec = case.spec.as_dict()
+        for name in READ_BACK:
+            assert asked.options.get(name) == spec[name], (case.command, name)
+        optimizer = built_in().optimizer(asked.options["optimizer"]).name
+        wanted = NEAREST.get(spec["optimizer"], spec["optimizer"])
+        assert optimizer.removesuffix("-fused") == wanted.removesuffix("-fused")
+
+
+def test_the_rows_that_ship_are_all_modelled() -> None:
+    for path in sorted((ROOT / "benchmarks/measured").glob("*.csv")):
+        done = validate(data=path)
+        assert done.answers
+        assert done.skipped == ()
 
 
 def test_columns_of_their_own_stay(tmp_path: Path, case: Case) -> None:

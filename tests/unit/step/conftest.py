@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 48,
@@ -42,3 +43,9 @@ def config(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture
 def llama() -> dict[str, Any]:
     return LLAMA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny tensors are slower on many threads, most of all where tests run side by side."""
+    torch.set_num_threads(1)

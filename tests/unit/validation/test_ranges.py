@@ -9,9 +9,9 @@ from lmsize.estimate.ranges import LEVELS
 from lmsize.validation.ranges import (
     LEAST_CLUSTERS,
     LEAST_ROWS,
+    calibrated_level,
     covered_left_out,
     fitted,
-    raised_level,
     residuals,
     spread,
     weighted_quantiles,
@@ -55,11 +55,11 @@ def test_groups_that_are_too_small_have_no_line() -> None:
     assert spread(KEY, answers([[1.0, 1.1, 1.2]] * LEAST_CLUSTERS)) is not None
 
 
-def test_clusters_apart_raise_the_level_and_clusters_alike_do_not() -> None:
+def test_clusters_apart_take_a_higher_level_than_clusters_alike() -> None:
     apart = residuals(drawn(1, 12, 30, between=0.5, within=0.02))
     alike = residuals(drawn(1, 12, 30, between=0.0, within=0.2))
-    assert raised_level(alike) == pytest.approx(0.9, abs=0.03)
-    assert raised_level(apart) > raised_level(alike)
+    assert calibrated_level(alike) == pytest.approx(0.9, abs=0.03)
+    assert calibrated_level(apart) > calibrated_level(alike)
     assert covered_left_out(apart, 0.9) < 0.9
 
 
