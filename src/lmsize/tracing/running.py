@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lmsize.tracing.flops import flops_of
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.pretence import masks_as_in_a_real_run, pretended
 from lmsize.tracing.storages import Log
@@ -17,16 +18,9 @@ from lmsize.tracing.tracker import Tracker
 N_STEPS = 2  # the first makes the optimizer's states; the second is like all that follow
 
 
-class Step(Protocol):
-    """What can be traced: :class:`lmsize.step.training.TrainingStep` is one."""
-
-    model: Any
-    optimizer: Any
-    micro_batches: Any
-    on_phase: Callable[[Any, int], None]
-
-    def run(self) -> Any:
-        """Run one step, calling `on_phase` as each of its phases begins."""
+# A lmsize.step.training.TrainingStep, or what has its `model`, `optimizer`, `micro_batches`,
+# `on_phase` and `run`.
+Step = Any
 
 
 class _NoDevice(FakeTensorMode):  # type: ignore[misc]  # torch is Any to mypy
@@ -60,21 +54,60 @@ def traced(build: Callable[[], Step], device: Device, *, fake: bool = True) -> L
     Raises:
         PlatformError: this torch can make no fake tensors of that device.
     """
+    with on_fake_tensors(device, fake=fake):
+        return logged(build(), device)
+
+
+@contextmanager
+def on_fake_tensors(device: Device, *, fake: bool = True) -> Iterator[None]:
+    """While it lasts, tensors are fake and the device seems to be there.
+
+    Raises:
+        PlatformError: this torch can make no fake tensors of that device.
+    """
     tensors = _NoDevice(allow_non_fake_inputs=True) if fake else nullcontext()
     with pretended(device.type, device.capability), tensors:
-        return _logged(build(), device)
+        yield
 
 
-def _logged(step: Step, device: Device) -> Log:
+def logged(step: Step, device: Device, *, n_micro: int | None = None) -> Log:
+    """Run a step twice and log it.
+
+    Args:
+        n_micro: run no more micro-batches than that; all of them are held.
+    """
     modules = ModulePaths(step.model)
-    tracker = Tracker(modules, device_type=device.type)
+    tracker = Tracker(modules, device_type=device.type, n_flops=flops_of)
     with masks_as_in_a_real_run(), modules.watched(), tracker.random_states_seen(), tracker:
+        held = step.micro_batches
         _hold_what_is_there(tracker, step)
+        if n_micro is not None:
+            step.micro_batches = held[:n_micro]
         for number in range(1, N_STEPS + 1):
             step.on_phase = _noting(tracker, step, number)
             step.run()
         tracker.close()
+    _name_the_rest(tracker.log)
     return tracker.log
+
+
+def _name_the_rest(log: Log) -> None:
+    """What the forward made and the backward found is an activation; all else is temporary."""
+    found: list[Any] = []
+    phase = ""
+    live: dict[int, Any] = {}
+    for storage, is_alloc, at, _ in log.entries:
+        if at != phase and at.endswith("backward"):
+            found += live.values()
+        phase = at
+        if not is_alloc:
+            live.pop(id(storage), None)
+        elif at.endswith("forward"):
+            live[id(storage)] = storage
+    for storage in found:
+        storage.category = storage.category or "activations"
+    for entry in log.entries:
+        entry.storage.category = entry.storage.category or "temporaries"
 
 
 def _hold_what_is_there(tracker: Tracker, step: Step) -> None:
