@@ -9,6 +9,8 @@ from typing import Any
 from lmsize.step.model import built_model
 from lmsize.step.optimizer import CLASSES
 from lmsize.step.training import TrainingStep, step_of
+from lmsize.tracing.factory import UserStep
+from lmsize.tracing.faults import explained
 from lmsize.tracing.replication import (
     N_CHECK,
     N_UNITS,
@@ -19,7 +21,7 @@ from lmsize.tracing.replication import (
 from lmsize.tracing.running import Device, logged, on_fake_tensors
 from lmsize.tracing.stacks import Stack, shortened, stacks
 from lmsize.tracing.storages import Log
-from lmsize.workload.training import TrainSpec, batch_of
+from lmsize.workload.training import TrainSpec
 
 # Two short models take as long as nine units: a stack must be deeper for that to pay.
 LEAST_UNITS = N_UNITS + N_CHECK + 1
@@ -84,7 +86,7 @@ def traced_step(
             clip_grad_norm=options.clip_grad_norm, keep_outputs=options.keep_outputs,
         )  # fmt: skip
 
-    with on_fake_tensors(device):
+    with explained(str(config.get("model_type", "model"))), on_fake_tensors(device):
         tell("building the model")
         model = built_model(config, spec, device=device.type, reentrant=options.reentrant)
         counts = _counts(model)
@@ -100,6 +102,23 @@ def traced_step(
             tell("the layers are not alike: tracing all of them")
             model = built_model(config, spec, device=device.type, reentrant=options.reentrant)
             return Traced(_logged(step(model), device), *counts, 0, str(error))
+
+
+def traced_factory(factory: Callable[[], Any], name: str, device: Device) -> Traced:
+    """Trace two steps of a user's own module, whole.
+
+    Raises:
+        LmsizeError: the factory or its step cannot be traced; says why and what else to do.
+    """
+    import torch
+
+    with on_fake_tensors(device):
+        with explained(f"{name}, when it is called"), torch.device(device.type):
+            made = factory()
+        step = UserStep(made, foreach=device.type == "cuda")
+        counts = _counts(step.model)
+        with explained(name), torch.device(device.type):
+            return Traced(logged(step, device), *counts)
 
 
 def _replicated(
@@ -134,11 +153,6 @@ def _implementation(spec: TrainSpec, usual: str | None) -> str | None:
 
 
 _LOOPS = ("adafactor-torch", "muon")  # these classes loop unless told otherwise, or always
-
-
-def n_traced_micro_batches(spec: TrainSpec, *, dp: int) -> int:
-    """How many of a step's micro-batches are run."""
-    return min(batch_of(spec, dp=dp).n_micro, MOST_MICRO_BATCHES)
 
 
 def _counts(model: Any) -> tuple[int, int]:

@@ -130,10 +130,11 @@ def _noting(tracker: Tracker, step: Step, number: int) -> Callable[[Any, int], N
             for path, param in step.model.named_parameters():
                 if param.grad is not None:
                     tracker.name(param.grad, "gradients", path)
-        elif phase == "zero_grad":
-            for states in step.optimizer.state.values():
+        elif phase == "zero_grad" and step.optimizer is not None:
+            paths = {id(param): path for path, param in step.model.named_parameters()}
+            for param, states in step.optimizer.state.items():
                 for tensor in _tensors(states):
-                    tracker.name(tensor, "optimizer_states")
+                    tracker.name(tensor, "optimizer_states", paths.get(id(param), ""))
         tracker.begin(f"{number}.{phase}")
 
     return on_phase
