@@ -11,6 +11,7 @@ from lmsize.step.optimizer import CLASSES
 from lmsize.step.training import TrainingStep, step_of
 from lmsize.tracing.factory import UserStep
 from lmsize.tracing.faults import explained
+from lmsize.tracing.pretence import weights_left_blank
 from lmsize.tracing.replication import (
     N_CHECK,
     N_UNITS,
@@ -80,6 +81,10 @@ def traced_step(
     """
     asked = options.optimizer_impl or _implementation(spec, implementation)
 
+    def build() -> Any:
+        with weights_left_blank():
+            return built_model(config, spec, device=device.type, reentrant=options.reentrant)
+
     def step(model: Any) -> TrainingStep:
         return step_of(
             model, config, spec, device=device.type, dp=dp, optimizer_implementation=asked,
@@ -88,7 +93,7 @@ def traced_step(
 
     with explained(str(config.get("model_type", "model"))), on_fake_tensors(device):
         tell("building the model")
-        model = built_model(config, spec, device=device.type, reentrant=options.reentrant)
+        model = build()
         counts = _counts(model)
         deep = list(stacks(model, n_at_least=LEAST_UNITS)) if replicate else []
         try:
@@ -100,7 +105,7 @@ def traced_step(
             return Traced(_logged(step(model), device), *counts)
         except NotAlikeError as error:
             tell("the layers are not alike: tracing all of them")
-            model = built_model(config, spec, device=device.type, reentrant=options.reentrant)
+            model = build()
             return Traced(_logged(step(model), device), *counts, 0, str(error))
 
 

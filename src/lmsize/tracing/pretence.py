@@ -54,6 +54,18 @@ def masks_as_in_a_real_run() -> Iterator[None]:
 
 
 @contextmanager
+def weights_left_blank() -> Iterator[None]:
+    """While it lasts, transformers draws no weights: they have no values, and some draws read them."""
+    from transformers.initialization import TORCH_INIT_FUNCTIONS
+
+    def blank(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:
+        return tensor
+
+    with mock.patch.dict(TORCH_INIT_FUNCTIONS, dict.fromkeys(TORCH_INIT_FUNCTIONS, blank)):
+        yield
+
+
+@contextmanager
 def _cuda_kernels(capability: tuple[int, int]) -> Iterator[None]:
     library = torch.library.Library("aten", "IMPL")
     try:

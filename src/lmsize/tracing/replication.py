@@ -180,20 +180,22 @@ class _Replication:
         if id(storage) not in self._made:
             grown = self._growth.get(id(storage), 0) * self._n_more
             moved = self._place(origin.unit) - origin.unit
-            self._make(id(storage), storage, moved, storage.n_bytes + grown)
+            self._make(id(storage), storage, origin.unit, moved, storage.n_bytes + grown)
         return self._made[id(storage)]
 
     def _like(self, storage: Storage, origin: _Origin, place: int) -> Storage:
         """The storage that the unit at `place` made where another made this one."""
         key = (place, origin.visit, origin.order)
         if key not in self._made:
-            self._make(key, storage, place - origin.unit, storage.n_bytes)
+            self._make(key, storage, origin.unit, place - origin.unit, storage.n_bytes)
         return self._made[key]
 
-    def _make(self, key: object, storage: Storage, n_units: int, n_bytes: int) -> None:
+    def _make(
+        self, key: object, storage: Storage, unit: int, n_units: int, n_bytes: int
+    ) -> None:  # fmt: skip
         made = replace(
             storage, n_bytes=n_bytes, layer=self._shifted(storage.layer, n_units),
-            module=self._renamed(storage.module, n_units),
+            module=self._renamed(storage.module, unit, n_units),
         )  # fmt: skip
         self._made[key] = made
         self.sources[id(made)] = storage
@@ -203,12 +205,18 @@ class _Replication:
             return layer
         return Layer(layer.stack, layer.number + n_units * self._stack.period)
 
-    def _renamed(self, module: str, n_units: int) -> str:
+    def _renamed(self, module: str, unit: int, n_units: int) -> str:
+        """A module's path when the unit that made the storage is so many units on.
+
+        What a unit makes belongs to it or to the one beside it; anything else stays at its end.
+        """
         head = f"{self._stack.path}."
         if not module.startswith(head):
             return module
         number, dot, rest = module[len(head) :].partition(".")
-        return f"{head}{int(number) + n_units * self._stack.period}{dot}{rest}"
+        own = self._stack.unit(int(number))
+        moved = n_units if abs(own - unit) <= 1 else self._place(own) - own
+        return f"{head}{int(number) + moved * self._stack.period}{dot}{rest}"
 
 
 def _cut(log: Log, stack: Stack) -> tuple[list[_Run], dict[int, _Origin]]:
