@@ -124,9 +124,10 @@ def skipped() -> list[str]:
 def peers() -> list[str]:
     """Others on the rows of vTrain."""
     ours = next(
-        r for r in collected()["by_set"] if r["quantity"] == "time" and r["source"] == VTRAIN
-    )
-    rows = [("lmsize, this version", percent(ours["mean_abs"]))]
+        r for r in collected()["by_source_on_test"]
+        if r["quantity"] == "time" and r["source"] == VTRAIN
+    )  # fmt: skip
+    rows = [(f"lmsize, on the {ours['n']:,} test rows", percent(ours["mean_abs"]))]
     rows += [(name, percent(error)) for name, error in PEERS_VTRAIN]
     return list(_lines("predictor | mean absolute error", rows, left=1))
 

@@ -246,11 +246,15 @@ def example_2() -> list[str]:
     ):
         command = f"lmsize train llama-2-13b --seq-len 2048 {options}"
         moments = {moment["label"]: moment for moment in figure(command, "memory.tree.children")}
-        parts = {part["label"]: part["value"] for part in moments["backward"]["children"]}
+        parts = {part["label"]: part["value"] for part in moments["optimizer_step"]["children"]}
+        kept = max(
+            part["value"] for moment in moments.values() for part in moment["children"]
+            if part["label"] == "activations"
+        )  # fmt: skip
         held = [parts.get(name) for name in KEPT]
         each = sum(filter(None, held)) / figure(command, "parameters.total")
         sizes = (gb(part) for part in (*held, sum(filter(None, held))))
-        rows.append((name, f"`{options}`", *sizes, f"{each:.0f}", gb(parts["activations"])))
+        rows.append((name, f"`{options}`", *sizes, f"{each:.0f}", gb(kept)))
     head = ("13B, Adam; GB", "options", "weights", "main copy", "gradients", "states", "sum",
             "bytes a parameter", "activations")  # fmt: skip
     return table(head, rows, n_text=2)

@@ -95,6 +95,7 @@ def collected() -> tuple[dict[str, Any], Validation]:
         "overall": sets(done.answers, "split"),
         "coverage": covered,
         "by_set": sets(done.answers, "source", "stack", "method"),
+        "by_source_on_test": sets(test, "source"),
         "by_grade": sets(done.answers, "quality"),
         "by_interval": sets(
             (a for a in done.answers if a.quantity == "latency"), "stack", "metric"

@@ -48,3 +48,12 @@ def smaller(a: Any, b: Any) -> Any:
 def plain(value: Any) -> int | float:
     """A result as a Python number; whole floats below 2**53 stay floats."""
     return value if isinstance(value, int | float) else value.item()
+
+
+def chosen(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition holds, else `b`, element by element for arrays."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    import numpy as np
+
+    return np.where(condition, a, b)

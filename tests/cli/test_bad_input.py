@@ -161,7 +161,7 @@ def test_names_of_any_form_are_refused_as_text(command: str, refused: Refused) -
 
 
 def test_a_run_that_is_too_big_is_an_answer(run: Run) -> None:
-    said = run("train llama-3.1-70b -g rtx-4090 --json")
+    said = run("train llama-3.1-70b -g rtx-4090 --seq-len 256 --json")
     assert (said.code, said.err) == (1, "")
     verdict = json.loads(said.out)["verdict"]
     assert verdict["fits"] is False

@@ -86,7 +86,7 @@ def test_a_grid_resumes_and_counts_out_of_memory(
     before = out.read_text()
     grid.write_text(
         grid_text(model, "1")
-        + f"[[case]]\nmodel = {json.dumps(model)}\nmicro_batch = 100_000\nmemory_limit = '50MiB'\n"
+        + f"[[case]]\nmodel = {json.dumps(model)}\nmicro_batch = 400_000\nmemory_limit = '500MiB'\n"
     )
     second = process(*command, "--json")
     assert second.returncode == 0, second.stderr

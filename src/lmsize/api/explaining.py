@@ -17,12 +17,18 @@ from lmsize.formula import Formula, registry
 # Where a term of the report comes from, and the formulas behind it.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "weights": ("stored_bytes", "scale_bytes"),
-    "gradients": ("stored_bytes",),
+    "gradients": ("stored_bytes", "made_gradient_bytes"),
     "main_weights": ("stored_bytes",),
     "adapter_weights": ("stored_bytes",),
     "optimizer_states": ("stored_bytes", "scale_bytes"),
-    "activations": ("layer_activation_bytes", "checkpoint_bytes", "head_activation_bytes"),
-    "temporaries": ("stored_bytes", "working_bytes"),
+    "activations": (
+        "kept_bytes",
+        "layer_activation_bytes",
+        "checkpoint_bytes",
+        "head_activation_bytes",
+    ),
+    "temporaries": ("stored_bytes", "passing_bytes", "working_bytes"),
+    "inputs": ("input_bytes",),
     "kv_cache": ("kv_cache_bytes", "cached_tokens", "state_cache_bytes"),
     "peak_reserved_bytes": ("reserved_bytes",),
     "peak_device_bytes": ("driver_bytes",),

@@ -27,6 +27,12 @@ SERVING = (
         default=None,
         help="Keep logits for every token of a prompt, as its log-probabilities need.",
     ),
+    click.option(
+        "--eager",
+        is_flag=True,
+        default=None,
+        help="Kernels launched one by one (transformers), not from CUDA graphs (vLLM and others).",
+    ),
     option("--attention", metavar="KIND", help="eager, sdpa or flash."),
     option("--mfu", metavar="X", help="Share of the peak that prefill reaches (0.5)."),
 )

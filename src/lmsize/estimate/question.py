@@ -66,7 +66,15 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
         LayoutError: it is not legal for this model or count.
     """
     asked = Layout(
-        1, spec.tp, spec.pp, spec.cp, spec.ep, spec.zero or 0, spec.sequence_parallel, spec.etp
+        1,
+        spec.tp,
+        spec.pp,
+        spec.cp,
+        spec.ep,
+        spec.zero or 0,
+        spec.sequence_parallel,
+        spec.etp,
+        spec.vp or 1,
     )
     if spec.vp > 1 and spec.pp == 1:
         raise LayoutError(
@@ -147,13 +155,13 @@ def _defaults_of(spec: TrainSpec) -> tuple[Assumption, ...]:
 
 def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     """What the memory model takes for granted for this setup."""
-    stated = [
-        Assumption(
-            "activations-textbook",
+    stated = []
+    if not setup.is_taped:
+        text = (
             "activations by the published formula for a standard layer (Korthikanti et al. 2022): "
-            "gates, other MLP widths, autocast copies and adapters' inputs are not seen",
+            "gates, other MLP widths, autocast copies and adapters' inputs are not seen"
         )
-    ]
+        stated.append(Assumption("activations-textbook", text))
     if setup.quant is not None:
         text = "what is not quantised (embeddings, norms, head) is kept in fp32, as peft's prepare_model_for_kbit_training leaves it"
         stated.append(Assumption("kbit-preparation", text))

@@ -12,7 +12,7 @@ from lmsize.formula import Term, maximum, total
 from lmsize.memory.serving import ServingSetup
 from lmsize.model.parts import Experts
 from lmsize.timing.durations import streamed_s, utilised_s
-from lmsize.timing.serving import served_tokens_per_s, touched_frac
+from lmsize.timing.serving import layers_s, served_tokens_per_s, touched_frac
 
 if TYPE_CHECKING:
     from lmsize.estimate.serving import ServingQuestion
@@ -50,10 +50,19 @@ def speed_of(question: ServingQuestion, moment: Term, prefill: Term) -> Speed:
         return Speed(stated=stated)
     ranks = setup.layout.tp * setup.layout.pp
     mfu = question.spec.mfu or PREFILL_MFU
-    first = utilised_s.term(
-        "prefill", n_flops=prefill.value, n_accelerators=ranks, peak_flops_per_s=peak, mfu_frac=mfu
-    )
-    each = _decode(setup, moment, peak, row.memory_bandwidth_bytes_per_s)
+    work_of_prompt = utilised_s.term(
+        "arithmetic", n_flops=prefill.value, n_accelerators=ranks, peak_flops_per_s=peak,
+        mfu_frac=mfu,
+    )  # fmt: skip
+    eager = question.spec.eager
+    layer = question.catalogue.overhead("host_layer" if eager else "graph_layer").typical
+    layers = layers_s.term("layers", n_layers=_n_layers(setup), layer_s=layer)
+    first = _passed("prefill", work_of_prompt, layers, eager=eager)
+    n_held = (
+        setup.prompt + (question.spec.output or 1) / 2
+    )  # a sequence's mean length while it decodes
+    token = _decode(setup, moment, peak, row.memory_bandwidth_bytes_per_s, n_held=n_held)
+    each = _passed("a token", token, layers, eager=eager)
     rate = served_tokens_per_s(
         n_sequences=setup.n_sequences, decode_s=each.value, prefill_s=first.value,
         n_output=question.spec.output,
@@ -62,14 +71,36 @@ def speed_of(question: ServingQuestion, moment: Term, prefill: Term) -> Speed:
         f"prefill at {mfu:.0%} of the peak; decoding at {DECODE_MFU:.0%} of the peak or "
         f"{BANDWIDTH_FRAC:.0%} of the memory bandwidth, whichever is slower (Databricks 2023: 55 to 60 %)"
     )
+    how = "launched one by one" if eager else "launched from recorded graphs"
+    text += f"; kernels {how} take {layer * 1e3:.1f} ms a layer"
     return Speed(
         first.value, each.value, rate, (first, each), (*stated, Assumption("serving-typical", text))
     )
 
 
-def _decode(setup: ServingSetup, moment: Term, peak: float, bandwidth: float) -> Term:
+def _n_layers(setup: ServingSetup) -> int:
+    return sum(
+        run.n_layers
+        for tower, run in setup.model.runs()
+        if run.block.role == "layer" and tower.stream != "idle"
+    )
+
+
+def _passed(label: str, work_: Term, layers: Term, *, eager: bool) -> Term:
+    """A pass over the layers. The host launches ahead of an accelerator at work, so the slower of
+    the two decides; a graph's kernels wait for one another, so their latency comes on top.
+    """
+    if eager:
+        return maximum(label, [work_, layers])
+    return total(label, [work_, layers], unit="s")
+
+
+def _decode(
+    setup: ServingSetup, moment: Term, peak: float, bandwidth: float, *, n_held: float
+) -> Term:
     """One token for every sequence: stages follow one another, tensor ranks share each."""
-    tokens = Tokens(setup.n_sequences, 1, 1, n_cached=setup.context - 1)
+    tokens = Tokens(setup.n_sequences, 1, 1, n_cached=round(n_held))
+    cache = _cache(moment) * min(n_held / setup.context, 1.0)
     done = work("decode", setup.model, tokens, FORWARD)
     ranks = setup.layout.tp * setup.layout.pp
     arithmetic = utilised_s.term(
@@ -84,9 +115,9 @@ def _decode(setup: ServingSetup, moment: Term, peak: float, bandwidth: float) ->
             f"{name} of the worst stage", n_bytes=n_bytes * setup.layout.pp,
             bandwidth_bytes_per_s=bandwidth, efficiency_frac=BANDWIDTH_FRAC,
         )
-        for name, n_bytes in (("weights", _weights_read(setup, moment)), ("cache", _cache(moment)))
+        for name, n_bytes in (("weights", _weights_read(setup, moment)), ("cache", cache))
     ], unit="s")  # fmt: skip
-    return maximum("a token", [arithmetic, read])
+    return maximum("work", [arithmetic, read])
 
 
 def _cache(moment: Term) -> float:

@@ -16,6 +16,7 @@ class Layout:
     Attributes:
         zero: stage 0 to 3; 3 is also FSDP's full sharding.
         etp: tensor parallelism of the experts; None for the same as tp.
+        vp: parts that each pipeline stage's layers fall into, run in turn (interleaved schedule).
     """
 
     dp: int = 1
@@ -26,6 +27,7 @@ class Layout:
     zero: int = 0
     sequence_parallel: bool = False
     etp: int | None = None
+    vp: int = 1
 
     @property
     def expert_tp(self) -> int:
@@ -103,6 +105,12 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
     )
     if layout.pp > n_layers:
         raise LayoutError("--pp", layout.pp, f"at most the {n_layers} layers", nearest=[n_layers])
+    if layout.vp > 1 and n_layers % (layout.pp * layout.vp):
+        legal = [d for d in divisors(n_layers) if n_layers % (layout.pp * d) == 0]
+        raise LayoutError(
+            "--vp", layout.vp, f"a number of parts that divides the {n_layers} layers with pp",
+            nearest=near(layout.vp, legal),
+        )  # fmt: skip
     if seq_len % layout.cp:
         legal = divisors(seq_len)
         raise LayoutError(

@@ -19,15 +19,24 @@ class Stage:
     Attributes:
         index: 0 is the first.
         n_stages: of the pipeline.
+        runs: equal blocks of a tower as one; `ordered` as they follow one another.
     """
 
     index: int
     n_stages: int
     runs: tuple[tuple[Tower, Run], ...]
+    ordered: tuple[tuple[Tower, Run], ...] = ()
 
-    def n_in_flight(self, n_micro: int) -> int:
-        """Micro-batches whose activations it keeps at once under one-forward-one-backward."""
-        return min(n_micro, self.n_stages - self.index)
+    def n_in_flight(self, n_micro: int, vp: int = 1) -> float:
+        """Micro-batches whose activations it keeps at once under one-forward-one-backward.
+
+        Interleaved over `vp` parts, a stage runs twice as far ahead, and a round of all stages for
+        each part but the last; its activations then are whole micro-batches and parts of one.
+        """
+        if vp == 1 or self.n_stages == 1:
+            return min(n_micro, self.n_stages - self.index)
+        n_ahead = 2 * (self.n_stages - self.index - 1) + (vp - 1) * self.n_stages + 1
+        return min(n_micro * vp, n_ahead) / vp
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     """
     runs = tuple(model.runs())
     if pp == 1:
-        return (Stage(0, 1, merged(runs)),)
+        return (Stage(0, 1, merged(runs), runs),)
     n_layers = sum(run.n_layers for tower, run in runs if _is_layer(tower, run))
     each, extra = divmod(n_layers, pp)
     made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
@@ -106,7 +115,7 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
             copies = taken if run.n_copies == run.n_layers else run.n_copies
             made[stage].append((tower, Run(run.block, taken, copies)))
             left, room = left - taken, room - taken
-    return tuple(Stage(i, pp, merged(own)) for i, own in enumerate(made))
+    return tuple(Stage(i, pp, merged(own), tuple(own)) for i, own in enumerate(made))
 
 
 def _is_layer(tower: Tower, run: Run) -> bool:

@@ -61,6 +61,15 @@ def options(extra: str) -> Mapping[str, str]:
     return found
 
 
+def rate(text: str | None) -> float | None:
+    """A rate from 0 to below 1; None if there is none that can be read."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < 1 else None
+
+
 def is_set(extra: Mapping[str, str], key: str) -> bool:
     """Whether an option is given and not denied."""
     value = extra.get(key)

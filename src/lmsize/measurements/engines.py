@@ -25,6 +25,7 @@ class ServingEngine:
         memory: what its own figure of memory is: ``allocated``, ``reserved`` or ``driver``.
         prompt: tokens of the prompts of its own benchmark; `output` tokens generated; None where
             it has none.
+        eager: kernels are launched one by one, not from recorded graphs.
         whole_prompts: prompts are prefilled whole, not in chunks.
         prompt_logits_before: the version that first made logits of a prompt's last token alone.
     """
@@ -37,6 +38,7 @@ class ServingEngine:
     prompt: int | None = None
     output: int | None = None
     whole_prompts: bool = False
+    eager: bool = False
     prompt_logits_before: str = ""
 
     def keeps_prompt_logits(self, cell: str) -> bool:

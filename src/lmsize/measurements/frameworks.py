@@ -20,6 +20,8 @@ class Framework:
     Attributes:
         bare_16bit: ``pure`` or ``amp``: how a 16-bit type is used that is merely named;
             `adapted_16bit` the same with LoRA.
+        dropout: rate of hidden and attention dropout where the options do not say; None for the
+            model's own.
         near: the stack is the nearest that lmsize models, not the framework's own.
         zero_stack: the stack where the row says ZeRO; `fsdp_stack` where it says FSDP.
         sharding: with more than one data-parallel rank.
@@ -37,6 +39,7 @@ class Framework:
     zero_stack: str = ""
     fsdp_stack: str = ""
     near: bool = False
+    dropout: float | None = None
 
 
 @cache

@@ -14,7 +14,7 @@ ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsd
         "layers": 0, "tensors": 0}  # fmt: skip
 
 
-def read_layout(draft: Draft) -> None:
+def read_layout(draft: Draft, n_layers: int) -> None:
     """Degrees, number of accelerators, ZeRO stage and stack.
 
     Raises:
@@ -37,10 +37,11 @@ def read_layout(draft: Draft) -> None:
         draft.assume("row-dp", f"dp {n // group}: the stated {dp} does not make {n} accelerators")
     draft.options |= {k: v for k, v in degrees.items() if v > 1}
     draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
+    draft.options["stack"] = _stack(draft.framework, sharding)
     _read_variants(draft, degrees, n)
+    _read_parts(draft, n_layers)
     if sharding == "hsdp":
         draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
-    draft.options["stack"] = _stack(draft.framework, sharding)
 
 
 def _degrees(draft: Draft) -> dict[str, int]:
@@ -54,11 +55,8 @@ def _degrees(draft: Draft) -> dict[str, int]:
 
 
 def _read_variants(draft: Draft, degrees: Mapping[str, int], n: int) -> None:
-    """Virtual stages, the experts' own tensor parallelism, and sequence parallelism."""
+    """The experts' own tensor parallelism, and sequence parallelism."""
     row, extra = draft.row, draft.extra
-    vp = count(row, "vp")
-    if vp and vp > 1 and degrees["pp"] > 1:
-        draft.options["vp"] = vp
     etp = count(extra, "expert_tensor_parallel_size")
     if etp is None and degrees["ep"] > 1 and (n // degrees["pp"] // degrees["tp"]) % degrees["ep"]:
         etp = 1
@@ -70,6 +68,19 @@ def _read_variants(draft: Draft, degrees: Mapping[str, int], n: int) -> None:
         is_sp = is_set(extra, "sequence_parallel")
     if is_sp and degrees["tp"] > 1:
         draft.options["sequence_parallel"] = True
+
+
+def _read_parts(draft: Draft, n_layers: int) -> None:
+    """Parts of a stage, which only Megatron's schedule runs as modelled."""
+    vp, pp = count(draft.row, "vp") or 1, draft.options.get("pp", 1)
+    if vp == 1 or pp == 1 or draft.options["stack"] != "megatron":
+        return
+    if n_layers % (pp * vp):
+        draft.assume(
+            "row-vp", f"vp {vp} left out: it does not divide {n_layers} layers with pp {pp}"
+        )
+        return
+    draft.options["vp"] = vp
 
 
 def _dp_with_cp(dp: int, degrees: Mapping[str, int], n: int) -> bool:

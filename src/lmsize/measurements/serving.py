@@ -210,6 +210,8 @@ def _read_lengths(draft: ServingDraft) -> None:
     }
     if engine.whole_prompts and prompt is not None:
         draft.options["prefill_chunk"] = max(1, prompt) * (batch or 1)
+    if engine.eager:
+        draft.options["eager"] = True
     if engine.keeps_prompt_logits(draft.cell):
         draft.options["prompt_logits"] = True
 

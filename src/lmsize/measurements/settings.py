@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmsize.assumption import Assumption
 from lmsize.measurements.architecture import architecture, columns_of
-from lmsize.measurements.cells import count, is_set, options
+from lmsize.measurements.cells import count, is_set, options, rate
 from lmsize.measurements.draft import Draft
 from lmsize.measurements.frameworks import Framework, framework
 from lmsize.measurements.layouts import read_layout
@@ -61,11 +61,12 @@ def question(row: Mapping[str, str]) -> Question:
     elif frame.near:
         draft.assume("row-framework", f"{frame.name} taken as {frame.stack}, the nearest stack")
     read_method(draft, model)
-    read_layout(draft)
+    read_layout(draft, model.n_layers)
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
     _refuse_offload(draft)
+    model = _with_dropout(model, draft)
     name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")
     return Question(model, name, draft.options, tuple(draft.stated))
 
@@ -110,6 +111,22 @@ def _kernels(draft: Draft) -> None:
     if meaning is None:
         draft.assume("row-recompute", _usual(frame.recompute, frame, cell))
     draft.options["recompute"] = meaning or frame.recompute
+
+
+def _with_dropout(model: ModelSpec, draft: Draft) -> ModelSpec:
+    """The rates that the framework's own options give, where it does not take the model's."""
+    usual = draft.framework.dropout
+    if usual is None:
+        return model
+    stated = {key: rate(draft.extra.get(f"{key}_dropout")) for key in ("hidden", "attention")}
+    if None in stated.values():
+        text = f"dropout {usual:g} where the options do not say, {draft.framework.name}'s default"
+        draft.assume("row-dropout", text)
+    hidden, attention = (usual if found is None else found for found in stated.values())
+    conduct = replace(
+        model.conduct, hidden_dropout=hidden, attention_dropout=attention, embedding_dropout=hidden
+    )
+    return replace(model, conduct=conduct)
 
 
 def _usual(value: str, frame: Framework, cell: str) -> str:

@@ -11,12 +11,23 @@ from lmsize.formula import Term, maximum, total
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
+from lmsize.memory.blocks import Placed, covers, head_dim, placed_blocks
+from lmsize.memory.moments import (
+    activations_term,
+    gradients_term,
+    input_bytes,
+    moments,
+    passing_term,
+)
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states
 from lmsize.memory.storage import storage
-from lmsize.model.spec import ModelSpec, Run
+from lmsize.model.spec import ModelSpec, Run, Tower
+from lmsize.numbers import ceil_div
+from lmsize.stacks.setting import Setting
 from lmsize.workload.training import Batch
 
 ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
+KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 UNQUANTISED = "fp32"  # peft's prepare_model_for_kbit_training casts up what is left in 16 bits
 
 
@@ -51,6 +62,34 @@ class TrainingSetup:
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0
         return shared and self.recipe.stack == "transformers"
 
+    @property
+    def sums_in_fp32(self) -> bool:
+        """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank."""
+        return (
+            self.recipe.stack == "deepspeed" and self.recipe.weights == "bf16"
+            and self.layout.zero < 2
+        )  # fmt: skip
+
+    @property
+    def is_taped(self) -> bool:
+        """Whether the stack's own programs give the activations, rather than a textbook formula."""
+        return covers(self.recipe.stack, self.model, self.attention)
+
+    @property
+    def gathers_weights(self) -> bool:
+        """Whether blocks run on weights gathered for them from all ranks."""
+        return self.layout.zero > 2 and self.layout.n_replicas > 1
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients are there before a backward begins."""
+        return self.batch.n_micro > 1 or self.recipe.stack in KEEPS_GRADIENTS
+
+    @property
+    def shards_gradients(self) -> bool:
+        """Whether each block's gradients are divided over the ranks as soon as they are made."""
+        return self.layout.zero > 1 and self.layout.n_replicas > 1
+
 
 def training_peak(setup: TrainingSetup) -> Term:
     """The largest moment of the stage that is meant: a maximum of sums of components."""
@@ -64,7 +103,18 @@ def training_peak(setup: TrainingSetup) -> Term:
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
     every = stages(setup.model, setup.layout.pp)
-    return {"first": every[:1], "last": every[-1:]}.get(setup.pipeline_stage, every)
+    if setup.pipeline_stage == "first":
+        return every[:1]
+    return every[-1:] if setup.pipeline_stage == "last" else _unlike(every)
+
+
+def _unlike(every: Sequence[Stage]) -> Sequence[Stage]:
+    """The first of the stages that hold the same: later ones have fewer micro-batches in flight."""
+    first: dict[tuple[tuple[int, int, int], ...], Stage] = {}
+    for stage in every:
+        holds = tuple((id(run.block), run.n_layers, run.n_copies) for _, run in stage.runs)
+        first.setdefault(holds, stage)
+    return tuple(first.values())
 
 
 def _label(stage: Stage) -> str:
@@ -80,28 +130,92 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
     )
     trained = adapters if frozen else base
+    held = _held(setup, base, adapters, trained, frozen=frozen)
+    gradients = [] if setup.optimizer.gradient_is_freed else [_gradients(setup, trained)]
+    gathers = _gathers(setup, stage)
+    after = [_states(setup, trained, frozen=frozen), _inputs(setup)]
+    step = total("optimizer_step", [*held, *gradients, *after, *_step_copies(setup, trained)])
+    if not setup.is_taped:
+        whole = [*held, *gradients, *after, _textbook(setup, stage), *gathers]
+        return [total("backward", whole), step]
+    blocks = tuple(_blocks(setup, stage))
+    in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
+    made = []
+    for moment in moments(blocks):
+        grown = [*(gradients if setup.accumulates else []), gradients_term(moment)]
+        activations = activations_term(moment, in_flight=in_flight, whole=blocks)
+        passing = total("temporaries", [passing_term(moment), *gathers])
+        made.append(total(moment.name, [*held, *grown, *after, activations, passing]))
+    return [*made, step]
+
+
+def _held(
+    setup: TrainingSetup, base: list[Stored], adapters: list[Stored], trained: list[Stored], *,
+    frozen: bool,
+) -> list[Term]:  # fmt: skip
+    """Weights, and copies of weights and gradients, that are there throughout the step."""
+    recipe = setup.recipe
     held = [_weights(setup, base)]
     if frozen:
         held.append(_stored("adapter_weights", adapters, setup, ADAPTER, zero_stage=3))
-    if setup.recipe.main_weights and not frozen:
-        held.append(
-            _stored("main_weights", trained, setup, setup.recipe.main_weights, zero_stage=1)
-        )
-    gradients = ADAPTER if frozen else setup.recipe.gradients
-    if not setup.optimizer.gradient_is_freed:
-        held.append(_stored("gradients", trained, setup, gradients, zero_stage=2))
-    if setup.recipe.main_gradients and not frozen:
-        held.append(
-            _stored("main_gradients", trained, setup, setup.recipe.main_gradients, zero_stage=1)
-        )
+    if recipe.main_weights and not frozen:
+        held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
+    if recipe.main_gradients and not frozen:
+        held.append(_stored("main_gradients", trained, setup, recipe.main_gradients, zero_stage=1))
+    if setup.sums_in_fp32 and not frozen:
+        held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=4))
     if setup.has_buckets:
-        held.append(_stored("gradient_buckets", trained, setup, gradients, zero_stage=2))
-    held.append(_states(setup, trained, frozen=frozen))
-    backward = [*held, _activations(setup, stage), *_gathers(setup, stage)]
-    return [
-        total("backward", backward),
-        total("optimizer_step", [*held, *_step_copies(setup, trained)]),
-    ]
+        kind = ADAPTER if frozen else recipe.gradients
+        held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
+    return held
+
+
+def _inputs(setup: TrainingSetup) -> Term:
+    """Ids and labels of the step's micro-batches."""
+    batch = setup.batch
+    tokens = ceil_div(batch.micro_batch * batch.seq_len, setup.layout.cp)
+    term = input_bytes.term(
+        "ids and labels", n_micro_batches=batch.n_micro, n_tokens=tokens, bytes_per_number=8
+    )
+    return total("inputs", [term])
+
+
+def _gradients(setup: TrainingSetup, trained: list[Stored]) -> Term:
+    kind = ADAPTER if setup.adapters is not None else setup.recipe.gradients
+    return _stored("gradients", trained, setup, kind, zero_stage=2)
+
+
+def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
+    """The stage's blocks as its stack runs them."""
+    recipe, batch = setup.recipe, setup.batch
+    gathered = recipe.gathered if setup.gathers_weights else ""
+    held = UNQUANTISED if setup.quant else gathered or recipe.weights
+    weights, compute = (setup.precision(name).bits / 8 for name in (held, recipe.compute))
+    casts = recipe.autocast or (recipe.stack == "torchtitan" and not gathered)
+    setting = Setting(
+        micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
+        weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
+        autocast=compute if casts and compute < weights else None,
+        trains_base=setup.adapters is None, quantised=setup.quant is not None,
+        head_dim=head_dim(setup.model), layout=setup.layout, recompute=setup.recompute,
+        quant_itemsize=compute,
+        inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
+    )  # fmt: skip
+
+    def shard(tower: Tower, run: Run) -> float:
+        model = setup.adapters or setup.model
+        own = next(
+            (r for t, r in model.runs() if t.name == tower.name and r.block.name == run.block.name),
+            run,
+        )
+        tensors = stored_parts(Stage(0, 1, ((tower, _once(own)),)), setup.layout, trainable=True)
+        return float(_gradients(setup, list(tensors)).value)
+
+    return placed_blocks(
+        setup.model, setup.adapters, stage, setting, stack=recipe.stack,
+        recompute=setup.recompute, accumulates=setup.accumulates or setup.shards_gradients,
+        gradient_shard=None if setup.accumulates or not setup.shards_gradients else shard,
+    )  # fmt: skip
 
 
 def _stored(
@@ -151,7 +265,7 @@ def _states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Ter
     )  # fmt: skip
 
 
-def _activations(setup: TrainingSetup, stage: Stage) -> Term:
+def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
     batch = setup.batch
     return stage_activations(
         "activations", setup.model, stage, setup.layout, micro_batch=batch.micro_batch,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsize.errors import ModelError, nearest_names
+from lmsize.model.conduct import read_conduct
 from lmsize.model.config import Config
 from lmsize.model.family import readers
 from lmsize.model.multimodal_blocks import has_text, text_alone
@@ -50,4 +51,4 @@ def read_config(raw: Mapping[str, Any], *, name: str) -> ModelSpec:
             f"model_type {model_type!r} is not known: estimated as a Llama-like decoder from its keys",
         )
     spec = reader(config)
-    return replace(spec, name=name, assumptions=config.assumptions)
+    return replace(spec, name=name, assumptions=config.assumptions, conduct=read_conduct(config))

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Literal
 
 from lmsize.assumption import Assumption
+from lmsize.model.conduct import USUAL, Conduct
 from lmsize.model.parts import Parameter, Part
 
 Role = Literal["embedding", "layer", "head"]
@@ -77,6 +78,7 @@ class ModelSpec:
         max_positions: longest sequence it was made for; None if the config does not say.
         learned_positions: whether `max_positions` is a table that cannot be exceeded.
         assumptions: what reading the config took for granted.
+        conduct: how its blocks compute where parameters do not tell.
     """
 
     name: str
@@ -90,6 +92,7 @@ class ModelSpec:
     learned_positions: bool
     towers: tuple[Tower, ...]
     assumptions: tuple[Assumption, ...] = ()
+    conduct: Conduct = USUAL
 
     def runs(self) -> Iterator[tuple[Tower, Run]]:
         """Every run with the tower it belongs to, in order of execution."""

@@ -19,6 +19,7 @@ UNITS = {"memory": (2**30, "GiB"), "inference_memory": (2**30, "GiB"), "time": (
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MOST_SOURCES = 7
+MOST_COLUMNS = 3
 
 
 def check_plot(path: str) -> None:
@@ -54,9 +55,14 @@ def plot_validation(done: Validation, path: str) -> None:
     mpl.rcParams["svg.hashsalt"] = "lmsize"  # the same rows make the same file
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(6.2 * len(panels), 6.4), squeeze=False)
-    for axis, (quantity, answers) in zip(axes[0], panels, strict=True):
+    n_columns = min(len(panels), MOST_COLUMNS)
+    n_lines = -(-len(panels) // n_columns)
+    size = (6.2 * n_columns, 6.4 * n_lines)
+    figure, axes = plt.subplots(n_lines, n_columns, figsize=size, squeeze=False)
+    for axis, (quantity, answers) in zip(axes.flat, panels, strict=False):
         _panel(axis, quantity, answers)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     figure.tight_layout()
     try:
         figure.savefig(path, dpi=140, metadata={"Date": None} if path.endswith(".svg") else None)

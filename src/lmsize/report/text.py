@@ -122,6 +122,8 @@ def facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
         speed = f", {time.tokens_per_s_per_accelerator:,.0f} tokens/s an accelerator"
         utilised = f" (MFU {time.mfu:.0%})" if time.mfu is not None else ""
         yield "a step", format_duration(time.step_s) + speed + utilised
+        if time.low_s is not None and time.high_s is not None:
+            yield "90 % range", f"{format_duration(time.low_s)} to {format_duration(time.high_s)}"
     if time.total_s is not None:
         hours = time.accelerator_hours or 0
         yield "the run", f"{format_duration(time.total_s)}, {hours:,.1f} accelerator-hours"

@@ -25,9 +25,6 @@ LEAST_CLUSTERS = 8
 PROMISED = 0.9
 TRIED = np.linspace(0.8, 1.0, 81)  # levels; the last is from the least to the most that was seen
 CLUSTER = ("source", "framework", "model", "method")
-# What is left out to see how a group does on what it has not seen: a pooled group answers for stacks
-# that were never measured, so whole stacks are left out of it, and its range is the wider for it.
-UNSEEN = {True: ("stack", "method"), False: CLUSTER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +33,10 @@ class Residuals:
 
     Attributes:
         logs: ``log(measured / predicted)``, one a row; `clusters` which cluster each is of.
-        unseen: which rows are left out together.
     """
 
     logs: np.ndarray[Any, np.dtype[np.float64]]
     clusters: np.ndarray[Any, np.dtype[np.int64]]
-    unseen: np.ndarray[Any, np.dtype[np.int64]]
 
     @property
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -50,21 +45,13 @@ class Residuals:
         return np.asarray(1 / np.sqrt(sizes))
 
 
-def residuals(answers: Sequence[Answer], *, is_pooled: bool = False) -> Residuals:
-    """The residuals of some answers; those of a pooled group leave out whole stacks."""
-    return Residuals(
-        np.log([a.measured / a.predicted for a in answers]),
-        _numbered(answers, CLUSTER), _numbered(answers, UNSEEN[is_pooled]),
-    )  # fmt: skip
-
-
-def _numbered(
-    answers: Sequence[Answer], keys: Sequence[str]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Which set of equal keys each answer is of."""
-    names = [tuple(a.group.get(k, "") for k in keys) for a in answers]
+def residuals(answers: Sequence[Answer]) -> Residuals:
+    """The residuals of some answers."""
+    names = [tuple(a.group.get(k, "") for k in CLUSTER) for a in answers]
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([index[name] for name in names])
+    return Residuals(
+        np.log([a.measured / a.predicted for a in answers]), np.array([index[n] for n in names])
+    )
 
 
 def weighted_quantiles(
@@ -78,12 +65,12 @@ def weighted_quantiles(
 
 
 def covered_left_out(group: Residuals, level: float) -> float:
-    """The share of rows that lie between the quantiles of all rows but those left out with them."""
+    """The share of rows that lie between the quantiles of all clusters but their own."""
     weights = group.weights
     low = np.empty(len(group.logs))
     high = low.copy()
-    for one in np.unique(group.unseen):
-        out = group.unseen == one
+    for one in np.unique(group.clusters):
+        out = group.clusters == one
         if out.all():
             return 1.0  # nothing is left to predict it from
         low[out], high[out] = weighted_quantiles(
@@ -101,7 +88,7 @@ def calibrated_level(group: Residuals) -> float:
 
 def spread(key: tuple[str, ...], answers: Sequence[Answer]) -> Spread | None:
     """The line of a group; None if it is too small."""
-    group = residuals(answers, is_pooled=key[2] == ANY)
+    group = residuals(answers)
     n_clusters = len(np.unique(group.clusters))
     if len(answers) < LEAST_ROWS or n_clusters < LEAST_CLUSTERS:
         return None
@@ -120,7 +107,9 @@ def fitted(
     for answer in answers:
         if answer.right is not None or answer.predicted <= 0 or answer.measured <= 0:
             continue
-        kind = (answer.group.get("stack", ANY), answer.group.get("method", ANY), stratum(answer))
+        # A framework that is only near to a stack says nothing of that stack's own spread.
+        stack = ANY if answer.is_near else answer.group.get("stack", ANY)
+        kind = (stack, answer.group.get("method", ANY), stratum(answer))
         for key in dict.fromkeys(chain(engine, answer.quantity, *kind)):
             groups[key].append(answer)
     lines = (spread(key, members) for key, members in sorted(groups.items()))

@@ -40,6 +40,11 @@ class Answer:
         return None if self.right is not None else self.predicted / self.measured - 1
 
     @property
+    def is_near(self) -> bool:
+        """Whether the row's framework is only near to the stack that it was taken for."""
+        return any(a.code == "row-framework" for a in self.stated)
+
+    @property
     def is_covered(self) -> bool | None:
         """Whether the measured value is in the range; None without one."""
         if self.low is None or self.high is None:

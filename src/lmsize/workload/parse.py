@@ -73,7 +73,7 @@ PARSERS: Mapping[str, Parser] = {
     "leave_out": word, "pipeline_stage": word, "lora_targets": text, "lora_experts": flag, "sequence_parallel": flag,
     "lora_rank": LENGTH, "micro_batch": LENGTH, "global_batch": LENGTH, "grad_accum": LENGTH,
     "seq_len": LENGTH, "context": LENGTH, "concurrency": LENGTH, "prompt": LENGTH,
-    "output": LENGTH, "prefill_chunk": LENGTH, "prompt_logits": flag, "steps": count(), "tokens": count(), "dataset_tokens": count(),
+    "output": LENGTH, "prefill_chunk": LENGTH, "prompt_logits": flag, "eager": flag, "steps": count(), "tokens": count(), "dataset_tokens": count(),
     "epochs": positive(least=1e-6, most=1e6), "deadline": duration, "accelerators": count(most=10**8),
     "tp": DEGREE, "pp": DEGREE, "cp": DEGREE, "ep": DEGREE, "etp": DEGREE, "vp": DEGREE, "zero": count(least=0, most=3),
     "mfu": fraction, "efficiency": fraction, "adapter_fraction": fraction, "params": count(),

@@ -25,6 +25,7 @@ class InferSpec:
         concurrency: sequences in flight, over all replicas.
         prompt: tokens of a prompt; `output` tokens generated for it.
         prefill_chunk: tokens prefilled at once, of all prompts together.
+        eager: whether kernels are launched one by one, not from recorded graphs.
         prompt_logits: whether logits are kept for every token of a prompt, not for its last alone.
     """
 
@@ -42,6 +43,7 @@ class InferSpec:
     attention: str | None = None
     prefill_chunk: int | None = None
     prompt_logits: bool = False
+    eager: bool = False
     mfu: float | None = None
 
     def as_dict(self) -> dict[str, Any]:

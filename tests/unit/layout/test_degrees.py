@@ -65,7 +65,7 @@ def test_divisors() -> None:
 
 
 def test_a_legal_run_that_is_too_big_is_an_answer() -> None:
-    estimate = lmsize.train("llama-3.1-405b", accelerator="h100")
+    estimate = lmsize.train("llama-3.1-405b", accelerator="h100", seq_len=256)
     assert estimate.verdict.fits is False
     assert estimate.accelerators.min_to_fit is not None
     assert f"-n {estimate.accelerators.min_to_fit} --zero 3" in estimate.verdict.sentence

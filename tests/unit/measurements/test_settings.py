@@ -43,7 +43,7 @@ def test_a_full_row_asks_just_what_it_says() -> None:
         "sequence_parallel": True, "seq_len": 4096, "micro_batch": 2, "global_batch": 256,
         "precision": "amp-bf16", "optimizer": "adam", "attention": "flash", "recompute": "selective",
     }  # fmt: skip
-    assert posed.stated == ()
+    assert codes(posed) == {"row-dropout"}
     assert posed.accelerator == "A100-80GB"
 
 

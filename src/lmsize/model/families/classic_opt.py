@@ -14,25 +14,30 @@ NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
 PADDING_ROWS = 2  # that fairseq's position tables begin with
 
 
-def _layer(shape: Shape, *, bias: bool = True, affine: bool = True, cross: bool = False) -> Block:
-    """Pre-norm attention and MLP, with attention to an encoder between them if `cross`."""
+def _layer(
+    shape: Shape, *, bias: bool = True, affine: bool = True, cross: bool = False,
+    norm_first: bool = True,
+) -> Block:  # fmt: skip
+    """Attention and MLP with their norms, with attention to an encoder between if `cross`."""
     width, heads = shape.width, shape.n_heads
 
-    def attend(prefix: str, *, across: bool) -> tuple[Part, ...]:
-        return (
-            *attention(
-                width=width, n_heads=heads, n_kv_heads=heads, head_dim=shape.head_dim,
-                prefix=prefix, names=NAMES, qkv_bias=bias, out_bias=bias, causal=not across,
-                cross=across,
-            ),
-            Norm(f"{prefix}_layer_norm", width, affine, affine),
-        )  # fmt: skip
+    def normed(branch: tuple[Part, ...], name: str) -> tuple[Part, ...]:
+        norm = Norm(name, width, affine, affine)
+        return (norm, *branch) if norm_first else (*branch, norm)
 
+    def attend(prefix: str, *, across: bool) -> tuple[Part, ...]:
+        parts = attention(
+            width=width, n_heads=heads, n_kv_heads=heads, head_dim=shape.head_dim,
+            prefix=prefix, names=NAMES, qkv_bias=bias, out_bias=bias, causal=not across,
+            cross=across,
+        )  # fmt: skip
+        return normed(parts, f"{prefix}_layer_norm")
+
+    up_and_down = mlp(width=width, ffn=shape.ffn, up="fc1", down="fc2", bias=bias)
     return Block("layer", (
         *attend("self_attn", across=False),
         *(attend("encoder_attn", across=True) if cross else ()),
-        *mlp(width=width, ffn=shape.ffn, up="fc1", down="fc2", bias=bias),
-        Norm("final_layer_norm", width, affine, affine),
+        *normed(up_and_down, "final_layer_norm"),
     ))  # fmt: skip
 
 
@@ -61,7 +66,12 @@ def opt(config: Config) -> ModelSpec:
         embedding=token_embedding(
             config, vocab=shape.vocab, width=narrow, name="embed_tokens", extra=extra
         ),
-        layers=[_layer(shape, bias=config.flag("enable_bias", True), affine=affine)]
+        layers=[
+            _layer(
+                shape, bias=config.flag("enable_bias", True), affine=affine,
+                norm_first=config.flag("do_layer_norm_before"),
+            )
+        ]
         * shape.n_layers,
         head=task_head(
             config, generic_heads(config, narrow, [lm]), usual="CausalLM", final=final

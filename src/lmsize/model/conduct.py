@@ -1,0 +1,104 @@
+"""How a model's blocks compute where parameters do not tell: activations, dropout, soft caps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmsize.model.config import Config
+
+ACTIVATION = (
+    "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj",
+    "afn", "mlp_hidden_act", "ffn_act_fn",
+)  # fmt: skip
+GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
+HIDDEN_DROPOUT = (
+    "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout_rate", "residual_dropout",
+    "resid_dropout", "dropout",
+)  # fmt: skip
+ATTENTION_DROPOUT = (
+    "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout", "attn_dropout",
+    "dropout_rate",
+)  # fmt: skip
+EMBEDDING_DROPOUT = (
+    "embd_pdrop", "embed_dropout", "embedding_dropout", "hidden_dropout_prob", "embd_dropout",
+    "dropout_rate", "dropout",
+)  # fmt: skip
+ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What the config says beside the shapes.
+
+    Attributes:
+        model_type: of the text model, whose class decides the rest.
+        activation: transformers' name of it (``silu``, ``gelu_new`` ...).
+        hidden_dropout: of what attention and MLP add to the stream; rates are fractions.
+        activation_dropout: inside the MLP.
+        rotary: whether positions turn queries and keys.
+        rotary_frac: the part of each head that is turned.
+        attention_softcap: whether scores are capped; `final_softcap` logits.
+        parallel: whether attention and MLP read the same input, each through a norm of its own.
+        scales_embedding: whether embeddings are multiplied by a constant.
+    """
+
+    model_type: str = "llama"
+    activation: str = "silu"
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    rotary: bool = True
+    rotary_frac: float = 1.0
+    attention_softcap: bool = False
+    final_softcap: bool = False
+    parallel: bool = False
+    scales_embedding: bool = False
+
+
+USUAL = Conduct()
+
+
+def read_conduct(config: Config) -> Conduct:
+    """What a config says of how its text model computes; nothing in it is an error here."""
+    section = config.section("text_config") or config.section("llm_config") or config
+    known = {**section.defaults, **section.raw}
+    rotary = any(key in known for key in ROTARY) and not known.get("alibi")
+    activation = _text(known, ACTIVATION, "silu")
+    return Conduct(
+        model_type=section.model_type or "llama",
+        activation=GATED_T5.get(activation, activation),
+        hidden_dropout=_rate(known, HIDDEN_DROPOUT),
+        attention_dropout=_rate(known, ATTENTION_DROPOUT),
+        embedding_dropout=_rate(known, EMBEDDING_DROPOUT),
+        activation_dropout=_rate(known, ("activation_dropout", "dropout_rate")),
+        rotary=rotary,
+        rotary_frac=_rotary_frac(known),
+        attention_softcap=bool(known.get("attn_logit_softcapping")),
+        final_softcap=bool(known.get("final_logit_softcapping")),
+        parallel=bool(known.get("use_parallel_residual")),
+        scales_embedding=section.model_type.startswith("gemma"),
+    )
+
+
+def _text(known: Mapping[str, Any], keys: tuple[str, ...], fallback: str) -> str:
+    return next((known[k] for k in keys if isinstance(known.get(k), str)), fallback)
+
+
+def _rate(known: Mapping[str, Any], keys: tuple[str, ...]) -> float:
+    for key in keys:
+        value = known.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value) if 0 <= value < 1 else 0.0
+    return 0.0
+
+
+def _rotary_frac(known: Mapping[str, Any]) -> float:
+    stated = known.get("rope_parameters")
+    inside = stated.get("partial_rotary_factor") if isinstance(stated, dict) else None
+    for value in (inside, known.get("partial_rotary_factor"), known.get("rotary_pct")):
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+            return float(value)
+    return 1.0

@@ -1,0 +1,64 @@
+"""Attention layers: projections, norms of heads, rotary positions, the core, the output."""
+
+from __future__ import annotations
+
+from lmsize.model.parts import AttentionCore
+from lmsize.stacks.latent import is_latent, latent_qkv
+from lmsize.stacks.linears import applied
+from lmsize.stacks.sections import Section
+from lmsize.stacks.setting import QKV, Setting, Style, normed
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+
+def attention(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:
+    """From the normed stream to what attention adds to it."""
+    core = section.core
+    assert core is not None
+    if is_latent(section):
+        q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
+    else:
+        q, k, v = _projected(program, x, section, core, setting)
+        q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
+        if setting.conduct.rotary and not core.cross:
+            q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
+    out = style.core(program, (q, k, v), core, setting)
+    program.hold(q, k, v)
+    for linear in section.outputs:
+        out = applied(program, out, linear, setting)
+    return out
+
+
+def _projected(
+    program: Program, x: Tensor, section: Section, core: AttentionCore, setting: Setting
+) -> QKV:
+    t = setting.n_tokens
+    sizes = [t * core.n_heads * core.head_dim, t * core.n_kv_heads * core.head_dim]
+    sizes.append(t * core.n_kv_heads * core.v_head_dim)
+    source = program.memory if core.cross and program.memory is not None else x
+    made = [
+        applied(program, x if at == 0 else source, linear, setting)
+        for at, linear in enumerate(section.linears)
+    ]
+    if len(made) == 1:
+        q, k, v = ops.split(program, made[0], sizes)
+        return q, k, v
+    q, k, v = made[:3]
+    return ops.view(program, q), ops.view(program, k), ops.view(program, v)
+
+
+def _normed_heads(
+    program: Program, q: Tensor, k: Tensor, section: Section, *, setting: Setting, style: Style
+) -> tuple[Tensor, Tensor]:
+    core = section.core
+    if core is None or len(section.norms) < 2:
+        return q, k
+    heads = (core.n_heads, core.n_kv_heads)
+    widths = (core.n_heads * core.head_dim, core.n_kv_heads * core.head_dim)
+    made = []
+    for x, norm, n_heads, width in zip((q, k), section.norms[:2], heads, widths, strict=True):
+        rows = setting.n_tokens * (1 if norm.width == width and width != core.head_dim else n_heads)
+        made.append(normed(program, x, norm, setting, style, n_rows=rows))
+    return made[0], made[1]

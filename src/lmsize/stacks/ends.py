@@ -1,0 +1,132 @@
+"""What comes before the first layer and after the last: tables, the head, the loss."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lmsize.model.parts import Embedding, Linear, Norm
+from lmsize.model.spec import Block
+from lmsize.numbers import ceil_div
+from lmsize.stacks import habits
+from lmsize.stacks.linears import applied
+from lmsize.stacks.local import local_embedding, local_linear
+from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.tape import ops
+from lmsize.tape.program import Op, Program, Tensor
+
+Use = Literal["parameter", "shared", "waiting"]
+
+
+def embedding_program(
+    block: Block, setting: Setting, style: Style, *, use: Use, rotary_numel: Any = 0,
+    mask_numel: Any = 0, keeps_mask: bool = False,
+) -> Program:  # fmt: skip
+    """Tables looked up and summed, their norm, dropout; what all layers share.
+
+    Args:
+        use: of the vocabulary's table: ``shared`` where its gradient is added to another use's
+            (a tied head, a decoder), ``waiting`` where another will be added to it.
+        mask_numel: numbers of the masks that eager attention adds to its scores.
+        keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
+    """
+    program = new_program(setting, style)
+    stream: Tensor | None = None
+    for part in block.parts:
+        if isinstance(part, Embedding):
+            n_rows = setting.n_stream_tokens if part.is_vocabulary or "type" in part.name else None
+            row = _looked_up(
+                program, local_embedding(part, setting.layout), setting, n_rows, use=use
+            )
+            stream = row if stream is None else ops.add(program, stream, row)
+        elif isinstance(part, Norm) and stream is not None:
+            stream = normed(program, stream, part, setting, style)
+        elif isinstance(part, Linear) and stream is not None:
+            stream = applied(program, stream, part, setting)
+    if rotary_numel:
+        _rotary_tables(program, rotary_numel, stream)
+    if mask_numel and stream is not None:
+        _mask(program, mask_numel, stream.itemsize, kept=keeps_mask)
+    if stream is None:
+        raise ValueError(f"{block.name} has no embedding")
+    if setting.conduct.scales_embedding:
+        stream = ops.pointwise(program, stream, name="scaled embedding")
+    program.outputs.append(ops.dropout(program, stream, setting.conduct.embedding_dropout))
+    return program
+
+
+def _looked_up(
+    program: Program, part: Embedding, setting: Setting, n_rows: Any, *, use: Use
+) -> Tensor:
+    """Rows of tokens; positions are looked up once for all sequences."""
+    numel = (
+        ceil_div(setting.seq_len, setting.sequence_shards) if n_rows is None else n_rows
+    ) * part.width
+    trained = setting.trains_base and part.trainable
+    table = program.parameter(
+        part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
+        kind=use if part.is_vocabulary else "parameter",
+    )  # fmt: skip
+    made = ops.embedding(program, table, numel=numel)
+    made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
+    return made
+
+
+def head_program(
+    block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
+    upcasts: bool, is_read: bool = False,
+) -> Program:  # fmt: skip
+    """The last norm, the projections and the loss of every token.
+
+    Args:
+        is_read: the output is not a loss but what a decoder reads, until it is undone.
+    """
+    program = new_program(setting, style)
+    x = program.input("stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad)
+    last: Linear | None = None
+    outputs = x  # of the model below the head, which names them until the loss is taken
+    for part in block.parts:
+        if isinstance(part, Norm):
+            x = normed(program, x, part, setting, style)
+            if setting.conduct.model_type in habits.T5_NORM:
+                x = ops.dropout(program, x, setting.conduct.hidden_dropout)
+            outputs = x if last is None else outputs
+        elif isinstance(part, Linear) and part.per_token >= 1:
+            last = part
+            x = applied(program, x, local_linear(part, setting.layout), setting)
+            if not _is_output(part, block):
+                x = style.activation(program, x, setting.conduct.activation)
+    if is_read:
+        program.ops.append(Op("kept for the decoder", (x,), (), saves=(x,)))
+    elif last is None:
+        x = ops.mean(program, x, numel=1)
+    else:
+        if setting.conduct.final_softcap:
+            x = ops.pointwise(program, x, name="over cap")
+            x = ops.pointwise(program, x, name="tanh", saves="output")
+            x = ops.pointwise(program, x, name="times cap")
+        logits = x
+        x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
+        program.hold(logits, outputs)
+    program.outputs.append(x)
+    return program
+
+
+def _is_output(part: Linear, block: Block) -> bool:
+    """Whether it is the block's last projection, which the loss reads."""
+    linears = [p for p in block.parts if isinstance(p, Linear) and p.per_token >= 1]
+    return part is linears[-1]
+
+
+def _rotary_tables(program: Program, numel: Any, stream: Tensor | None) -> None:
+    """Cosines and sines, in the type of the stream, which every layer saves and reads."""
+    itemsize = 4 if stream is None else stream.itemsize
+    tables = [Tensor(name, numel, itemsize) for name in ("cosines", "sines")]
+    program.ops.append(Op("rotary tables", (), tuple(tables), saves=tuple(tables)))
+
+
+def _mask(program: Program, numel: Any, itemsize: float, *, kept: bool) -> None:
+    """Masks that every layer adds to its scores, until the forward ends or a backward is over."""
+    mask = Tensor("mask", numel, itemsize)
+    program.ops.append(Op("mask", (), (mask,), saves=(mask,) if kept else ()))
+    if not kept:
+        program.cached.append(mask)

@@ -1,0 +1,99 @@
+"""Routed experts: a router, tokens sorted by expert, grouped products, and their weighted sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmsize.model.parts import Experts
+from lmsize.stacks import habits
+from lmsize.stacks.linears import applied
+from lmsize.stacks.mlp import dense_mlp, gated_mlp
+from lmsize.stacks.sections import Section
+from lmsize.stacks.setting import Setting, Style, parameter
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+FP32 = 4
+
+
+def mixture(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:
+    """From the normed stream to what the experts, routed and shared, add to it."""
+    bank = section.experts
+    assert bank is not None
+    weights = _routing(program, x, section, bank, setting)
+    shared = section.linears
+    routed = _routed(program, x, weights, bank, setting=setting, style=style)
+    if not shared:
+        return routed
+    gates = [part for part in shared if part.n_out == 1]
+    own = dense_mlp(program, x, [p for p in shared if p not in gates], setting, style)
+    for gate in gates:
+        open_ = ops.pointwise(
+            program, applied(program, x, gate, setting), name="sigmoid", saves="output"
+        )
+        own = ops.mul(program, open_, own, small=open_)
+    return ops.add(program, routed, own)
+
+
+def _routing(
+    program: Program, x: Tensor, section: Section, bank: Experts, setting: Setting
+) -> Tensor:
+    """The weights of the chosen experts, in fp32."""
+    t, router = setting.n_stream_tokens, section.router
+    if router is None:
+        return Tensor("weights", t * bank.top_k, FP32, kind="given")
+    if setting.conduct.model_type in habits.FP32_ROUTER:
+        raised = ops.cast(program, x, FP32, name="router input in fp32")
+        weight = ops.cast(
+            program, parameter(program, router.name, router.n_in * router.n_out, setting), FP32
+        )
+        logits = ops.linear(program, raised, weight, n_in=router.n_in, n_out=router.n_out)
+    else:
+        logits = applied(program, x, router, setting)
+    scores = ops.softmax(program, logits, itemsize=FP32)
+    chosen = ops.gather(program, scores, numel=t * bank.top_k, n_rows=t * bank.top_k)
+    scale = ops.total(program, chosen, numel=t)
+    made = ops.mul(program, chosen, scale, small=scale, name="weights")
+    program.hold(logits)
+    return made
+
+
+def _routed(
+    program: Program, x: Tensor, weights: Tensor, bank: Experts, *, setting: Setting, style: Style
+) -> Tensor:
+    """Grouped products over tokens sorted by expert, each token ``top_k`` times."""
+    sharded = setting.layout.expert_tp if setting.sequence_shards > 1 else 1
+    n_rows = setting.n_stream_tokens * bank.top_k * sharded
+    width = bank.matrices[0][1]
+    rows = ops.gather(program, x, numel=n_rows * width, n_rows=n_rows, name="sorted tokens")
+    weights = ops.gather(program, weights, numel=n_rows, n_rows=n_rows, name="sorted weights")
+    *ups, down = bank.matrices
+    inner = _grouped(program, rows, ups[0], bank, setting)
+    if ups[0][2] == 2 * down[1]:
+        gate, other = ops.split(program, inner, (n_rows * down[1], n_rows * down[1]))
+        product = gated_mlp(program, gate, lambda: other, setting.conduct.activation, style)
+    else:
+        product = style.activation(program, inner, setting.conduct.activation)
+    out = _grouped(program, product, down, bank, setting)
+    weighted = ops.mul(program, out, weights, small=weights, name="weighted")
+    program.hold(rows, out)
+    restored = ops.gather(
+        program, weighted, numel=n_rows * width, n_rows=n_rows, name="tokens in order"
+    )
+    summed = ops.total(program, restored, numel=setting.n_stream_tokens * width)
+    made = ops.cast(program, summed, x.itemsize)
+    program.hold(restored)
+    return made
+
+
+def _grouped(
+    program: Program, x: Tensor, matrix: tuple[str, int, int], bank: Experts, setting: Setting
+) -> Tensor:
+    """One product an expert over its own rows; autocast does not reach it."""
+    name, n_in, n_out = matrix
+    n_weights: Any = bank.n_experts * n_in * n_out
+    weight = parameter(program, f"{bank.name}.{name}", n_weights, setting)
+    x = ops.cast(program, x, weight.itemsize)
+    return ops.grouped_linear(program, x, weight, n_in=n_in, n_out=n_out, name=name)

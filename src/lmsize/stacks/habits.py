@@ -1,0 +1,55 @@
+"""What differs between the classes of transformers 5.23 though their parameters do not tell.
+
+Each set names the model types whose code is written so; the rest follow Llama's.
+"""
+
+from __future__ import annotations
+
+
+def _named(types: str) -> frozenset[str]:
+    return frozenset(types.split())
+
+
+# RMSNorm multiplies by its weight in fp32 and casts last.
+CASTS_LAST = _named(
+    "afmoe beam flex_olmo flint gpt_oss inkling2 olmo2 olmo3 olmo_hybrid openai_privacy_filter"
+)
+# RMSNorm scales by one plus its weight, in fp32.
+ONE_PLUS = _named(
+    "gemma gemma2 gemma3 gemma3_text minimax_m3_vl muse_glimmer muse_spark qwen3_5 qwen3_5_moe "
+    "qwen3_next qwen4_exp recurrent_gemma step3p7 t5gemma t5gemma2 vaultgemma"
+)
+# RMSNorm scales the stream itself, not its fp32 copy.
+T5_NORM = _named("t5 mt5 umt5 longt5 switch_transformers pop2piano udop")
+# LayerNorm without a bias, written out in fp32.
+CENTRED = _named("cohere cohere2 cohere2_moe")
+# Queries and keys go to fp32 before they are turned.
+RAISES_QUERIES = CENTRED | _named("qwen2_vl qwen2_5_vl")
+# Rotary positions are computed in fp32 and cast back.
+FP32_ROTARY = _named(
+    "cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "
+    "olmo3 olmo_hybrid qwen2_vl qwen2_5_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe"
+)
+# Rotary positions turn a slice of each head, which is then put together with the rest.
+SLICED_ROTARY = _named(
+    "bamba codegen glm glm4 glm4_moe glm4v gpt_neox gpt_neox_japanese gptj minimax_m2 moonshine "
+    "nemotron persimmon phi phi3 phi4_multimodal qwen3_5 qwen3_5_moe qwen3_next stablelm"
+)
+# Eager attention takes its softmax in the type of the scores.
+OWN_SOFTMAX = _named(
+    "albert bart bert bert-generation biogpt blenderbot blenderbot-small bros camembert codegen ctrl "
+    "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo gptj "
+    "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
+    "mpnet mpt mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
+    "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
+    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop"
+)
+# ... and casts the result to the type of the values.
+CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# The router reads the stream in fp32.
+FP32_ROUTER = _named(
+    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
+    "ernie4_5_moe minimax_m2 solar_open"
+)
+# Scores get a learned bias of relative positions, which fused attention takes as a mask and saves.
+POSITION_BIAS = T5_NORM

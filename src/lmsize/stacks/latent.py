@@ -1,0 +1,69 @@
+"""Latent attention (DeepSeek): queries, keys and values unfolded from compressed tokens."""
+
+from __future__ import annotations
+
+from lmsize.model.parts import AttentionCore, Linear, Norm
+from lmsize.stacks.linears import applied
+from lmsize.stacks.sections import Section
+from lmsize.stacks.setting import QKV, Setting, Style, normed
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+
+def is_latent(section: Section) -> bool:
+    """Whether keys and values come from one compressed latent."""
+    return any(_leaf(part).startswith("kv_b") for part in section.linears)
+
+
+def latent_qkv(
+    program: Program, x: Tensor, section: Section, core: AttentionCore, *, setting: Setting,
+    style: Style,
+) -> QKV:  # fmt: skip
+    """Queries, keys and values, their rotary parts turned."""
+    t = setting.n_tokens
+    down, unfold = _linear(section, "kv_a"), _linear(section, "kv_b")
+    norm = _norm(section, "kv_a")
+    n_latent = unfold.n_in
+    n_turned = down.n_out - n_latent
+    n_plain = core.head_dim - n_turned
+    q = _queries(program, x, section, setting, style)
+    plain, turned = ops.split(program, q, (t * core.n_heads * n_plain, t * core.n_heads * n_turned))
+    compressed = applied(program, x, down, setting)
+    latent, shared = ops.split(program, compressed, (t * n_latent, t * n_turned))
+    if norm is not None:
+        latent = normed(program, latent, norm, setting, style, n_rows=t)
+    turned, shared = style.rotary(program, turned, setting), style.rotary(program, shared, setting)
+    q = ops.cat(program, [plain, turned], name="query")
+    both = applied(program, latent, unfold, setting)
+    k_plain, v = ops.split(
+        program, both, (t * core.n_heads * n_plain, t * core.n_heads * core.v_head_dim)
+    )
+    repeated = ops.expanded(program, shared, numel=t * core.n_heads * n_turned)
+    k = ops.cat(program, [k_plain, repeated], name="key")
+    program.hold(plain, turned, latent, shared, both)
+    return q, k, v
+
+
+def _queries(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:
+    """One matrix, or two with a norm between."""
+    for part in section.linears:
+        if _leaf(part).startswith("q"):
+            x = applied(program, x, part, setting)
+            norm = _norm(section, "q_a")
+            if _leaf(part).startswith("q_a") and norm is not None:
+                x = normed(program, x, norm, setting, style, n_rows=setting.n_tokens)
+    return x
+
+
+def _leaf(part: Linear | Norm) -> str:
+    return part.name.rpartition(".")[2]
+
+
+def _linear(section: Section, start: str) -> Linear:
+    return next(part for part in section.linears if _leaf(part).startswith(start))
+
+
+def _norm(section: Section, start: str) -> Norm | None:
+    return next((part for part in section.norms if _leaf(part).startswith(start)), None)

@@ -1,0 +1,88 @@
+"""The skeleton of a layer: branches, norms and the residual stream, in any stack's style."""
+
+from __future__ import annotations
+
+from lmsize.model.spec import Block
+from lmsize.stacks.attention import attention
+from lmsize.stacks.experts import mixture
+from lmsize.stacks.local import local_section
+from lmsize.stacks.mlp import mlp
+from lmsize.stacks.sections import Section, sections
+from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+
+def layer_program(
+    block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
+    reads_encoder: bool = False,
+) -> Program:  # fmt: skip
+    """One layer, from the stream that comes to the stream that goes.
+
+    Args:
+        reads_encoder: whether its cross attention reads the output of an encoder.
+    """
+    program = new_program(setting, style)
+    given = program.input(
+        "stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad
+    )
+    stream = given
+    if reads_encoder:
+        program.remembered(setting.n_tokens * width, itemsize, needs_grad=setting.trains_base)
+    branches = [local_section(section, setting.layout) for section in sections(block)]
+    if _is_parallel(branches, setting):
+        stream = _parallel(program, stream, branches, setting, style)
+    else:
+        for branch in branches:
+            stream = _residual(program, stream, branch, setting, style)
+    program.hold(given)  # the loop over the layers still names it
+    program.outputs.append(stream)
+    return program
+
+
+def _is_parallel(branches: list[Section], setting: Setting) -> bool:
+    """Attention and MLP side by side: said so, or sharing one norm."""
+    if len(branches) < 2 or branches[0].before is None:
+        return False
+    return setting.conduct.parallel or (branches[1].before is None and branches[0].after is None)
+
+
+def _residual(
+    program: Program, stream: Tensor, branch: Section, setting: Setting, style: Style
+) -> Tensor:
+    x = stream
+    if branch.before is not None:
+        x = normed(program, x, branch.before, setting, style)
+    entered = x
+    x = _branch(program, x, branch, setting, style)
+    program.hold(entered)
+    rate = setting.conduct.hidden_dropout
+    adds_first = branch.before is None and branch.after is not None and branch.after.bias
+    if adds_first and branch.after is not None:  # BERT: the norm is of the sum
+        x = ops.add(program, ops.dropout(program, x, rate), stream)
+        return normed(program, x, branch.after, setting, style)
+    if branch.after is not None:
+        x = normed(program, x, branch.after, setting, style)
+    return ops.add(program, stream, ops.dropout(program, x, rate))
+
+
+def _parallel(
+    program: Program, stream: Tensor, branches: list[Section], setting: Setting, style: Style
+) -> Tensor:
+    shared: Tensor | None = None
+    total: Tensor | None = None
+    for branch in branches:
+        if branch.before is not None:
+            shared = normed(program, stream, branch.before, setting, style)
+        x = _branch(program, stream if shared is None else shared, branch, setting, style)
+        x = ops.dropout(program, x, setting.conduct.hidden_dropout)
+        total = x if total is None else ops.add(program, total, x)
+    return stream if total is None else ops.add(program, total, stream)
+
+
+def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:
+    if branch.kind == "attention":
+        return attention(program, x, branch, setting, style)
+    if branch.kind == "experts":
+        return mixture(program, x, branch, setting, style)
+    return mlp(program, x, branch, setting, style)

@@ -1,0 +1,88 @@
+"""Megatron core with Transformer Engine: fused norms, rotary positions, gates and losses.
+
+Weight gradients are summed into the fp32 buffers of the main gradients by the product itself, so
+none is ever a tensor of its own. Under sequence parallelism norms and residuals hold a share of
+the tokens; a column-parallel linear gathers them for its product, twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmsize.model.parts import AttentionCore, Norm
+from lmsize.stacks import transformers
+from lmsize.stacks.setting import QKV, Setting, Style, parameter
+from lmsize.tape import ops
+from lmsize.tape.program import Gradient, Program, Tensor
+
+FP32 = 4
+
+
+def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
+    """The fused norm saves its input and a deviation (LayerNorm: and a mean) a row."""
+    weight = parameter(program, f"{part.name}.weight", part.width, setting)
+    made = Tensor("norm", x.numel, x.itemsize, made_from=(x,))
+    rows = [Tensor("row deviations", n_rows, FP32)]
+    rows += [Tensor("row means", n_rows, FP32)] if part.bias else []
+    return program.record(
+        "fused norm", [x, weight], made, saves=[x, *rows],
+        gradients=[Gradient(x), Gradient(weight)], side=rows,
+    )  # fmt: skip
+
+
+def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """One kernel forward and one backward; saves nothing but the shared table."""
+    del setting
+    return ops.pointwise(program, x, name="fused rotary")
+
+
+def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """Flash attention, or scores that the fused softmax keeps in 16 bits."""
+    q, k, v = qkv
+    width = part.n_heads * part.v_head_dim
+    if setting.attention != "eager" or setting.recompute == "selective":
+        return ops.fused_attention(
+            program, q, k, v, numel=setting.n_tokens * width,
+            n_log_sums=setting.n_tokens * part.n_heads,
+        )  # fmt: skip
+    n_scores = setting.n_tokens * part.n_heads * setting.seq_len
+    if part.n_kv_heads != part.n_heads:
+        k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
+        v = ops.copy(program, v, numel=setting.n_tokens * width)
+    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    probs = ops.pointwise(program, scores, name="fused softmax", saves="output")
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    return ops.copy(
+        program, ops.matmul(program, probs, v, numel=setting.n_tokens * width, name="attention")
+    )
+
+
+def activation(program: Program, x: Tensor, kind: str) -> Tensor:
+    """A fused kernel that saves its input."""
+    return ops.pointwise(program, x, name=kind, saves="input")
+
+
+def gated(program: Program, gate: Tensor, other: Tensor, kind: str) -> Tensor:
+    """SwiGLU in one kernel: saves what it reads, and computes the activation again."""
+    made = Tensor(f"gated {kind}", gate.numel, gate.itemsize)
+    return program.record(
+        "gated", [gate, other], made, saves=[gate, other],
+        gradients=[Gradient(gate), Gradient(other)],
+    )  # fmt: skip
+
+
+def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
+    """Cross-entropy over a share of the vocabulary, in place on the logits in fp32."""
+    del upcasts, n_tokens
+    raised = ops.cast(program, logits, FP32, name="logits in fp32")
+    probs = ops.in_place(program, raised, name="softmax")
+    made = Tensor("loss", 1, FP32)
+    return program.record(
+        "cross_entropy", [probs], made, saves=[probs], gradients=[Gradient(probs, "saved")]
+    )
+
+
+STYLE = Style(
+    norm, rotary, core, activation, loss, gated=gated, fuses_weight_gradients=True,
+    upcasts=transformers.upcasts_logits,
+)  # fmt: skip

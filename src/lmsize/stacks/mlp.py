@@ -1,0 +1,45 @@
+"""MLPs: gated or plain, the two matrices of the gate apart or in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lmsize.model.parts import Linear
+from lmsize.stacks.linears import applied
+from lmsize.stacks.sections import Section
+from lmsize.stacks.setting import Setting, Style
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+
+def mlp(program: Program, x: Tensor, section: Section, setting: Setting, style: Style) -> Tensor:
+    """From the normed stream to what the MLP adds to it."""
+    return dense_mlp(program, x, section.linears, setting, style)
+
+
+def dense_mlp(
+    program: Program, x: Tensor, linears: list[Linear], setting: Setting, style: Style
+) -> Tensor:
+    """Up, an activation and down; with a gate if there are three matrices or one of double width."""
+    *ups, down = linears
+    kind, t = setting.conduct.activation, setting.n_tokens
+    first = applied(program, x, ups[0], setting)
+    if len(ups) == 2:
+        inner = gated_mlp(program, first, lambda: applied(program, x, ups[1], setting), kind, style)
+    elif ups[0].n_out == 2 * down.n_in:
+        gate, other = ops.split(program, first, (t * down.n_in, t * down.n_in))
+        inner = gated_mlp(program, gate, lambda: other, kind, style)
+    else:
+        inner = style.activation(program, first, kind)
+    inner = ops.dropout(program, inner, setting.conduct.activation_dropout)
+    return applied(program, inner, down, setting)
+
+
+def gated_mlp(
+    program: Program, gate: Tensor, other: Callable[[], Tensor], kind: str, style: Style
+) -> Tensor:
+    """The activation of the gate times the other half, which is computed after it if apart."""
+    if style.gated is not None:
+        return style.gated(program, gate, other(), kind)
+    inner = style.activation(program, gate, kind)
+    return ops.mul(program, inner, other(), name="gated")

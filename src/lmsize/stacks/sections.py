@@ -1,0 +1,145 @@
+"""A layer's parts in the order in which they run: norms, attention, MLP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part, Plain, Scan
+from lmsize.model.spec import Block
+
+Kind = Literal["attention", "mlp", "experts", "scan"]
+INNER_NORMS = (
+    "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
+    "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Section:
+    """One branch of a residual layer.
+
+    Attributes:
+        before: the norm of its input; `after` that of its output.
+        norms: of queries, keys and latents.
+    """
+
+    kind: Kind
+    before: Norm | None = None
+    after: Norm | None = None
+    linears: list[Linear] = field(default_factory=list)
+    outputs: list[Linear] = field(default_factory=list)
+    core: AttentionCore | None = None
+    experts: Experts | None = None
+    router: Linear | None = None
+    scan: Scan | None = None
+    convs: list[Conv] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+
+
+def is_inner_norm(part: Part) -> bool:
+    """Whether it is a norm of queries, keys or latents, inside of attention."""
+    return isinstance(part, Norm) and part.name.rsplit(".", 1)[-1] in INNER_NORMS
+
+
+def sections(block: Block) -> list[Section]:
+    """The branches of a layer.
+
+    A layer that begins with a norm has its norms before its branches; one that does not, after
+    them. Where it has norms on both sides, the one that follows a branch is the branch's own.
+    """
+    groups = _groups(block)
+    pre = bool(groups) and isinstance(groups[0], Norm)
+    found: list[Section] = []
+    waiting: list[Norm] = []
+    n_norms = sum(isinstance(g, Norm) for g in groups)
+    both = pre and n_norms == 2 * (len(groups) - n_norms)
+    for group in groups:
+        if isinstance(group, Section):
+            if pre and waiting:
+                group.before = waiting.pop()
+            found.append(group)
+        elif found and (not pre or both) and found[-1].after is None:
+            found[-1].after = group
+        else:
+            waiting.append(group)
+    for section in found:
+        _take_router(section)
+    return found
+
+
+def _take_router(section: Section) -> None:
+    """The linear with an output for each expert is their router."""
+    if section.experts is not None:
+        n_experts = section.experts.n_experts
+        section.router = next((p for p in section.linears if p.n_out == n_experts), None)
+        section.linears = [part for part in section.linears if part is not section.router]
+
+
+def _groups(block: Block) -> list[Norm | Section]:
+    """Norms and branches in order; a branch ends with its last linear or with the next norm."""
+    groups: list[Norm | Section] = []
+    for part in block.parts:
+        last = groups[-1] if groups else None
+        open_ = last if isinstance(last, Section) else None
+        if is_inner_norm(part):
+            owner = next((g for g in reversed(groups) if isinstance(g, Section) and g.core), open_)
+            if owner is not None and isinstance(part, Norm):
+                owner.norms.append(part)
+        elif isinstance(part, Norm):
+            groups.append(part)
+        elif not isinstance(part, Plain):
+            if open_ is None or _is_complete(open_, part):
+                open_ = Section("mlp")
+                groups.append(open_)
+            _extend(open_, part)
+    return groups
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_complete(section: Section, part: Part) -> bool:
+    if section.core is None or not section.outputs:
+        return False
+    return isinstance(part, Linear | Experts)
+
+
+def _extend(section: Section, part: Part) -> None:
+    if isinstance(part, AttentionCore):
+        section.kind, section.core = "attention", part
+    elif isinstance(part, Experts):
+        section.kind, section.experts = "experts", part
+    elif isinstance(part, Scan):
+        section.kind, section.scan = "scan", part
+    elif isinstance(part, Conv):
+        section.convs.append(part)
+    elif isinstance(part, Linear):
+        after = section.core is not None or section.scan is not None
+        (section.outputs if after else section.linears).append(part)
+
+
+def is_understood(block: Block) -> bool:
+    """Whether a program can be built from a block's parts."""
+    if block.role != "layer":
+        return not any(isinstance(p, Conv | Scan | Experts | AttentionCore) for p in block.parts)
+    return all(_is_plain(section) for section in sections(block))
+
+
+def _is_plain(section: Section) -> bool:
+    """Attention with projections for queries, keys and values; MLPs of two or three matrices."""
+    if section.convs or section.scan:
+        return False
+    if section.experts:
+        others = [p for p in section.linears if p.n_out != 1]
+        return len(others) in (0, 2, 3) and len(section.experts.matrices) == 2
+    if section.core is None:
+        return len(section.linears) in (2, 3)
+    latent = any(".kv_b" in part.name for part in section.linears)
+    n_linears = (3, 4) if latent else (1, 3)
+    return (
+        len(section.linears) in n_linears
+        and len(section.outputs) == 1
+        and (len(section.linears) == 3 or not section.core.cross)
+    )

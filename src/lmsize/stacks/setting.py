@@ -1,0 +1,129 @@
+"""What a block's program depends on besides the block, and how a stack writes its pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmsize.layout.degrees import Layout
+from lmsize.model.conduct import Conduct
+from lmsize.model.parts import AttentionCore, Norm
+from lmsize.model.spec import ModelSpec
+from lmsize.numbers import ceil_div
+from lmsize.tape.program import Program, Tensor
+
+ONE = Layout()
+QKV = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One rank's view of a micro-batch, and the number types of the step.
+
+    Attributes:
+        micro_batch, seq_len: sequences, and tokens of each that this rank has.
+        n_keys: tokens that a cross attention reads, if not `seq_len`.
+        weight_itemsize: bytes of a weight as the model holds it; of activations without autocast.
+        autocast: bytes of a number under autocast; None without.
+        attention: ``eager``, ``sdpa`` or ``flash``.
+        trains_base: False where only adapters are trained.
+        ranks: LoRA rank of each adapted linear, by its name in the block.
+        head_dim: width of what rotary positions turn.
+        inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
+            frozen, as checkpointing of a model with adapters has it.
+        layout: of the run; programs are those of one of its ranks.
+        quant_itemsize: of products with weights in few bits.
+        quantised: whether the base's adaptable linears are stored in few bits.
+    """
+
+    micro_batch: Any
+    seq_len: Any
+    weight_itemsize: float
+    conduct: Conduct
+    autocast: float | None = None
+    attention: str = "sdpa"
+    trains_base: bool = True
+    ranks: tuple[tuple[str, int], ...] = ()
+    quantised: bool = False
+    n_keys: Any = None
+    head_dim: int = 0
+    inputs_need_grad: bool = False
+    layout: Layout = ONE
+    recompute: str = "none"
+    quant_itemsize: float = 0.0
+
+    def rank(self, name: str) -> int | None:
+        """The rank of a linear's adapter; None if it has none."""
+        return next((rank for adapted, rank in self.ranks if adapted == name), None)
+
+    @property
+    def n_tokens(self) -> Any:
+        return self.micro_batch * self.seq_len
+
+    @property
+    def sequence_shards(self) -> int:
+        """Over how many ranks norms and the stream divide their tokens."""
+        return self.layout.tp if self.layout.sequence_parallel else 1
+
+    @property
+    def n_stream_tokens(self) -> Any:
+        """Tokens of the stream that this rank holds."""
+        return ceil_div(self.n_tokens, self.sequence_shards)
+
+    @property
+    def compute_itemsize(self) -> float:
+        """Bytes of a number in matrix products."""
+        return self.autocast or self.weight_itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a stack writes the pieces of a layer; each appends its operations to a program.
+
+    Attributes:
+        norm: of a tensor's rows; `core` scores and weighted values of queries, keys and values.
+        rotary: turns queries and keys.
+        activation: by transformers' name; `gated` an activation times its gate.
+        loss: logits of the labels' tokens -> the loss; told whether the class upcasts them.
+        gated: an activation times its gate in one operation; None where they are two.
+        fuses_weight_gradients: whether products add to the main gradients themselves.
+        is_compiled: whether a compiler computes cheap tensors again rather than save them.
+        upcasts: whether a model's loss takes logits to fp32.
+    """
+
+    norm: Callable[..., Tensor]
+    rotary: Callable[[Program, Tensor, Setting], Tensor]
+    core: Callable[[Program, QKV, AttentionCore, Setting], Tensor]
+    activation: Callable[[Program, Tensor, str], Tensor]
+    loss: Callable[..., Tensor]
+    gated: Callable[[Program, Tensor, Tensor, str], Tensor] | None = None
+    fuses_weight_gradients: bool = False
+    is_compiled: bool = False
+    upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
+
+
+def new_program(setting: Setting, style: Style) -> Program:
+    """An empty program of a setting in a style."""
+    return Program(
+        autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
+        is_compiled=style.is_compiled,
+    )  # fmt: skip
+
+
+def parameter(
+    program: Program, name: str, numel: Any, setting: Setting, *, tied: bool = False
+) -> Tensor:
+    """A parameter of the base model, trained or not; a tied one waits for its other gradient."""
+    return program.parameter(
+        name, numel, setting.weight_itemsize, trained=setting.trains_base,
+        kind="waiting" if tied else "parameter",
+    )  # fmt: skip
+
+
+def normed(
+    program: Program, x: Tensor, norm: Norm, setting: Setting, style: Style, *, n_rows: Any = None
+) -> Tensor:
+    """A norm part on a tensor; `n_rows` where it norms heads rather than tokens."""
+    rows = setting.n_stream_tokens if n_rows is None else n_rows
+    return style.norm(program, x, norm, setting, n_rows=rows)

@@ -1,0 +1,228 @@
+"""transformers: norms and rotary positions in Python, eager or fused attention, its losses.
+
+Read off transformers 5.23; each function is the body of a module there, operation by operation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmsize.model.parts import AttentionCore, Norm
+from lmsize.model.spec import ModelSpec
+from lmsize.stacks import habits
+from lmsize.stacks.setting import QKV, Setting, Style, parameter
+from lmsize.tape import ops
+from lmsize.tape.program import Op, Program, Tensor
+
+FP32 = 4
+
+
+def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
+    """LayerNorm is torch's; RMSNorm is written out in fp32 and cast back."""
+    kind = setting.conduct.model_type
+    if not part.weight:  # OLMo: torch's, in fp32
+        raised = ops.cast(program, x, FP32, name="norm input in fp32")
+        made = ops.layer_norm(program, raised, None, None, n_rows=n_rows)
+        return ops.cast(program, made, x.itemsize)
+    weight = parameter(program, f"{part.name}.weight", part.width, setting)
+    if part.bias:
+        bias = parameter(program, f"{part.name}.bias", part.width, setting)
+        return ops.layer_norm(program, x, weight, bias, n_rows=n_rows)
+    raised = ops.cast(program, x, FP32, name="norm input in fp32")
+    if kind in habits.CENTRED:
+        return _centred(program, x, raised, weight, n_rows=n_rows)
+    square = ops.pointwise(program, raised, name="square", saves="input")
+    spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
+    root = ops.pointwise(program, spread, name="rsqrt", saves="output")
+    source = x if kind in habits.T5_NORM else raised
+    scaled = ops.mul(program, source, root, small=root, name="normed")
+    program.hold(raised, square, spread)
+    if kind in habits.ONE_PLUS:
+        scale = ops.pointwise(program, ops.cast(program, weight, FP32), name="one plus weight")
+        made = ops.mul(program, scaled, scale, small=scale, name="norm")
+        program.hold(scaled)
+        return ops.cast(program, made, x.itemsize)
+    if kind in habits.CASTS_LAST:
+        return ops.cast(program, ops.mul(program, weight, scaled, small=weight), x.itemsize)
+    scaled = ops.cast(program, scaled, weight.itemsize if kind in habits.T5_NORM else x.itemsize)
+    return ops.mul(program, weight, scaled, small=weight, name="norm")
+
+
+def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_rows: Any) -> Tensor:
+    """Cohere's LayerNorm, written out: the difference from the mean is taken twice."""
+    ops.mean(program, raised, numel=n_rows)
+    first = ops.pointwise(program, raised, name="less mean")
+    square = ops.pointwise(program, first, name="square", saves="input")
+    spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
+    second = ops.pointwise(program, raised, name="less mean again")
+    root = ops.pointwise(program, spread, name="rsqrt", saves="output")
+    scaled = ops.mul(program, second, root, small=root)
+    scale = ops.cast(program, weight, FP32)
+    made = ops.cast(program, ops.mul(program, scale, scaled, small=scale), x.itemsize)
+    program.hold(raised, scaled)
+    return made
+
+
+def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """``x * cos + rotate_half(x) * sin``, with tables that all layers share."""
+    kind = setting.conduct.model_type
+    itemsize = FP32 if kind in habits.FP32_ROTARY else setting.weight_itemsize
+    table = Tensor("rotary table", 0, itemsize, kind="given")
+    if kind not in habits.SLICED_ROTARY:
+        raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
+        turned = _turned(program, raised, table)
+        return ops.cast(program, turned, x.itemsize) if kind in habits.FP32_ROTARY else turned
+    n_turned = round_half(x.numel * setting.conduct.rotary_frac)
+    part = ops.narrow(program, x, numel=n_turned)
+    rest = ops.narrow(program, x, numel=x.numel - n_turned)
+    return ops.cat(program, [_turned(program, part, table), rest])
+
+
+def round_half(value: Any) -> Any:
+    """A part of a tensor in whole numbers."""
+    return value // 1
+
+
+def _turned(program: Program, x: Tensor, table: Tensor) -> Tensor:
+    straight = ops.mul(program, x, table)
+    half = x.numel // 2
+    first, second = ops.narrow(program, x, numel=half), ops.narrow(program, x, numel=half)
+    turned = ops.cat(program, [ops.pointwise(program, second, name="negative"), first])
+    return ops.add(program, straight, ops.mul(program, turned, table))
+
+
+def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """Scores and weighted values: written out, or one of torch's kernels."""
+    if setting.attention == "eager":
+        return _eager(program, qkv, part, setting)
+    q, k, v = qkv
+    if setting.compute_itemsize == FP32 and part.n_kv_heads != part.n_heads:
+        return _math(program, qkv, part, setting)
+    out = ops.fused_attention(
+        program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
+        n_log_sums=setting.n_tokens * part.n_heads, bias=_position_bias(program, part, setting),
+    )  # fmt: skip
+    is_latent = part.head_dim != part.v_head_dim
+    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
+    # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
+    return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
+
+
+def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
+    """A copy of the layer's bias of relative positions, for all sequences alike."""
+    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
+        return None
+    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
+    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
+
+
+def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """Torch's own composition: no kernel takes grouped queries in fp32."""
+    q, k, v = qkv
+    q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
+    k = _repeated(program, k, part.n_heads * part.head_dim, setting)
+    v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
+    k = ops.pointwise(program, k, name="scaled key")
+    n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
+    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    if part.causal:
+        scores = ops.add(program, scores, Tensor("mask", 0, scores.itemsize, kind="given"))
+    probs = ops.softmax(program, scores, itemsize=FP32)
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    out = ops.matmul(program, probs, v, numel=q.numel // part.head_dim * part.v_head_dim)
+    return ops.copy(program, out)
+
+
+def _repeated(program: Program, x: Tensor, width: int, setting: Setting) -> Tensor:
+    return ops.copy(program, x, numel=setting.n_tokens * width, name=f"{x.name} repeated")
+
+
+def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    q, k, v = (_by_head(program, x) for x in qkv)
+    if part.n_kv_heads != part.n_heads:
+        k = _repeated(program, k, part.n_heads * part.head_dim, setting)
+        v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
+    n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
+    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    scores = ops.pointwise(program, scores, name="scaled scores")
+    if setting.conduct.attention_softcap:
+        scores = ops.pointwise(program, scores, name="over cap")
+        scores = ops.pointwise(program, scores, name="tanh", saves="output")
+        scores = ops.pointwise(program, scores, name="times cap")
+    if part.causal:
+        mask = Tensor("mask", 0, scores.itemsize, kind="given")
+        scores = ops.add(program, scores, mask)
+    probs = _probabilities(program, scores, q, setting)
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    out = ops.matmul(
+        program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
+    )
+    out = ops.copy(program, out)
+    program.hold(k, v, probs)
+    return out
+
+
+def _by_head(program: Program, x: Tensor) -> Tensor:
+    """A slice of a larger tensor is copied for a product over many sequences' heads."""
+    return x if x.numel is x.base.numel else ops.copy(program, x)
+
+
+def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:
+    """The softmax in fp32 and cast back; or in the scores' own type, fp32 under autocast."""
+    kind = setting.conduct.model_type
+    if kind not in habits.OWN_SOFTMAX:
+        return ops.cast(program, ops.softmax(program, scores, itemsize=FP32), q.itemsize)
+    itemsize = FP32 if program.autocast else scores.itemsize
+    probs = ops.softmax(program, scores, itemsize=itemsize)
+    return ops.cast(program, probs, q.itemsize) if kind in habits.CASTS_PROBABILITIES else probs
+
+
+def activation(program: Program, x: Tensor, kind: str) -> Tensor:
+    """One kernel that saves its input for most; some are written out."""
+    if kind in ("relu", "tanh", "sigmoid"):
+        return ops.pointwise(program, x, name=kind, saves="output")
+    if kind == "relu2":
+        return ops.pointwise(
+            program, ops.pointwise(program, x, name="relu", saves="output"),
+            name="square", saves="input",
+        )  # fmt: skip
+    if kind in ("gelu_new", "gelu_fast"):
+        return _written_gelu(program, x)
+    if kind == "quick_gelu":
+        gate = ops.pointwise(program, x, name="times 1.702")
+        return ops.mul(program, x, ops.pointwise(program, gate, name="sigmoid", saves="output"))
+    return ops.pointwise(program, x, name=kind, saves="input")
+
+
+def _written_gelu(program: Program, x: Tensor) -> Tensor:
+    """``0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))``."""
+    half = ops.pointwise(program, x, name="half")
+    cube = ops.pointwise(program, ops.raised(program, x), name="cube", saves="input")
+    inner = ops.add(program, x, ops.pointwise(program, cube, name="times 0.044715"))
+    inner = ops.pointwise(program, inner, name="times sqrt(2 / pi)")
+    curve = ops.pointwise(program, inner, name="tanh", saves="output")
+    return ops.mul(program, half, ops.pointwise(program, curve, name="plus one"))
+
+
+def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
+    """Cross-entropy of all tokens; ``ForCausalLMLoss`` takes logits to fp32 and shifts labels."""
+    targets = None
+    if upcasts:
+        logits = ops.cast(program, logits, FP32, name="logits in fp32")
+        padded, targets = (Tensor(name, n_tokens, 8) for name in ("padded labels", "labels"))
+        program.ops.append(Op("shifted labels", (), (padded, targets)))
+    # cross_entropy asks for the log-softmax in the logits' own type, which autocast respects.
+    probs = ops.pointwise(program, logits, name="log_softmax", saves="output")
+    made = ops.nll_loss(program, ops.raised(program, probs), targets)
+    if upcasts:
+        program.hold(logits, padded)
+    return made
+
+
+def upcasts_logits(model: ModelSpec) -> bool:
+    """Whether the class takes its loss by ``ForCausalLMLoss``: decoders do, BERT and T5 do not."""
+    masked = ("MaskedLM", "PreTraining", "ConditionalGeneration", "SequenceClassification")
+    return not model.architecture.endswith(masked)
+
+
+STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits)

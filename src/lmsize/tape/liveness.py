@@ -1,0 +1,217 @@
+"""What a program holds, and when: forward, with and without saving, and backward.
+
+Every storage counts once, from the operation that makes it until nothing refers to it: neither
+an operation to come, nor the backward of one that was. The order of events depends on the program
+alone; sizes are added along it, number by number or array by array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmsize.numbers import chosen, larger
+from lmsize.tape.program import Op, Program, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A block's forward, relative to a start at which its input is not counted.
+
+    Attributes:
+        peak: the most it holds on the way, its input included.
+        saved: what its backward needs, its input included if that is among it.
+        cached: casts of weights that autocast keeps until the whole forward ends, not in `saved`.
+        input_is_saved: whether its input is among what is saved.
+    """
+
+    peak: Any
+    saved: Any
+    cached: Any
+    input_is_saved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """A block's backward, relative to a start at which nothing of it is counted.
+
+    Attributes:
+        peak: the most it holds: what was saved, gradients of activations and of its parameters.
+        peak_saved: what is saved by then still; `peak_gradients` those of its parameters that
+            are made.
+        gradients: all of them, at the end.
+    """
+
+    peak: Any
+    peak_saved: Any
+    peak_gradients: Any
+    gradients: Any
+
+
+def forward(program: Program, *, saving: bool = True) -> Forward:
+    """Run the forward; without `saving`, as under checkpointing, autograd keeps nothing."""
+    kept = {id(t.base) for op in program.ops for t in op.saves} if saving else set()
+    cached = {id(t) for t in program.cached}
+    ends = _last_uses(program)
+    live: Any = sum(t.n_bytes for t in program.inputs)
+    peak = live
+    held = {id(t) for t in program.inputs}
+    for at, op in enumerate(program.ops):
+        for tensor in op.writes:
+            if tensor.base is tensor:
+                live = live + tensor.n_bytes
+                held.add(id(tensor))
+        peak = larger(peak, live + op.forward_bytes)
+        for tensor in ends.get(at, ()):
+            if id(tensor) in held and id(tensor) not in kept and id(tensor) not in cached:
+                live = live - tensor.n_bytes
+                held.discard(id(tensor))
+    return Forward(
+        peak,
+        sum(t.n_bytes for t in _bases(program) if id(t) in kept),
+        sum(t.n_bytes for t in program.cached if id(t) not in kept),
+        any(id(t.base) in kept for t in program.inputs),
+    )
+
+
+def _saved(program: Program) -> Any:
+    """Bytes of all that some backward needs, each storage once."""
+    found = {id(t.base): t.base for op in program.ops for t in op.saves if t.is_counted}
+    return sum(t.n_bytes for t in found.values())
+
+
+def _bases(program: Program) -> list[Tensor]:
+    made = (t for op in program.ops for t in op.writes)
+    return [t for t in (*program.inputs, *made) if t.base is t and t.is_counted]
+
+
+def _last_uses(program: Program) -> dict[int, list[Tensor]]:
+    """By position: the storages that no later operation reads."""
+    last: dict[int, tuple[int, Tensor]] = {}
+    for at, op in enumerate(program.ops):
+        for tensor in (*op.reads, *op.writes):
+            if tensor.is_counted:
+                last[id(tensor.base)] = (at, tensor.base)
+    keep = {id(t.base) for t in program.outputs}
+    ends: dict[int, list[Tensor]] = {}
+    for key, (at, tensor) in last.items():
+        if key not in keep:
+            ends.setdefault(at, []).append(tensor)
+    return ends
+
+
+@dataclass(slots=True)
+class _Grad:
+    """A gradient's storage and how many tensors' gradients it is."""
+
+    n_bytes: Any
+    n_holders: int = 1
+
+
+@dataclass(slots=True)
+class _Undoing:
+    """The state of a backward."""
+
+    live: Any
+    peak: Any
+    saved: Any
+    peak_saved: Any
+    gradients: Any = 0
+    peak_gradients: Any = 0
+    pending: dict[int, _Grad] = field(default_factory=dict)
+    n_uses: dict[int, int] = field(default_factory=dict)
+
+    def hold(self, n_bytes: Any) -> None:
+        self.live = self.live + n_bytes
+        self.look(0)
+
+    def look(self, n_bytes: Any) -> None:
+        """Take note of how much is held, with so much beside."""
+        held = self.live + n_bytes
+        fuller = held >= self.peak
+        self.peak_saved = chosen(fuller, self.saved, self.peak_saved)
+        self.peak_gradients = chosen(fuller, self.gradients, self.peak_gradients)
+        self.peak = larger(self.peak, held)
+
+    def release(self, grad: _Grad) -> None:
+        grad.n_holders -= 1
+        if not grad.n_holders:
+            self.live = self.live - grad.n_bytes
+
+
+def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 0) -> Backward:
+    """Undo the program.
+
+    Args:
+        accumulates: gradients of parameters are added to those there are, and go.
+        extra_bytes: held throughout (the input of a checkpointed block).
+    """
+    saved = _saved(program) + extra_bytes
+    state = _Undoing(saved, saved, saved, saved)
+    for op in program.ops:
+        for base in {id(t.base): t for t in op.saves if t.is_counted}:
+            state.n_uses[base] = state.n_uses.get(base, 0) + 1
+    for output in program.outputs:
+        state.pending[id(output)] = _Grad(output.n_bytes)
+        state.hold(output.n_bytes)
+    if program.memory is not None and program.memory.needs_grad:
+        state.pending[id(program.memory)] = _Grad(program.memory.n_bytes)
+        state.hold(program.memory.n_bytes)
+    for op in reversed(program.ops):
+        _undo(op, state, accumulates=accumulates)
+    return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)
+
+
+def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
+    incoming = [g for t in op.writes if (g := state.pending.pop(id(t), None)) is not None]
+    if not incoming:
+        _let_go_of_saved(op, state)
+        return
+    state.look(op.backward_bytes)
+    made: list[tuple[Tensor, _Grad]] = []
+    for gradient in op.gradients:
+        if gradient.kind == "same":
+            incoming[0].n_holders += 1
+            made.append((gradient.to, incoming[0]))
+            continue
+        if gradient.kind == "saved":  # takes over the storage that is let go of below
+            made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+            state.live = state.live + gradient.to.n_bytes
+            continue
+        state.look(gradient.scratch_bytes + gradient.to.n_bytes)
+        state.hold(gradient.to.n_bytes)
+        made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+    _let_go_of_saved(op, state)
+    for grad in incoming:
+        state.release(grad)
+    for tensor, grad in made:
+        _deliver(tensor, grad, state, accumulates=accumulates)
+
+
+def _let_go_of_saved(op: Op, state: _Undoing) -> None:
+    for tensor in {id(t.base): t.base for t in op.saves if t.is_counted}.values():
+        state.n_uses[id(tensor)] -= 1
+        if not state.n_uses[id(tensor)]:
+            state.live = state.live - tensor.n_bytes
+            state.saved = state.saved - tensor.n_bytes
+
+
+def _deliver(tensor: Tensor, grad: _Grad, state: _Undoing, *, accumulates: bool) -> None:
+    """A gradient waits for its tensor's own operation; two that meet are summed."""
+    if tensor.kind in ("parameter", "shared", "waiting"):
+        if tensor.kind == "shared" or (accumulates and tensor.kind == "parameter"):
+            state.release(grad)
+        else:
+            state.gradients = state.gradients + tensor.n_bytes
+            state.look(0)
+        return
+    waiting = state.pending.get(id(tensor))
+    if waiting is None:
+        state.pending[id(tensor)] = grad
+        return
+    if waiting.n_holders > 1:  # still another tensor's gradient: not to be summed into
+        total = _Grad(tensor.n_bytes)
+        state.hold(total.n_bytes)
+        state.release(waiting)
+        state.pending[id(tensor)] = total
+    state.release(grad)

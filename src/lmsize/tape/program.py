@@ -1,0 +1,174 @@
+"""A program: operations in the order in which they run, over tensors that have only a size.
+
+Sizes are numbers or NumPy arrays over candidates; which operation follows which never depends on
+them, so that one program serves a million layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lmsize.numbers import ceil_div
+
+GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
+GradKind = Literal["new", "same", "saved"]
+
+
+def rounded_bytes(n_bytes: Any) -> Any:
+    """What an accelerator's allocator gives for a request."""
+    return ceil_div(n_bytes, GRANULE) * GRANULE
+
+
+@dataclass(slots=True, eq=False)
+class Tensor:
+    """A tensor: a size, a number type and the storage it lies in.
+
+    Attributes:
+        itemsize: bytes of one number.
+        base: the tensor whose storage this one is a view of; itself for most.
+        kind: ``local`` tensors come and go with the program; a ``parameter`` and what was
+            ``given`` (masks) are held elsewhere and counted there. The gradient of a ``waiting``
+            parameter is kept until that of its other use, ``shared``, is added to it.
+        made_from: what it can be computed from again, number by number; None if it is dear.
+        needs_grad: whether a gradient flows to it.
+    """
+
+    name: str
+    numel: Any
+    itemsize: float
+    needs_grad: bool = False
+    kind: Literal["local", "parameter", "shared", "waiting", "given"] = "local"
+    base: Tensor = field(init=False)
+    made_from: tuple[Tensor, ...] | None = None
+    _n_bytes: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.base = self
+
+    @property
+    def n_bytes(self) -> Any:
+        """What an accelerator's allocator gives for it."""
+        if self._n_bytes is None:
+            self._n_bytes = rounded_bytes(self.numel * self.itemsize)
+        return self._n_bytes
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether its storage belongs to the program."""
+        return self.base.kind == "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What an operation's backward gives to one of its inputs.
+
+    Attributes:
+        kind: a ``new`` tensor of the input's size, the ``same`` storage as the output's, or the
+            ``saved`` one, overwritten.
+        scratch_bytes: a first form of it that lives until this one is made (before a sum over
+            broadcast dimensions, before a cast).
+    """
+
+    to: Tensor
+    kind: GradKind = "new"
+    scratch_bytes: Any = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation, forward and backward.
+
+    Attributes:
+        reads: its inputs; `writes` its outputs (the first is what gradients come back to).
+        saves: what autograd keeps for its backward.
+        gradients: in the order in which the backward makes them.
+        forward_bytes: temporaries of the forward; `backward_bytes` of the backward.
+    """
+
+    name: str
+    reads: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+    saves: tuple[Tensor, ...] = ()
+    gradients: tuple[Gradient, ...] = ()
+    forward_bytes: Any = 0
+    backward_bytes: Any = 0
+
+
+class Program:
+    """A block under construction: operations append themselves (:mod:`lmsize.tape.ops`).
+
+    Attributes:
+        autocast: itemsize that matrix products cast their inputs to; None without autocast.
+        fuses_weight_gradients: products add to gradients that are there, and make no tensor.
+        is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        memory: what another tower hands to every block of this one.
+        cached: casts of parameters that autocast keeps until the forward ends.
+    """
+
+    def __init__(
+        self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
+        is_compiled: bool = False,
+    ) -> None:  # fmt: skip
+        self.ops: list[Op] = []
+        self.autocast = autocast
+        self.fuses_weight_gradients = fuses_weight_gradients
+        self.is_compiled = is_compiled
+        self.cached: list[Tensor] = []
+        self.inputs: list[Tensor] = []
+        self.memory: Tensor | None = None
+        self.outputs: list[Tensor] = []
+
+    def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
+        """The tensor that the block before hands over."""
+        tensor = Tensor(name, numel, itemsize, needs_grad)
+        self.inputs.append(tensor)
+        return tensor
+
+    def remembered(self, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
+        """What every block of a decoder reads of an encoder; held there, its gradient here."""
+        self.memory = Tensor("encoder output", numel, itemsize, needs_grad, "given")
+        return self.memory
+
+    def parameter(
+        self, name: str, numel: Any, itemsize: float, *, trained: bool,
+        kind: Literal["parameter", "shared", "waiting"] = "parameter",
+    ) -> Tensor:  # fmt: skip
+        """A weight, held elsewhere; its gradient is made here, or added to what there is."""
+        return Tensor(name, numel, itemsize, trained, kind)
+
+    def record(
+        self, name: str, reads: Sequence[Tensor], write: Tensor, *,
+        saves: Sequence[Tensor] = (), gradients: Sequence[Gradient] = (),
+        forward_bytes: Any = 0, backward_bytes: Any = 0, side: Sequence[Tensor] = (),
+    ) -> Tensor:  # fmt: skip
+        """Append an operation and give its output back.
+
+        Args:
+            side: further outputs that only its own backward reads (masks, log-sum-exps).
+        """
+        wanted = tuple(g for g in gradients if g.to.needs_grad)
+        write.needs_grad = bool(wanted)
+        if self.is_compiled:
+            saves = [dear for tensor in saves for dear in _dear(tensor)]
+        if self.fuses_weight_gradients and wanted:
+            wanted = tuple(g for g in wanted if g.to.kind == "local")
+        self.ops.append(
+            Op(
+                name, tuple(reads), (write, *side), tuple(saves) if write.needs_grad else (), wanted,
+                forward_bytes, backward_bytes,
+            )
+        )  # fmt: skip
+        return write
+
+    def hold(self, *tensors: Tensor) -> None:
+        """Local variables of a function that ends here: what they name lived until now."""
+        self.ops.append(Op("return", tensors, ()))
+
+
+def _dear(tensor: Tensor) -> list[Tensor]:
+    """The tensors from which a compiler computes `tensor` again."""
+    if tensor.made_from is None:
+        return [tensor]
+    return [dear for source in tensor.made_from for dear in _dear(source)]

@@ -1,0 +1,102 @@
+"""Small programs by hand: what is saved, what is live at the fullest instant, what is given back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmsize.tape import ops
+from lmsize.tape.liveness import backward, forward
+from lmsize.tape.pieces import piece
+from lmsize.tape.program import Program, Tensor, rounded_bytes
+
+KIB = 1024
+
+
+def chain(numel: Any, *, autocast: float | None = None, itemsize: float = 4) -> Program:
+    """x -> linear (square, 16 wide) -> silu -> out."""
+    program = Program(autocast=autocast)
+    x = program.input("x", numel, itemsize, needs_grad=True)
+    weight = program.parameter("w", 16 * 16, itemsize, trained=True)
+    inner = ops.linear(program, x, weight, n_in=16, n_out=16)
+    out = ops.pointwise(program, inner, name="silu", saves="input")
+    program.hold(x)
+    program.outputs.append(out)
+    return program
+
+
+def test_a_linear_saves_its_input_and_an_activation_its_own() -> None:
+    through = forward(chain(KIB))
+    assert through.saved == 2 * 4 * KIB
+    assert through.peak == 3 * 4 * KIB
+    assert through.input_is_saved
+
+
+def test_without_saving_only_the_ends_remain() -> None:
+    through = forward(chain(KIB), saving=False)
+    assert through.peak == 3 * 4 * KIB
+    assert piece(chain(KIB), checkpointed=True).saved == 4 * KIB
+
+
+def test_the_backward_counts_gradients_once_and_lets_go() -> None:
+    """At the linear: x and its gradient, the gradient of the product, the weight's."""
+    undone = backward(chain(KIB))
+    assert undone.gradients == KIB
+    at_silu = 2 * 4 * KIB + 2 * 4 * KIB
+    assert undone.peak == at_silu
+    assert backward(chain(KIB), accumulates=True).gradients == 0
+
+
+def test_a_residual_is_one_gradient_for_both_sides() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    out = ops.add(program, x, ops.pointwise(program, x, name="f"))
+    program.outputs.append(out)
+    # The gradient of the sum serves both sides; f makes one more, summed into it at the end.
+    assert backward(program).peak == 2 * 4 * KIB
+
+
+def test_autocast_keeps_casts_of_weights() -> None:
+    program = chain(KIB, autocast=2)
+    through = forward(program)
+    assert through.saved == 2 * KIB + 2 * KIB + rounded_bytes(2 * 256)
+    assert through.cached == 0
+    assert forward(program, saving=False).cached == rounded_bytes(2 * 256)
+
+
+def test_views_share_their_storage_and_a_split_gathers_its_gradients() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    first, second = ops.split(program, x, (KIB // 2, KIB // 2))
+    out = ops.mul(program, first, second)
+    program.outputs.append(out)
+    assert forward(program).saved == 4 * KIB
+    # Saved x, the gradient of the product, one of each half, then the whole.
+    assert backward(program).peak == 4 * KIB + 3 * 2 * KIB
+
+
+def test_a_frozen_weight_saves_nothing_of_the_input() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    weight = program.parameter("w", 256, 4, trained=False)
+    program.outputs.append(ops.linear(program, x, weight, n_in=16, n_out=16))
+    assert forward(program).saved == 0
+    assert backward(program).gradients == 0
+
+
+@pytest.mark.parametrize("autocast", [None, 2])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_one_program_serves_numbers_and_arrays(autocast: float | None, checkpointed: bool) -> None:
+    sizes = [64, 1000, 4096, 70_000]
+    whole = piece(chain(np.array(sizes), autocast=autocast), checkpointed=checkpointed)
+    for at, size in enumerate(sizes):
+        single = piece(chain(size, autocast=autocast), checkpointed=checkpointed)
+        for name in ("saved", "forward_peak", "backward_peak", "peak_gradients", "gradients"):
+            assert np.broadcast_to(getattr(whole, name), 4)[at] == getattr(single, name)
+
+
+def test_storages_are_whole_blocks() -> None:
+    assert Tensor("x", 1, 4).n_bytes == 512
+    assert Tensor("x", 129, 4).n_bytes == 1024
