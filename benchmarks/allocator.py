@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lmsize.trace.allocator import AllocatorSettings, simulated
-from lmsize.trace.events import Event
-from lmsize.trace.snapshot import write_snapshot
-from lmsize.trace.timeline import write_timeline
+from lmsize.tracing.allocator import AllocatorSettings, simulated
+from lmsize.tracing.events import Event
+from lmsize.tracing.snapshot import write_snapshot
+from lmsize.tracing.timeline import write_timeline
 
 MIB = 2**20
 N_LIVE = 2000  # storages alive at a time: a model of some 80 layers in training

@@ -120,10 +120,9 @@ def catalogue_cases() -> Iterator[Case]:
 
 def traced_peaks(case: Case) -> dict[str, int]:
     """Bytes of the fullest instant of each phase of the second step."""
-    from lmsize.trace.peaks import in_blocks, peaks
-    from lmsize.trace.running import Device, traced
-
     from lmsize.step.training import built_step
+    from lmsize.tracing.peaks import in_blocks, peaks
+    from lmsize.tracing.running import Device, traced
     from lmsize.workload.training import TrainSpec, with_defaults
 
     spec, _ = with_defaults(TrainSpec(**case["options"]), max_positions=None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from article_tables import table
 from lmsize.quantity import format_bytes
-from lmsize.trace.allocator import sizes
+from lmsize.tracing.allocator import sizes
 
 CONSTANTS = (
     (sizes.BLOCK_STEP_BYTES, "every block is a multiple of it", "kMinBlockSize"),

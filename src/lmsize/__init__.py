@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsize.api.comparing import compare
+    from lmsize.api.factory import trace
     from lmsize.api.measuring import measure
     from lmsize.api.serving import infer
     from lmsize.api.training import train
@@ -28,6 +29,7 @@ _WHERE = {
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
     "measure": "lmsize.api.measuring",
+    "trace": "lmsize.api.factory",
     "train": "lmsize.api.training",
     "validate": "lmsize.validation.public",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "compare",
     "infer",
     "measure",
+    "trace",
     "train",
     "validate",
 ]

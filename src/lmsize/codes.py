@@ -104,6 +104,21 @@ CODES: dict[str, str] = {
     "reserved-typical": "The caching allocator reserves more than is live; the share is the median "
     "of published runs where both were measured.",
     "context-typical": "The driver's context and loaded kernels take memory that no tensor shows.",
+    "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
+    "the step's requests.",
+    "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "
+    "counts. Kernels' own scratch, the context, libraries' workspaces and communication buffers are "
+    "not seen.",
+    "trace-capability": "The accelerator's compute capability is not known or none was named; "
+    "attention kernels are chosen as on an 8.0.",
+    "trace-optimizer-impl": "The implementation of the optimizer was not said: it is the one that "
+    "torch chooses on the device.",
+    "trace-micro-batches": "Of a step's micro-batches two are traced; those that follow do the same.",
+    "trace-replicated": "Like layers are traced a few times and their events repeated; that this gives "
+    "the whole model's is checked on each model by leaving one layer out.",
+    "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
+    "trace-scaled-limits": "Limits and the fewest accelerators come from the analytic engine, its "
+    "memory scaled to meet the trace.",
     "prefill-chunk": "A server prefills long prompts in chunks, so working memory stops growing.",
     "min-to-fit-zero3": "The smallest number of accelerators is searched with ZeRO-3, which shards "
     "weights, gradients and states over them.",

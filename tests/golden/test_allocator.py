@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lmsize.trace.allocator import allocator_settings, simulated
-from lmsize.trace.events import Event
+from lmsize.tracing.allocator import allocator_settings, simulated
+from lmsize.tracing.events import Event
 
 CASES = json.loads((Path(__file__).parent / "allocator.json").read_text("utf-8"))
 

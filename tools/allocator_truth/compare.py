@@ -28,8 +28,8 @@ from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 
-from lmsize.trace.allocator import Reserved, allocator_settings, simulated
-from lmsize.trace.events import Event
+from lmsize.tracing.allocator import Reserved, allocator_settings, simulated
+from lmsize.tracing.events import Event
 
 HERE = Path(__file__).parent
 MIB = 2**20

@@ -43,7 +43,7 @@ def compare(
     """
     check_choice("--by", by, BY)
     rows = opened(catalogue)
-    subject = located(model, rows) if model is not None else None
+    subject = model if model is None or engine == "trace" else located(model, rows)
     fixed = {"accelerator": accelerator, "engine": engine, "catalogue": rows, "today": today}
 
     def ask(question: Ask, changed: dict[str, Any]) -> Estimate:

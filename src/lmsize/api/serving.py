@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 from lmsize.api.locate import ModelLike, located
-from lmsize.api.training import ENGINES, RULES_OPTIONS, opened
+from lmsize.api.training import RULES_OPTIONS, opened
 from lmsize.catalogue import Catalogue
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Estimate
@@ -46,7 +46,7 @@ def infer(
     Raises:
         LmsizeError: input that makes no sense. Serving that does not fit is an answer.
     """
-    check_choice("--engine", engine, ENGINES)
+    check_choice("--engine", engine, ("rules", "analytic"))  # a trace is of a training step
     values = parsed(options, allowed=INFER_OPTIONS | RULES_OPTIONS)
     rules = RulesSpec(**{k: v for k, v in values.items() if k in RULES_OPTIONS})
     spec = InferSpec(**{k: v for k, v in values.items() if k in INFER_OPTIONS})

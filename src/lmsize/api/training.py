@@ -8,7 +8,8 @@ from os import PathLike
 from typing import Any
 
 from lmsize.api.calibration import Calibration, corrections
-from lmsize.api.locate import ModelLike, located
+from lmsize.api.locate import ModelLike, found_config, located
+from lmsize.api.tracing import refuse_without_trace, trace_spec, traced_training
 from lmsize.assumption import Assumption
 from lmsize.catalogue import Catalogue, built_in, load_user_catalogue
 from lmsize.errors import InputError
@@ -23,7 +24,7 @@ from lmsize.planner.training import Smallest, limits, min_to_fit, remedies
 from lmsize.workload.parse import parsed
 from lmsize.workload.training import TrainSpec, check_choice
 
-ENGINES = ("rules", "analytic")
+ENGINES = ("rules", "analytic", "trace")
 TRAIN_OPTIONS = {f.name for f in fields(TrainSpec)}
 RULES_OPTIONS = {f.name for f in fields(RulesSpec)}
 
@@ -55,7 +56,8 @@ def train(
         model: a catalogue name, a Hub id, a path, a parsed config or a ModelSpec; None only with
             ``engine="rules"`` and ``params``.
         accelerator: its name; None asks for sizes alone.
-        engine: ``analytic``, or ``rules`` for the rules of thumb.
+        engine: ``analytic``, ``rules`` for the rules of thumb, or ``trace`` for the real model on
+            fake tensors (extra ``trace``).
         catalogue: a user's file of rows (TOML or CSV), or a catalogue already opened.
         today: decides whether a price is stale; the current date if None.
         search: whether to look for the limits, the fewest accelerators and what would help; without
@@ -63,12 +65,16 @@ def train(
         calibration: a file of :func:`lmsize.calibrate`; None for the usual one if it is there; False
             or ``none`` for no correction.
         options: the long options of ``lmsize train`` with ``_`` for ``-``, as numbers or as text
-            with suffixes (``tokens="1B"``, ``deadline="7d"``).
+            with suffixes (``tokens="1B"``, ``deadline="7d"``); with ``trace`` also the fields of
+            :class:`lmsize.api.tracing.TraceSpec`.
 
     Raises:
         LmsizeError: input that makes no sense. A run that does not fit is an answer.
     """
     check_choice("--engine", engine, ENGINES)
+    asked = trace_spec(options)
+    if engine != "trace":
+        refuse_without_trace(asked, engine)
     spec, rules = specs(options)
     rows = opened(catalogue)
     day = today or date.today()
@@ -82,7 +88,10 @@ def train(
     question = training_question(
         located(model, rows), spec, rows, accelerator=accelerator, today=day
     )
-    return answered(with_corrections(question, calibration), search=search)
+    question = with_corrections(question, calibration)
+    if engine == "trace":
+        return traced_training(question, found_config(model, rows).config, asked, search=search)
+    return answered(question, search=search)
 
 
 def with_corrections(question: TrainingQuestion, calibration: Calibration) -> TrainingQuestion:

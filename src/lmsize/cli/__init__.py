@@ -19,6 +19,7 @@ COMMANDS = {
     "validate": "How far off the estimates are, against published measurements.",
     "measure": "Run a real step here and read what it takes (extra: measure).",
     "calibrate": "Turn measurements of your own into corrections for your machine.",
+    "trace": "The memory of a step of your own module, on fake tensors (extra: trace).",
     "models": "List the models that the catalogue knows.",
     "accelerators": "List the accelerators that the catalogue knows.",
     "explain": "Explain a formula, a component or an assumption.",

@@ -43,7 +43,7 @@ OUTPUT = (
         metavar="ENGINE",
         default="analytic",
         show_default=True,
-        help="rules or analytic.",
+        help="rules, analytic or trace.",
     ),
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
@@ -116,4 +116,27 @@ RULES = (
     ),
     option("--peak-flops", metavar="X", help="rules: peak FLOP/s of one accelerator."),
     option("--efficiency", metavar="X", help="rules: share of the peak that is reached (0.8)."),
+)
+TRACE_FILES = (
+    option(
+        "--trace-device", metavar="KIND", help="trace: tensors pretend to be on cuda or cpu (cuda)."
+    ),
+    option(
+        "--timeline", metavar="FILE", help="trace: draw memory along the step (.html, .png, .svg)."
+    ),
+    option("--snapshot", metavar="FILE", help="trace: a file for PyTorch's memory viewer."),
+)
+TRACE = (
+    *TRACE_FILES,
+    option(
+        "--optimizer-impl", metavar="KIND", help="trace: foreach, fused or loop (as torch chooses)."
+    ),
+    option("--clip-grad-norm", metavar="X", help="trace: clip the norm of the gradients (off)."),
+    click.option(
+        "--keep-outputs",
+        is_flag=True,
+        default=None,
+        help="trace: outputs live through the backward.",
+    ),
+    click.option("--reentrant", is_flag=True, default=None, help="trace: reentrant checkpointing."),
 )

@@ -14,6 +14,7 @@ from lmsize.cli.options import (
     OUTPUT,
     RULES,
     RUN,
+    TRACE,
     TRAINING,
     stacked,
 )
@@ -21,7 +22,7 @@ from lmsize.cli.options import (
 
 @click.command("train")
 @click.argument("model", required=False)
-@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, CALIBRATION, EXPLAIN, *RULES)
+@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, CALIBRATION, EXPLAIN, *TRACE, *RULES)
 def command(model: str | None, as_json: bool, explain: bool, **options: Any) -> int:
     """What training MODEL needs.
 

@@ -57,7 +57,7 @@ def test_what_is_silent_is_an_assumption() -> None:
     ("framework", "sharding", "stack", "zero"),
     [
         ("HF Trainer", "zero3", "deepspeed", 3), ("HF Trainer + DeepSpeed", "none", "deepspeed", 0),
-        ("HF Trainer", "fsdp", "transformers", 3), ("litgpt", "fsdp", "torchtitan", 3),
+        ("HF Trainer", "fsdp", "transformers", 3), ("litgpt", "fsdp", "transformers", 3),
         ("torchtitan FSDP2", "fsdp2", "torchtitan", 3), ("NeMo/Megatron-Core", "zero1", "megatron", 1),
         ("Megatron-DeepSpeed", "zero1", "deepspeed", 1), ("axolotl", "ddp", "transformers", 0),
         ("torchtune 0.5", "FULL_SHARD", "transformers", 3), ("never heard of it", "none", "transformers", 0),
