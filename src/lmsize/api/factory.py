@@ -45,7 +45,7 @@ def trace(
     refuse_of_catalogue(asked, options)
     rows = opened(catalogue)
     row, assumed = rows.accelerator(accelerator) if accelerator is not None else (None, ())
-    require("torch", why="lmsize trace")
+    require("torch", why="lmsize trace", extra="trace")
     from lmsize.tracing.engine import traced_factory
     from lmsize.tracing.factory import loaded
     from lmsize.tracing.terms import SOURCE

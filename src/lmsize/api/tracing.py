@@ -124,9 +124,9 @@ def traced_training(
     from lmsize.step.extras import require
     from lmsize.step.model import refuse_unknown_settings
 
+    require("torch", "transformers", why="--engine trace", extra="trace")
     refuse_unknown_settings(question.spec)
     _refuse_sharding(question)
-    require("torch", "transformers", why="--engine trace")
     from lmsize.tracing.engine import traced_step
 
     device, stated = traced_device(question.accelerator, asked)

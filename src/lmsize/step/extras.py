@@ -11,7 +11,7 @@ from lmsize.errors import ExtraError
 EXTRA = "measure"
 
 
-def require(*packages: str, why: str = "running the real model") -> None:
+def require(*packages: str, why: str = "running the real model", extra: str = EXTRA) -> None:
     """Refuse when one of these is not installed, naming the extra that brings it.
 
     Raises:
@@ -19,7 +19,7 @@ def require(*packages: str, why: str = "running the real model") -> None:
     """
     for package in packages:
         if not is_installed(package):
-            raise ExtraError(package, why, extra=EXTRA)
+            raise ExtraError(package, why, extra=extra)
 
 
 def is_installed(package: str) -> bool:
