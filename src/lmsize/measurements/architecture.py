@@ -39,8 +39,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "moe_ffn": ("moe_intermediate_size",),
 }
 TUNED = re.compile(
-    r"[-_ ](chat|instruct|base|it|hf|pt|sft|dpo|thinking|fp8|bf16|fp16|int4|int8|awq|gptq|gguf|nvfp4|mxfp4|fp4"
-    r"|w\da\d{1,2}|q\d(?:_\w+)?|\d{4}|v\d(\.\d)?)$"
+    r"[-_ ](chat|instruct|base|it|hf|pt|sft|dpo|thinking|fp8|bf16|fp16|nvfp4|mxfp4|fp4|bnb|unsloth|awq|"
+    r"gptq|gguf|int[48]|[48]-?bit|w\da\d{1,2}|q\d(?:_\w+)?|\d{4}|v\d(\.\d)?)$"
 )
 FAR_FROM_STATED = 0.1  # a count that misses the stated parameters by more is said
 HEAD_DIM = 128
@@ -112,7 +112,8 @@ def named(label: str) -> Mapping[str, Any] | None:
     name = REMARK.sub(" ", label).strip()
     while name:
         for word in (name, name.rpartition("/")[2]):
-            found = built_in().find_model(families()["labels"].get(plain(word), word))
+            meant = families()["labels"].get(plain(word)) or _by_hub_name().get(plain(word), word)
+            found = built_in().find_model(meant)
             if found is not None:
                 return found[0].config
         shorter = TUNED.sub("", name.lower())
@@ -120,6 +121,18 @@ def named(label: str) -> Mapping[str, Any] | None:
             return None
         name = shorter
     return None
+
+
+@cache
+def _by_hub_name() -> Mapping[str, str]:
+    """The catalogue's name by the name that a model has on the Hub, whoever uploaded it."""
+    rows = built_in().models()
+    names = ((plain(word.rpartition("/")[2]), row.name) for row in rows
+             for word in (row.hf_id, *row.aliases) if word)  # fmt: skip
+    found: dict[str, str] = {}
+    for hub_name, name in names:
+        found.setdefault(hub_name, name)
+    return found
 
 
 def patched(config: Mapping[str, Any], said: Columns) -> Mapping[str, Any] | None:

@@ -137,6 +137,17 @@ def test_columns_decide_over_the_label() -> None:
     assert n_params(reduced) < n_params(whole)
 
 
+@pytest.mark.parametrize(
+    ("label", "n_layers"),
+    [("NousResearch/Meta-Llama-3-8B", 32), ("unsloth/Llama-3.2-3B-bnb-4bit", 28),
+     ("someone/Qwen2.5-7B-Instruct-GPTQ-Int4", 28),
+     ("nvidia/Qwen3-32B-NVFP4", 64), ("x/Llama-3.1-8B-q4_K_M", 32), ("Llama-2-7B (table 3)", 32),
+     ("bigscience/bloomz-7b1", 30), ("DeepSeekV3 (tokendrop)", 61)],
+)  # fmt: skip
+def test_a_label_is_known_whoever_uploaded_it_and_however_stored(label: str, n_layers: int) -> None:
+    assert asked(model=label).model.n_layers == n_layers
+
+
 def test_a_shape_without_a_known_name_is_read_by_its_family() -> None:
     cells = {"hidden": "4096", "layers": "24", "heads": "32", "ffn": "16384", "vocab": "51200"}
     gpt = asked(model="GPT3-5B", **cells).model
