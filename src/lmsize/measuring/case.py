@@ -54,8 +54,12 @@ class Case:
 
     @property
     def key(self) -> str:
-        """A short name of everything that decides the result, the same in every run."""
-        said = {k: v for k, v in self.spec.as_dict().items() if v not in (None, False)}
+        """A short name of everything that decides the result, the same in every run.
+
+        What is as usual is left out, so that an option which a later version adds changes nothing.
+        """
+        usual = TrainSpec().as_dict()
+        said = {k: v for k, v in self.spec.as_dict().items() if v != usual[k]}
         decides = [
             self.config, said, self.device, self.n_processes, self.optimizer_impl,
             self.clip_grad_norm, self.memory_limit_bytes,
