@@ -87,6 +87,11 @@ TRAINING = (
         "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."
     ),
     option("--stack", metavar="NAME", help="transformers, torchtitan, megatron or deepspeed."),
+    option(
+        "--stack-options",
+        metavar="LIST",
+        help="The stack's own switches, e.g. attention-backend=flash,no-gradient-fusion.",
+    ),
     option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (

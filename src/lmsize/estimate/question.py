@@ -11,11 +11,18 @@ from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
+from lmsize.memory.standing import HOPPER
 from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
+from lmsize.stacks.switches import Switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import TrainSpec, batch_of, with_defaults
+
+BEFORE_HOPPER = frozenset(
+    ("V100", "T4", "A10", "A10G", "L4", "L40", "L40S", "L20", "A30", "A40", "RTX A6000", "RTX 3090",
+     "RTX 4090", "RTX 6000 Ada", "A100", "A800", "Titan RTX")
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,13 @@ class TrainingQuestion:
         """The same question with some fields of the spec changed (for searches)."""
         unpinned = {"global_batch": None, "grad_accum": self.setup.batch.n_micro}
         spec = replace(self.spec, **{**unpinned, **changes})
-        setup = _setup(self.model, spec, self.catalogue, adapters=self.setup.adapters)
+        setup = _setup(
+            self.model,
+            spec,
+            self.catalogue,
+            accelerator=self.accelerator,
+            adapters=self.setup.adapters,
+        )
         return replace(self, spec=spec, setup=setup)
 
 
@@ -97,7 +110,7 @@ def training_question(
     filled, stated = with_defaults(spec, max_positions=model.max_positions)
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
-    setup = _setup(model, filled, catalogue)
+    setup = _setup(model, filled, catalogue, accelerator=row)
     return TrainingQuestion(
         model, filled, setup, row, catalogue,
         (*model.assumptions, *assumed, *stated, *_defaults_of(spec), *_of_setup(setup)),
@@ -106,8 +119,9 @@ def training_question(
 
 
 def _setup(
-    model: ModelSpec, spec: TrainSpec, catalogue: Catalogue, *, adapters: ModelSpec | None = None
-) -> TrainingSetup:
+    model: ModelSpec, spec: TrainSpec, catalogue: Catalogue, *, accelerator: Accelerator | None,
+    adapters: ModelSpec | None = None,
+) -> TrainingSetup:  # fmt: skip
     layout = layout_of(spec, model)
     if spec.method != "full" and adapters is None:
         adapters = adapter_model(
@@ -117,6 +131,7 @@ def _setup(
             experts=spec.lora_experts,
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
+    capability = _capability(accelerator)
     return TrainingSetup(
         model=model, adapters=adapters, layout=layout, batch=batch_of(spec, dp=layout.dp),
         recipe=catalogue.recipe(spec.stack or "", spec.precision or ""), optimizer=optimizer,
@@ -124,7 +139,28 @@ def _setup(
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
         precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
+        switches=_switches(spec, capability), capability=capability,
     )  # fmt: skip
+
+
+def _capability(accelerator: Accelerator | None) -> int:
+    """The first number of the compute capability; Hopper's where no accelerator is named."""
+    before = accelerator is not None and accelerator.family in BEFORE_HOPPER
+    return HOPPER - 1 if before else HOPPER
+
+
+def _switches(spec: TrainSpec, capability: int) -> Switches:
+    """The stack's switches, and which attention ``auto`` is.
+
+    Raises:
+        InputError: a switch that is not known, or a stack that has none.
+    """
+    if spec.stack_options and spec.stack != "megatron":
+        raise InputError("--stack-options", spec.stack_options, "--stack megatron, which has some")
+    found = read_switches(spec.stack_options)
+    if found.attention_backend != "auto":
+        return found
+    return replace(found, attention_backend="fused" if capability >= HOPPER else "flash")
 
 
 def _fallback(optimizer: Optimizer, catalogue: Catalogue) -> Optimizer | None:

@@ -17,7 +17,9 @@ from lmsize.measurements.cells import count, is_set, options, rate
 from lmsize.measurements.draft import Draft
 from lmsize.measurements.frameworks import Framework, framework
 from lmsize.measurements.layouts import read_layout
+from lmsize.measurements.megatron import megatron_model, speaks_megatron
 from lmsize.measurements.methods import read_method, read_numbers
+from lmsize.measurements.switches import read_switches
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 from lmsize.model.spec import ModelSpec
@@ -51,8 +53,8 @@ def question(row: Mapping[str, str]) -> Question:
             read, or lmsize does not model it.
     """
     extra = options(row.get("extra_config", ""))
-    model, stated = architecture(columns_of(row, extra))
     frame, is_known = framework(row.get("framework", ""))
+    model, stated = _model(row, extra, frame)
     draft = Draft(row, extra, frame, {}, list(stated))
     if not is_known:
         draft.assume(
@@ -65,10 +67,21 @@ def question(row: Mapping[str, str]) -> Question:
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
+    read_switches(draft)
     _refuse_offload(draft)
     model = _with_dropout(model, draft)
     name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")
     return Question(model, name, draft.options, tuple(draft.stated))
+
+
+def _model(
+    row: Mapping[str, str], extra: Mapping[str, str], frame: Framework
+) -> tuple[ModelSpec, tuple[Assumption, ...]]:
+    """The model that the columns and the label describe, or launch arguments that say more."""
+    said = columns_of(row, extra)
+    if frame.stack == "megatron" and speaks_megatron(said, extra):
+        return megatron_model(said, extra), ()
+    return architecture(said)
 
 
 def _batch(draft: Draft) -> None:

@@ -21,10 +21,12 @@ from lmsize.memory.moments import (
     passing_term,
 )
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states
+from lmsize.memory.standing import HOPPER, Libraries, standing_term
 from lmsize.memory.storage import storage
 from lmsize.model.spec import ModelSpec, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks.setting import Setting
+from lmsize.stacks.switches import USUAL, Switches
 from lmsize.workload.training import Batch
 
 ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
@@ -41,6 +43,7 @@ class TrainingSetup:
         fallback: steps the tensors that `optimizer` does not handle.
         quant: the number type of the frozen base's linears; None leaves them as they are.
         precision: looks a number type up by name.
+        switches: of the stack; `capability` the compute capability of the accelerator.
         pipeline_stage: whose peak is meant: ``worst``, ``first`` or ``last``.
     """
 
@@ -56,6 +59,8 @@ class TrainingSetup:
     attention: str
     precision: Callable[[str], Precision]
     pipeline_stage: str = "worst"
+    switches: Switches = USUAL
+    capability: int = HOPPER
 
     @property
     def has_buckets(self) -> bool:
@@ -132,6 +137,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     )
     trained = adapters if frozen else base
     held = _held(setup, base, adapters, trained, frozen=frozen)
+    held += _standing(setup, stage)
     gradients = [] if setup.optimizer.gradient_is_freed else [_gradients(setup, trained)]
     gathers = _gathers(setup, stage)
     after = [_states(setup, trained, frozen=frozen), _inputs(setup)]
@@ -171,6 +177,21 @@ def _held(
     return held
 
 
+def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """Workspaces and buffers that a stack keeps."""
+    if setup.recipe.stack != "megatron":
+        return []
+    batch, layout = setup.batch, setup.layout
+    return [
+        standing_term(
+            Libraries(setup.capability, setup.switches), stage, width=setup.model.width,
+            n_tokens=ceil_div(batch.micro_batch * batch.seq_len, layout.cp),
+            bytes_per_number=setup.precision(setup.recipe.weights).bits / 8,
+            sequence_parallel=layout.sequence_parallel,
+        )
+    ]  # fmt: skip
+
+
 def _inputs(setup: TrainingSetup) -> Term:
     """Ids and labels of the step's micro-batches."""
     batch = setup.batch
@@ -199,7 +220,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         autocast=compute if casts and compute < weights else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
-        quant_itemsize=compute,
+        quant_itemsize=compute, switches=setup.switches,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 

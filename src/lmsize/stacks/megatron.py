@@ -37,10 +37,37 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
 
 
 def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    """Flash attention, or scores that the fused softmax keeps in 16 bits."""
+    """Attention of cuDNN or flash-attention, or scores that the fused softmax keeps in 16 bits.
+
+    Values come to it as a view of what queries, keys and values were projected to together; where
+    rotary positions have made tensors of the other two, it is copied, and that can go.
+    """
     q, k, v = qkv
     width = part.n_heads * part.v_head_dim
-    if setting.attention != "eager" or setting.recompute == "selective":
+    if is_unfused(setting):
+        return _unfused(program, qkv, part, setting)
+    if setting.switches.attention_backend == "flash":  # its kernels want sequences outermost
+        q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
+    elif setting.conduct.rotary:
+        v = ops.copy(program, v, name="values")
+    out = ops.fused_attention(
+        program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads
+    )
+    if setting.switches.attention_backend == "flash":
+        return ops.copy(program, out, name="transposed back")
+    return out
+
+
+def is_unfused(setting: Setting) -> bool:
+    """Whether scores are there: asked for, or all that Megatron's own layers have."""
+    named = setting.switches.attention_backend == "unfused" or setting.attention == "eager"
+    return named or setting.switches.transformer_impl == "local"
+
+
+def _unfused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    q, k, v = qkv
+    width = part.n_heads * part.v_head_dim
+    if setting.recompute == "selective" and "core_attn" in setting.switches.recompute_modules:
         return ops.fused_attention(
             program, q, k, v, numel=setting.n_tokens * width,
             n_log_sums=setting.n_tokens * part.n_heads,

@@ -11,6 +11,7 @@ from lmsize.model.conduct import Conduct
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
+from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.program import Program, Tensor
 
 ONE = Layout()
@@ -34,6 +35,7 @@ class Setting:
             frozen, as checkpointing of a model with adapters has it.
         layout: of the run; programs are those of one of its ranks.
         quant_itemsize: of products with weights in few bits.
+        switches: of the stack.
         quantised: whether the base's adaptable linears are stored in few bits.
     """
 
@@ -52,6 +54,7 @@ class Setting:
     layout: Layout = ONE
     recompute: str = "none"
     quant_itemsize: float = 0.0
+    switches: Switches = USUAL
 
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""

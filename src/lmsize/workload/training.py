@@ -35,6 +35,7 @@ class TrainSpec:
         deadline: seconds that the whole run may take.
         etp: tensor parallelism of the experts; None for the same as tp.
         vp: pieces that a pipeline's rank holds of the model (an interleaved schedule).
+        stack_options: the stack's own switches, as ``name=value,no-name``.
         pipeline_stage: whose memory is told: the ``worst`` stage's, the ``first``'s or the ``last``'s.
     """
 
@@ -66,6 +67,7 @@ class TrainSpec:
     recompute: str | None = None
     attention: str | None = None
     stack: str | None = None
+    stack_options: str | None = None
     pipeline_stage: str = "worst"
     mfu: float | None = None
 

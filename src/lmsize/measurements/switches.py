@@ -1,0 +1,45 @@
+"""Megatron's own launch arguments -> the switches of its stack (``--stack-options``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lmsize.measurements.cells import is_set
+from lmsize.measurements.draft import Draft
+from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
+
+FLAGS = {
+    "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
+    "no_rope_fusion": "no-rope-fusion",
+}  # fmt: skip
+
+
+def read_switches(draft: Draft) -> None:
+    """The switches that a row's launch arguments set."""
+    if draft.options["stack"] != "megatron":
+        return
+    found = list(_switches(draft.extra))
+    if found:
+        draft.options["stack_options"] = ",".join(found)
+
+
+def _switches(extra: Mapping[str, str]) -> Iterator[str]:
+    backend = extra.get("attention_backend", "")
+    if backend in BACKENDS:
+        yield f"attention-backend={backend}"
+    if extra.get("transformer_impl") == "local":
+        yield "transformer-impl=local"
+    if is_set(extra, "cross_entropy_loss_fusion"):
+        kind = extra.get("cross_entropy_fusion_impl", "")
+        yield f"cross-entropy={'te' if kind == 'te' else 'native'}"
+    dispatcher = extra.get("moe_token_dispatcher_type", "")
+    if dispatcher in DISPATCHERS:
+        yield f"dispatcher={dispatcher}"
+    modules = [name for name in MODULES if name in extra.get("recompute_modules", "")]
+    if modules:
+        yield f"recompute-modules={'+'.join(modules)}"
+    if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
+        yield "no-grouped-gemm"
+    for key, switch in FLAGS.items():
+        if is_set(extra, key):
+            yield switch

@@ -1,0 +1,90 @@
+"""What a run may switch in Megatron beside the shapes, under the names of its own arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmsize.errors import InputError, nearest_names
+
+BACKENDS = ("auto", "fused", "flash", "unfused")
+LOSSES = ("eager", "native", "te")
+IMPLEMENTATIONS = ("transformer_engine", "local")
+DISPATCHERS = ("alltoall", "allgather", "flex")
+MODULES = (
+    "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Megatron's arguments that decide which tensors there are (``--stack-options``).
+
+    Attributes:
+        attention_backend: of Transformer Engine; ``auto`` is cuDNN's from Hopper on, else
+            flash-attention's.
+        cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
+        transformer_impl: ``local`` has Megatron's own linears and unfused attention.
+        dispatcher: how tokens get to their experts.
+        recompute_modules: what selective recomputation runs again, in order of name.
+        deterministic: cuBLAS gets the workspace that makes it so.
+        gradient_fusion: weight gradients are added to the main gradients by the product itself.
+        rope_fusion: rotary positions by one kernel.
+        grouped_gemm: one product for all experts of a rank, on streams of its own.
+    """
+
+    attention_backend: str = "auto"
+    cross_entropy: str = "eager"
+    transformer_impl: str = "transformer_engine"
+    dispatcher: str = "alltoall"
+    recompute_modules: tuple[str, ...] = ("core_attn",)
+    deterministic: bool = False
+    gradient_fusion: bool = True
+    rope_fusion: bool = True
+    grouped_gemm: bool = True
+
+
+USUAL = Switches()
+CHOICES = {
+    "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
+    "dispatcher": DISPATCHERS,
+}  # fmt: skip
+FLAGS = ("deterministic", "gradient_fusion", "rope_fusion", "grouped_gemm")
+KEYS = (*CHOICES, "recompute_modules", *FLAGS)
+WHAT = "--stack-options"
+
+
+def read_switches(text: str | None) -> Switches:
+    """``attention-backend=flash,deterministic,no-gradient-fusion`` as switches.
+
+    Raises:
+        InputError: a name or a value that is not known.
+    """
+    found: dict[str, Any] = {}
+    for item in (text or "").split(","):
+        name, _, value = item.strip().lower().partition("=")
+        if name:
+            key, read = _one(name.replace("-", "_"), value.strip())
+            found[key] = read
+    return Switches(**found)
+
+
+def _one(key: str, value: str) -> tuple[str, Any]:
+    if not value and key.removeprefix("no_") in FLAGS:
+        return key.removeprefix("no_"), not key.startswith("no_")
+    if key == "recompute_modules" and value:
+        names = tuple(sorted(value.split("+")))
+        for name in names:
+            _check(f"{WHAT} {key}", name, MODULES)
+        return key, names
+    if key in CHOICES and value:
+        _check(f"{WHAT} {key}", value, CHOICES[key])
+        return key, value
+    near = nearest_names(key, KEYS, n_names=1)
+    raise InputError(WHAT, key, f"one of {', '.join(KEYS)}", nearest=near)
+
+
+def _check(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = nearest_names(value, choices, n_names=1)
+        raise InputError(what, value, f"one of {', '.join(choices)}", nearest=near)
