@@ -11,7 +11,7 @@ from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
-from lmsize.memory.standing import HOPPER
+from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
@@ -19,6 +19,9 @@ from lmsize.stacks.switches import Switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import TrainSpec, batch_of, with_defaults
 
+OF_BLACKWELL = frozenset(
+    ("B100", "B200", "GB200", "B300", "GB300", "RTX 5090", "RTX PRO 6000 Blackwell")
+)
 BEFORE_HOPPER = frozenset(
     ("V100", "T4", "A10", "A10G", "L4", "L40", "L40S", "L20", "A30", "A40", "RTX A6000", "RTX 3090",
      "RTX 4090", "RTX 6000 Ada", "A100", "A800", "Titan RTX")
@@ -145,8 +148,8 @@ def _setup(
 
 def _capability(accelerator: Accelerator | None) -> int:
     """The first number of the compute capability; Hopper's where no accelerator is named."""
-    before = accelerator is not None and accelerator.family in BEFORE_HOPPER
-    return HOPPER - 1 if before else HOPPER
+    family = accelerator.family if accelerator is not None else ""
+    return BLACKWELL if family in OF_BLACKWELL else HOPPER - (family in BEFORE_HOPPER)
 
 
 def _switches(spec: TrainSpec, capability: int) -> Switches:
@@ -160,7 +163,8 @@ def _switches(spec: TrainSpec, capability: int) -> Switches:
     found = read_switches(spec.stack_options)
     if found.attention_backend != "auto":
         return found
-    return replace(found, attention_backend="fused" if capability >= HOPPER else "flash")
+    has_fused = capability == HOPPER or (capability > HOPPER and not found.deterministic)
+    return replace(found, attention_backend="fused" if has_fused else "flash")
 
 
 def _fallback(optimizer: Optimizer, catalogue: Catalogue) -> Optimizer | None:

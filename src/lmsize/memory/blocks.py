@@ -162,7 +162,8 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
 
 
 def _program(block: Block, ask: _Ask) -> Program:
-    style = STYLES[ask.stack]
+    is_megatron = ask.stack == "megatron"
+    style = megatron.style(ask.setting.switches) if is_megatron else STYLES[ask.stack]
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),

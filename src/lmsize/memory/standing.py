@@ -26,7 +26,7 @@ MEGATRON = Source(
     "https://github.com/NVIDIA/Megatron-LM",
 )  # fmt: skip
 KIB, MIB = 2**10, 2**20
-HOPPER = 9  # compute capability, the first number
+HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
 LARGE = 32 * MIB  # from Hopper on, and with CUBLAS_WORKSPACE_CONFIG=:4096:8
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB

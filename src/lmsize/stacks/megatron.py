@@ -7,11 +7,14 @@ the tokens; a column-parallel linear gathers them for its product, twice.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import transformers
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
+from lmsize.stacks.switches import Switches
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
@@ -98,11 +101,18 @@ def gated(program: Program, gate: Tensor, other: Tensor, kind: str) -> Tensor:
     )  # fmt: skip
 
 
-def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
-    """Cross-entropy over a share of the vocabulary, in place on the logits in fp32."""
+def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind: str) -> Tensor:
+    """Cross-entropy over a share of the vocabulary.
+
+    Megatron's own (``eager``) is in place on the logits in fp32; compiled (``native``) it has the
+    softmax beside them; Transformer Engine's (``te``) writes the gradient over the logits.
+    """
     del upcasts, n_tokens
-    raised = ops.cast(program, logits, FP32, name="logits in fp32")
-    probs = ops.in_place(program, raised, name="softmax")
+    raised = logits if kind == "te" else ops.cast(program, logits, FP32, name="logits in fp32")
+    if kind == "native":
+        probs = ops.pointwise(program, raised, name="softmax")
+    else:
+        probs = ops.in_place(program, raised, name="softmax")
     made = Tensor("loss", 1, FP32)
     return program.record(
         "cross_entropy", [probs], made, saves=[probs], gradients=[Gradient(probs, "saved")]
@@ -110,6 +120,12 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
 
 
 STYLE = Style(
-    norm, rotary, core, activation, loss, gated=gated, fuses_weight_gradients=True,
+    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, fuses_weight_gradients=True,
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
+
+
+@cache
+def style(switches: Switches) -> Style:
+    """The stack as its switches have it."""
+    return replace(STYLE, loss=partial(loss, kind=switches.cross_entropy))

@@ -21,8 +21,8 @@ class Switches:
     """Megatron's arguments that decide which tensors there are (``--stack-options``).
 
     Attributes:
-        attention_backend: of Transformer Engine; ``auto`` is cuDNN's from Hopper on, else
-            flash-attention's.
+        attention_backend: of Transformer Engine; ``auto`` is cuDNN's from Hopper on
+            (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
         dispatcher: how tokens get to their experts.
