@@ -20,7 +20,21 @@ from lmsize.numbers import ceil_div
 GPT2_VOCABULARY = 50257  # of the tokenizer that Megatron's examples and tests use
 FREQUENCY = re.compile(r"\[([\d,\s]+)\]\s*\*\s*(\d+)")
 SHAPES = frozenset(
-    ["swiglu", "normalization", "disable_bias_linear", "untie_embeddings_and_output_weights", "num_experts", "position_embedding_type", "multi_latent_attention", "qk_layernorm", "squared_relu", "ffn_hidden_size", "add_qkv_bias", "transformer_impl", "use_mcore_models"]
+    [
+        "swiglu",
+        "normalization",
+        "disable_bias_linear",
+        "untie_embeddings_and_output_weights",
+        "num_experts",
+        "position_embedding_type",
+        "multi_latent_attention",
+        "qk_layernorm",
+        "squared_relu",
+        "ffn_hidden_size",
+        "add_qkv_bias",
+        "transformer_impl",
+        "use_mcore_models",
+    ]
 )
 
 

@@ -11,6 +11,7 @@ from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 FLAGS = {
     "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
     "no_rope_fusion": "no-rope-fusion",
+    "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
 }  # fmt: skip
 
 
@@ -35,6 +36,8 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     dispatcher = extra.get("moe_token_dispatcher_type", "")
     if dispatcher in DISPATCHERS:
         yield f"dispatcher={dispatcher}"
+    elif "num_experts" in extra:
+        yield "dispatcher=allgather"  # the argument's default
     modules = [name for name in MODULES if name in extra.get("recompute_modules", "")]
     if modules:
         yield f"recompute-modules={'+'.join(modules)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.formula import Term, formula, total
+from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import Experts
 from lmsize.source import Source
@@ -45,13 +46,24 @@ def workspace_bytes(*, n_workspaces: Any, bytes_each: Any) -> Any:
 
 
 @formula(source=MEGATRON)
-def gathered_bytes(*, n_tokens: Any, width: Any, bytes_per_number: Any) -> Any:
-    """Bytes of the buffer in which the output layer gathers its input, kept for the next time.
+def buffer_bytes(*, n_tokens: Any, width: Any, bytes_per_number: Any) -> Any:
+    """Bytes of a tensor of the stream that is kept for the next time or until it is replaced.
 
-    Assumes: sequence parallelism; only the output layer is Megatron's own linear.
-    Valid for: the last stage.
+    Assumes: GlobalMemoryBuffer for what the output layer and the allgather dispatcher gather;
+    the schedule's variable for the gradient of a micro-batch's input.
+    Valid for: sequence parallelism, pipelines, that dispatcher.
     """
     return rounded_bytes(n_tokens * width * bytes_per_number)
+
+
+@formula(source=MEGATRON)
+def mask_bytes(*, n_pairs: Any) -> Any:
+    """Bytes of the causal mask that the data loader makes, one a pair of tokens.
+
+    Assumes: --create-attention-mask-in-dataloader, the default.
+    Valid for: one micro-batch at a time.
+    """
+    return rounded_bytes(n_pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +95,43 @@ def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A micro-batch on one rank.
+
+    Attributes:
+        n_tokens: of it; `n_stream_tokens` those that the rank holds between layers.
+        n_pairs: queries times keys, all sequences together.
+    """
+
+    n_tokens: Any
+    n_stream_tokens: Any
+    n_pairs: Any
+    width: Any
+    bytes_per_number: Any
+
+
 def standing_term(
-    libraries: Libraries, stage: Stage, *, n_tokens: Any, width: Any, bytes_per_number: Any,
-    sequence_parallel: bool,
-) -> Term:  # fmt: skip
+    libraries: Libraries, stage: Stage, layout: Layout, shape: Shape, *, n_micro: Any
+) -> Term:
     """All that stays, whatever the step does."""
+    switches = libraries.switches
     parts = list(workspaces(libraries, stage))
-    if sequence_parallel and stage.index == stage.n_stages - 1:
-        parts.append(
-            gathered_bytes.term(
-                "gathered input of the output layer", n_tokens=n_tokens, width=width,
-                bytes_per_number=bytes_per_number,
-            )
-        )  # fmt: skip
+
+    def buffer(label: str, n_tokens: Any) -> Term:
+        return buffer_bytes.term(
+            label, n_tokens=n_tokens, width=shape.width, bytes_per_number=shape.bytes_per_number
+        )
+
+    has_experts = any(isinstance(p, Experts) for _, run in stage.runs for p in run.block.parts)
+    is_last = stage.index == stage.n_stages - 1
+    if has_experts and switches.dispatcher == "allgather":
+        n_gathered = shape.n_stream_tokens * layout.ep * layout.expert_tp
+        parts.append(buffer("gathered input of the experts", n_gathered))
+    elif layout.sequence_parallel and is_last:
+        parts.append(buffer("gathered input of the output layer", shape.n_tokens))
+    if stage.index > 0 and n_micro > 1:
+        parts.append(buffer("gradient sent to the stage before", shape.n_stream_tokens))
+    if switches.dataloader_mask:
+        parts.append(mask_bytes.term("attention mask", n_pairs=shape.n_pairs))
     return total("workspaces", parts)

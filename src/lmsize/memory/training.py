@@ -21,7 +21,7 @@ from lmsize.memory.moments import (
     passing_term,
 )
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states
-from lmsize.memory.standing import HOPPER, Libraries, standing_term
+from lmsize.memory.standing import HOPPER, Libraries, Shape, standing_term
 from lmsize.memory.storage import storage
 from lmsize.model.spec import ModelSpec, Run, Tower
 from lmsize.numbers import ceil_div
@@ -182,14 +182,14 @@ def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
     if setup.recipe.stack != "megatron":
         return []
     batch, layout = setup.batch, setup.layout
-    return [
-        standing_term(
-            Libraries(setup.capability, setup.switches), stage, width=setup.model.width,
-            n_tokens=ceil_div(batch.micro_batch * batch.seq_len, layout.cp),
-            bytes_per_number=setup.precision(setup.recipe.weights).bits / 8,
-            sequence_parallel=layout.sequence_parallel,
-        )
-    ]  # fmt: skip
+    n_tokens = ceil_div(batch.micro_batch * batch.seq_len, layout.cp)
+    shards = layout.tp if layout.sequence_parallel else 1
+    shape = Shape(
+        n_tokens, ceil_div(n_tokens, shards), n_tokens * batch.seq_len, setup.model.width,
+        setup.precision(setup.recipe.weights).bits / 8,
+    )  # fmt: skip
+    libraries = Libraries(setup.capability, setup.switches)
+    return [standing_term(libraries, stage, layout, shape, n_micro=batch.n_micro)]
 
 
 def _inputs(setup: TrainingSetup) -> Term:

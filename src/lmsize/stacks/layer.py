@@ -84,5 +84,5 @@ def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, styl
     if branch.kind == "attention":
         return attention(program, x, branch, setting, style)
     if branch.kind == "experts":
-        return mixture(program, x, branch, setting, style)
+        return (style.mixture or mixture)(program, x, branch, setting, style)
     return mlp(program, x, branch, setting, style)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import transformers
+from lmsize.stacks.megatron_experts import mixture
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
 from lmsize.tape import ops
@@ -120,7 +121,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 
 STYLE = Style(
-    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, fuses_weight_gradients=True,
+    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, fuses_weight_gradients=True,
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
 

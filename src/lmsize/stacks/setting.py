@@ -90,6 +90,7 @@ class Style:
         activation: by transformers' name; `gated` an activation times its gate.
         loss: logits of the labels' tokens -> the loss; told whether the class upcasts them.
         gated: an activation times its gate in one operation; None where they are two.
+        mixture: routed and shared experts; None for those of transformers.
         fuses_weight_gradients: whether products add to the main gradients themselves.
         is_compiled: whether a compiler computes cheap tensors again rather than save them.
         upcasts: whether a model's loss takes logits to fp32.
@@ -101,6 +102,7 @@ class Style:
     activation: Callable[[Program, Tensor, str], Tensor]
     loss: Callable[..., Tensor]
     gated: Callable[[Program, Tensor, Tensor, str], Tensor] | None = None
+    mixture: Callable[..., Tensor] | None = None
     fuses_weight_gradients: bool = False
     is_compiled: bool = False
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)

@@ -31,6 +31,7 @@ class Switches:
         gradient_fusion: weight gradients are added to the main gradients by the product itself.
         rope_fusion: rotary positions by one kernel.
         grouped_gemm: one product for all experts of a rank, on streams of its own.
+        dataloader_mask: the data loader makes a mask of every pair of tokens.
     """
 
     attention_backend: str = "auto"
@@ -42,6 +43,7 @@ class Switches:
     gradient_fusion: bool = True
     rope_fusion: bool = True
     grouped_gemm: bool = True
+    dataloader_mask: bool = True
 
 
 USUAL = Switches()
@@ -49,7 +51,7 @@ CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
     "dispatcher": DISPATCHERS,
 }  # fmt: skip
-FLAGS = ("deterministic", "gradient_fusion", "rope_fusion", "grouped_gemm")
+FLAGS = ("deterministic", "gradient_fusion", "rope_fusion", "grouped_gemm", "dataloader_mask")
 KEYS = (*CHOICES, "recompute_modules", *FLAGS)
 WHAT = "--stack-options"
 
