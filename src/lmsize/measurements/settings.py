@@ -24,6 +24,7 @@ from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 from lmsize.model.spec import ModelSpec
 
+OFFLOADS = ("optimizer_cpu_offload", "fine_grained_activation_offloading", "cpu_offloading")
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
 )
@@ -153,5 +154,5 @@ def _refuse_offload(draft: Draft) -> None:
     if meaning is None or meaning != "none":
         raise UnmodelledError(f"offload {cell!r} is not modelled")
     shard = draft.row.get("sharding", "").lower()
-    if "offload" in shard or is_set(draft.extra, "optimizer_cpu_offload"):
+    if "offload" in shard or any(is_set(draft.extra, key) for key in OFFLOADS):
         raise UnmodelledError("offload to the host is not modelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from lmsize.measurements.cells import is_set
@@ -38,7 +39,8 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
         yield f"dispatcher={dispatcher}"
     elif "num_experts" in extra:
         yield "dispatcher=allgather"  # the argument's default
-    modules = [name for name in MODULES if name in extra.get("recompute_modules", "")]
+    named = re.findall(r"\w+", extra.get("recompute_modules", ""))
+    modules = [name for name in MODULES if name in named]
     if modules:
         yield f"recompute-modules={'+'.join(modules)}"
     if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):

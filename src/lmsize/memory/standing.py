@@ -26,6 +26,10 @@ MEGATRON = Source(
     "Megatron-LM core 0.15", "core/tensor_parallel/layers.py and core/utils.py, GlobalMemoryBuffer",
     "https://github.com/NVIDIA/Megatron-LM",
 )  # fmt: skip
+DUMMIES = Source(
+    "Transformer Engine 2.10", "pytorch/module/base.py, get_dummy_wgrad",
+    "https://github.com/NVIDIA/TransformerEngine",
+)  # fmt: skip
 KIB, MIB = 2**10, 2**20
 HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
 LARGE = 32 * MIB  # from Hopper on, and with CUBLAS_WORKSPACE_CONFIG=:4096:8
@@ -54,6 +58,17 @@ def buffer_bytes(*, n_tokens: Any, width: Any, bytes_per_number: Any) -> Any:
     Valid for: sequence parallelism, pipelines, that dispatcher.
     """
     return rounded_bytes(n_tokens * width * bytes_per_number)
+
+
+@formula(source=DUMMIES)
+def dummy_gradient_bytes(*, n_numbers: Any, bytes_per_number: Any) -> Any:
+    """Bytes of the empty gradients that autograd is handed for weights whose products add up by
+    themselves: one a shape, kept.
+
+    Assumes: Transformer Engine 2.3 or later (2.10 for experts); made for each product before.
+    Valid for: gradient accumulation fused into the products.
+    """
+    return rounded_bytes(n_numbers * bytes_per_number)
 
 
 @formula(source=MEGATRON)
@@ -112,9 +127,15 @@ class Shape:
 
 
 def standing_term(
-    libraries: Libraries, stage: Stage, layout: Layout, shape: Shape, *, n_micro: Any
+    libraries: Libraries,
+    stage: Stage,
+    layout: Layout,
+    shape: Shape,
+    *,
+    n_micro: Any,
+    shapes: Iterable[tuple[Any, Any]],
 ) -> Term:
-    """All that stays, whatever the step does."""
+    """All that stays, whatever the step does; `shapes` are those of the stage's weights, each once."""
     switches = libraries.switches
     parts = list(workspaces(libraries, stage))
 
@@ -132,6 +153,13 @@ def standing_term(
         parts.append(buffer("gathered input of the output layer", shape.n_tokens))
     if stage.index > 0 and n_micro > 1:
         parts.append(buffer("gradient sent to the stage before", shape.n_stream_tokens))
+    if switches.gradient_fusion and switches.transformer_impl != "local":
+        parts.append(
+            dummy_gradient_bytes.term(
+                "empty gradients", n_numbers=sum(n_in * n_out for n_in, n_out in shapes),
+                bytes_per_number=shape.bytes_per_number,
+            )
+        )  # fmt: skip
     if switches.dataloader_mask:
         parts.append(mask_bytes.term("attention mask", n_pairs=shape.n_pairs))
     return total("workspaces", parts)

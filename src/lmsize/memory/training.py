@@ -25,6 +25,7 @@ from lmsize.memory.standing import HOPPER, Libraries, Shape, standing_term
 from lmsize.memory.storage import storage
 from lmsize.model.spec import ModelSpec, Run, Tower
 from lmsize.numbers import ceil_div
+from lmsize.stacks.fused_shapes import fused_shapes
 from lmsize.stacks.setting import Setting
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.workload.training import Batch
@@ -189,7 +190,11 @@ def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
         setup.precision(setup.recipe.weights).bits / 8,
     )  # fmt: skip
     libraries = Libraries(setup.capability, setup.switches)
-    return [standing_term(libraries, stage, layout, shape, n_micro=batch.n_micro)]
+    one = layout.inside_replica()
+    shapes = {found for _, run in stage.runs for found in fused_shapes(run.block, one)}
+    return [
+        standing_term(libraries, stage, layout, shape, n_micro=batch.n_micro, shapes=shapes)
+    ]  # fmt: skip
 
 
 def _inputs(setup: TrainingSetup) -> Term:

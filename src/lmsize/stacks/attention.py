@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmsize.model.parts import AttentionCore
-from lmsize.stacks.latent import is_latent, latent_qkv
+from lmsize.stacks.latent import is_compressing, is_latent, latent_qkv
 from lmsize.stacks.linears import applied
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style, normed
@@ -17,6 +17,7 @@ def attention(
     """From the normed stream to what attention adds to it."""
     core = section.core
     assert core is not None
+    start = len(program.ops)
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
     else:
@@ -24,8 +25,12 @@ def attention(
         q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
         if setting.conduct.rotary and not core.cross:
             q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
+    projected = len(program.ops)
     out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
+    if is_latent(section) and style.recomputes_modules and setting.runs_again("mla_up_proj"):
+        compressed = [part.name for part in section.linears if is_compressing(part)]
+        program.recompute(start, stop=projected, outputs=True, spared=compressed)
     for linear in section.outputs:
         out = applied(program, out, linear, setting)
     return out

@@ -15,6 +15,11 @@ def is_latent(section: Section) -> bool:
     return any(_leaf(part).startswith("kv_b") for part in section.linears)
 
 
+def is_compressing(part: Linear) -> bool:
+    """Whether it makes a latent, of queries or of keys and values."""
+    return _leaf(part).startswith(("q_a", "kv_a"))
+
+
 def latent_qkv(
     program: Program, x: Tensor, section: Section, core: AttentionCore, *, setting: Setting,
     style: Style,
@@ -29,9 +34,12 @@ def latent_qkv(
     q = _queries(program, x, section, setting, style)
     plain, turned = ops.split(program, q, (t * core.n_heads * n_plain, t * core.n_heads * n_turned))
     compressed = applied(program, x, down, setting)
-    latent, shared = ops.split(program, compressed, (t * n_latent, t * n_turned))
+    rows = setting.n_stream_tokens  # latents are shared over the sequence as the stream is
+    latent, shared = ops.split(program, compressed, (rows * n_latent, rows * n_turned))
     if norm is not None:
-        latent = normed(program, latent, norm, setting, style, n_rows=t)
+        latent = normed(program, latent, norm, setting, style, n_rows=rows)
+    if setting.sequence_shards > 1:
+        shared = ops.copy(program, shared, numel=t * n_turned, name="gathered")
     turned, shared = style.rotary(program, turned, setting), style.rotary(program, shared, setting)
     q = ops.cat(program, [plain, turned], name="query")
     both = applied(program, latent, unfold, setting)
@@ -53,7 +61,7 @@ def _queries(
             x = applied(program, x, part, setting)
             norm = _norm(section, "q_a")
             if _leaf(part).startswith("q_a") and norm is not None:
-                x = normed(program, x, norm, setting, style, n_rows=setting.n_tokens)
+                x = normed(program, x, norm, setting, style, n_rows=setting.n_stream_tokens)
     return x
 
 

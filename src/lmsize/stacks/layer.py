@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmsize.model.spec import Block
 from lmsize.stacks.attention import attention
 from lmsize.stacks.experts import mixture
+from lmsize.stacks.latent import is_latent
 from lmsize.stacks.local import local_section
 from lmsize.stacks.mlp import mlp
 from lmsize.stacks.sections import Section, sections
@@ -51,10 +52,13 @@ def _residual(
     program: Program, stream: Tensor, branch: Section, setting: Setting, style: Style
 ) -> Tensor:
     x = stream
+    start = len(program.ops)
     if branch.before is not None:
         x = normed(program, x, branch.before, setting, style)
-    entered = x
+    entered, after_norm = x, len(program.ops)
     x = _branch(program, x, branch, setting, style)
+    if style.recomputes_modules:
+        _recompute(program, branch, setting, start=start, after_norm=after_norm)
     program.hold(entered)
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
@@ -64,6 +68,18 @@ def _residual(
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
     return ops.add(program, stream, ops.dropout(program, x, rate))
+
+
+def _recompute(
+    program: Program, branch: Section, setting: Setting, *, start: int, after_norm: int
+) -> None:
+    """The branch's modules that run again: its norm where that is a module of its own, its MLP."""
+    is_apart = branch.kind == "experts" or is_latent(branch)
+    if is_apart and after_norm > start and setting.runs_again("layernorm"):
+        program.recompute(start, stop=after_norm, outputs=True)
+    module = {"mlp": "mlp", "experts": "moe"}.get(branch.kind)
+    if module and setting.runs_again(module):
+        program.recompute(after_norm if is_apart else start)
 
 
 def _parallel(

@@ -49,7 +49,11 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     q, k, v = qkv
     width = part.n_heads * part.v_head_dim
     if is_unfused(setting):
-        return _unfused(program, qkv, part, setting)
+        start = len(program.ops)
+        out = _unfused(program, qkv, part, setting)
+        if setting.runs_again("core_attn"):
+            program.recompute(start)
+        return out
     if setting.switches.attention_backend == "flash":  # its kernels want sequences outermost
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
     elif setting.conduct.rotary:
@@ -57,9 +61,8 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     out = ops.fused_attention(
         program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads
     )
-    if setting.switches.attention_backend == "flash":
-        return ops.copy(program, out, name="transposed back")
-    return out
+    is_turned = setting.switches.attention_backend == "flash" and setting.micro_batch > 1
+    return ops.copy(program, out, name="transposed back") if is_turned else out
 
 
 def is_unfused(setting: Setting) -> bool:
@@ -71,11 +74,6 @@ def is_unfused(setting: Setting) -> bool:
 def _unfused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = qkv
     width = part.n_heads * part.v_head_dim
-    if setting.recompute == "selective" and "core_attn" in setting.switches.recompute_modules:
-        return ops.fused_attention(
-            program, q, k, v, numel=setting.n_tokens * width,
-            n_log_sums=setting.n_tokens * part.n_heads,
-        )  # fmt: skip
     n_scores = setting.n_tokens * part.n_heads * setting.seq_len
     if part.n_kv_heads != part.n_heads:
         k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
@@ -121,7 +119,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 
 STYLE = Style(
-    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, fuses_weight_gradients=True,
+    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, recomputes_modules=True, fuses_weight_gradients=True,
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
 

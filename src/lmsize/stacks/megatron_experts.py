@@ -28,7 +28,10 @@ def mixture(
     weights = _routed_weights(program, x, section, bank, setting)
     gates = [part for part in section.linears if part.n_out == 1]
     shared = [part for part in section.linears if part not in gates]
+    start = len(program.ops)
     own = dense_mlp(program, x, shared, setting, style) if shared else None
+    if setting.runs_again("shared_experts") and shared:
+        program.recompute(start)
     for gate in gates:
         assert own is not None
         open_ = ops.pointwise(
@@ -44,10 +47,10 @@ def _routed_weights(
 ) -> Tensor:
     """Weights of the chosen experts: as a table of all experts in fp32, then one for each row sent."""
     t, router = setting.n_stream_tokens, section.router
-    n_all = section.router.n_out if router is not None else bank.n_experts
     if router is None:
         return Tensor("weights", t * bank.top_k, FP32, kind="given")
-    weight = parameter(program, router.name, router.n_in * router.n_out, setting)
+    n_all = router.n_out
+    weight = parameter(program, router.name, router.n_in * n_all, setting)
     logits = Tensor("logits", t * n_all, FP32)
     program.record(
         "linear", [x, weight], logits, saves=[x, weight],
@@ -105,6 +108,7 @@ def _bank(
     up, down = bank.matrices
     inner = _product(program, rows, up, bank, setting)
     is_gated = up[2] == 2 * down[1]
+    start = len(program.ops)
     weighted = Tensor("weighted activation", n_rows * down[1], rows.itemsize)
     if is_gated:  # one kernel, which computes the activation again
         program.record(
@@ -119,7 +123,11 @@ def _bank(
             gradients=[Gradient(active), Gradient(weights)],
         )  # fmt: skip
         program.record("cast", [raised], weighted, gradients=[Gradient(raised)])
-    return _product(program, weighted, down, bank, setting)
+    activated = len(program.ops)
+    out = _product(program, weighted, down, bank, setting)
+    if setting.runs_again("moe_act"):
+        program.recompute(start, stop=activated, outputs=True)
+    return out
 
 
 def _product(

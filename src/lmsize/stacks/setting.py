@@ -60,6 +60,10 @@ class Setting:
         """The rank of a linear's adapter; None if it has none."""
         return next((rank for adapted, rank in self.ranks if adapted == name), None)
 
+    def runs_again(self, module: str) -> bool:
+        """Whether selective recomputation, under Megatron, takes in a module."""
+        return self.recompute == "selective" and module in self.switches.recompute_modules
+
     @property
     def n_tokens(self) -> Any:
         return self.micro_batch * self.seq_len
@@ -93,6 +97,7 @@ class Style:
         mixture: routed and shared experts; None for those of transformers.
         fuses_weight_gradients: whether products add to the main gradients themselves.
         is_compiled: whether a compiler computes cheap tensors again rather than save them.
+        recomputes_modules: whether selective recomputation goes by modules.
         upcasts: whether a model's loss takes logits to fp32.
     """
 
@@ -105,6 +110,7 @@ class Style:
     mixture: Callable[..., Tensor] | None = None
     fuses_weight_gradients: bool = False
     is_compiled: bool = False
+    recomputes_modules: bool = False
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
 
 

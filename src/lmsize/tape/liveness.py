@@ -50,7 +50,8 @@ class Backward:
 
 def forward(program: Program, *, saving: bool = True) -> Forward:
     """Run the forward; without `saving`, as under checkpointing, autograd keeps nothing."""
-    kept = {id(t.base) for op in program.ops for t in op.saves} if saving else set()
+    gone = {id(t) for _, t in discarded(program)}
+    kept = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
     cached = {id(t) for t in program.cached}
     ends = _last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
@@ -74,10 +75,31 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
     )
 
 
+def discarded(program: Program) -> list[tuple[int, Tensor]]:
+    """What segments let go of, each with the operation before whose backward it is back."""
+    found: dict[int, tuple[int, Tensor]] = {}
+    for segment in program.segments:
+        inside = range(segment.start, segment.stop)
+        made = {
+            id(t) for at in inside for t in program.ops[at].writes
+            if t.base is t and t.name not in segment.spared
+        }  # fmt: skip
+        kept = {
+            id(t.base) for at, op in enumerate(program.ops) if at not in inside for t in op.saves
+        }  # fmt: skip
+        for op in program.ops:
+            for tensor in (t.base for t in op.saves if t.is_counted):
+                is_inside = id(tensor) in made and (segment.outputs or id(tensor) not in kept)
+                if is_inside and segment.back >= found.get(id(tensor), (0, tensor))[0]:
+                    found[id(tensor)] = (segment.back, tensor)
+    return list(found.values())
+
+
 def _saved(program: Program) -> Any:
     """Bytes of all that some backward needs, each storage once."""
     found = {id(t.base): t.base for op in program.ops for t in op.saves if t.is_counted}
-    return sum(t.n_bytes for t in found.values())
+    gone = {id(t) for _, t in discarded(program)}
+    return sum(t.n_bytes for key, t in found.items() if key not in gone)
 
 
 def _bases(program: Program) -> list[Tensor]:
@@ -157,8 +179,14 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
     if program.memory is not None and program.memory.needs_grad:
         state.pending[id(program.memory)] = _Grad(program.memory.n_bytes)
         state.hold(program.memory.n_bytes)
-    for op in reversed(program.ops):
-        _undo(op, state, accumulates=accumulates)
+    back: dict[int, list[Tensor]] = {}
+    for at, tensor in discarded(program):
+        back.setdefault(at, []).append(tensor)
+    for at in reversed(range(len(program.ops))):
+        for tensor in back.get(at, ()):  # made again
+            state.saved = state.saved + tensor.n_bytes
+            state.hold(tensor.n_bytes)
+        _undo(program.ops[at], state, accumulates=accumulates)
     return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)
 
 

@@ -6,7 +6,7 @@ them, so that one program serves a million layouts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -96,6 +96,24 @@ class Op:
     backward_bytes: Any = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Operations whose tensors are let go of after the forward, and made again for the backward.
+
+    Attributes:
+        start, stop: which operations.
+        back: the operation before whose backward they are there again.
+        outputs: whether what later operations save of them goes as well.
+        spared: names of tensors that stay.
+    """
+
+    start: int
+    stop: int
+    back: int
+    outputs: bool
+    spared: frozenset[str] = frozenset()
+
+
 class Program:
     """A block under construction: operations append themselves (:mod:`lmsize.tape.ops`).
 
@@ -104,6 +122,7 @@ class Program:
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
         memory: what another tower hands to every block of this one.
+        segments: what is recomputed though the block as a whole is not.
         cached: casts of parameters that autocast keeps until the forward ends.
     """
 
@@ -116,6 +135,7 @@ class Program:
         self.fuses_weight_gradients = fuses_weight_gradients
         self.is_compiled = is_compiled
         self.cached: list[Tensor] = []
+        self.segments: list[Segment] = []
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
         self.outputs: list[Tensor] = []
@@ -161,6 +181,15 @@ class Program:
             )
         )  # fmt: skip
         return write
+
+    def recompute(
+        self, start: int, *, stop: int | None = None, outputs: bool = False,
+        spared: Iterable[str] = (),
+    ) -> None:  # fmt: skip
+        """Let go of what the operations from `start` on make, until the last so far is undone."""
+        last = len(self.ops)
+        until = last if stop is None else stop
+        self.segments.append(Segment(start, until, last - 1, outputs, frozenset(spared)))
 
     def hold(self, *tensors: Tensor) -> None:
         """Local variables of a function that ends here: what they name lived until now."""
