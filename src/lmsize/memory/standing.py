@@ -12,7 +12,6 @@ from lmsize.layout.shares import Stage
 from lmsize.model.parts import Experts
 from lmsize.source import Source
 from lmsize.stacks.switches import Switches
-from lmsize.tape.program import rounded_bytes
 
 CUBLAS = Source(
     "PyTorch 2.13", "aten/src/ATen/cuda/CublasHandlePool.cpp, getChosenWorkspaceSize",
@@ -40,13 +39,13 @@ N_STREAMS = 4  # that grouped products run on
 
 
 @formula(source=CUBLAS)
-def workspace_bytes(*, n_workspaces: Any, bytes_each: Any) -> Any:
+def workspace_bytes(*, n_workspaces: Any, n_bytes: Any) -> Any:
     """Bytes of scratch that cuBLAS is lent for matrix products, and keeps.
 
     Assumes: one workspace for each handle and stream, from the caching allocator.
     Valid for: CUDA; the sizes are those of the compute capability.
     """
-    return n_workspaces * bytes_each
+    return n_workspaces * n_bytes
 
 
 @formula(source=MEGATRON)
@@ -57,7 +56,7 @@ def buffer_bytes(*, n_tokens: Any, width: Any, bytes_per_number: Any) -> Any:
     the schedule's variable for the gradient of a micro-batch's input.
     Valid for: sequence parallelism, pipelines, that dispatcher.
     """
-    return rounded_bytes(n_tokens * width * bytes_per_number)
+    return n_tokens * width * bytes_per_number
 
 
 @formula(source=DUMMIES)
@@ -68,17 +67,17 @@ def dummy_gradient_bytes(*, n_numbers: Any, bytes_per_number: Any) -> Any:
     Assumes: Transformer Engine 2.3 or later (2.10 for experts); made for each product before.
     Valid for: gradient accumulation fused into the products.
     """
-    return rounded_bytes(n_numbers * bytes_per_number)
+    return n_numbers * bytes_per_number
 
 
 @formula(source=MEGATRON)
-def mask_bytes(*, n_pairs: Any) -> Any:
+def mask_bytes(*, n_pairs: Any, bytes_per_number: Any) -> Any:
     """Bytes of the causal mask that the data loader makes, one a pair of tokens.
 
     Assumes: --create-attention-mask-in-dataloader, the default.
     Valid for: one micro-batch at a time.
     """
-    return rounded_bytes(n_pairs)
+    return n_pairs * bytes_per_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:
     """Of PyTorch's products and of Transformer Engine's."""
     is_large = libraries.capability >= HOPPER
     chosen = LARGE if is_large or libraries.switches.deterministic else SMALL
-    yield workspace_bytes.term("cuBLAS of PyTorch", n_workspaces=N_THREADS, bytes_each=chosen)
+    yield workspace_bytes.term("cuBLAS of PyTorch", n_workspaces=N_THREADS, n_bytes=chosen)
     if libraries.switches.transformer_impl == "local":
         return
     groups = libraries.switches.grouped_gemm and any(
@@ -106,7 +105,7 @@ def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:
     )
     yield workspace_bytes.term(
         "cuBLAS of Transformer Engine", n_workspaces=1 + N_STREAMS * groups,
-        bytes_each=LARGE if is_large else SMALL_ENGINE,
+        n_bytes=LARGE if is_large else SMALL_ENGINE,
     )  # fmt: skip
 
 
@@ -161,5 +160,5 @@ def standing_term(
             )
         )  # fmt: skip
     if switches.dataloader_mask:
-        parts.append(mask_bytes.term("attention mask", n_pairs=shape.n_pairs))
+        parts.append(mask_bytes.term("attention mask", n_pairs=shape.n_pairs, bytes_per_number=1))
     return total("workspaces", parts)
