@@ -24,6 +24,7 @@ class Framework:
             model's own.
         near: the stack is the nearest that lmsize models, not the framework's own.
         zero_stack: the stack where the row says ZeRO; `fsdp_stack` where it says FSDP.
+        stack_options: switches of the stack that it sets.
         sharding: with more than one data-parallel rank.
     """
 
@@ -40,13 +41,19 @@ class Framework:
     fsdp_stack: str = ""
     near: bool = False
     dropout: float | None = None
+    stack_options: tuple[str, ...] = ()
 
 
 @cache
 def frameworks() -> Mapping[str, Framework]:
     """The package's table by name."""
     text = files("lmsize.measurements.data").joinpath("frameworks.toml").read_text("utf-8")
-    return {name: Framework(name=name, **body) for name, body in tomllib.loads(text).items()}
+    return {
+        name: Framework(
+            **{"name": name} | body | {"stack_options": tuple(body.get("stack_options", ()))}
+        )
+        for name, body in tomllib.loads(text).items()
+    }
 
 
 def framework(cell: str) -> tuple[Framework, bool]:

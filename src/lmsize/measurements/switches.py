@@ -12,6 +12,7 @@ from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 FLAGS = {
     "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
     "no_rope_fusion": "no-rope-fusion",
+    "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
 }  # fmt: skip
 
@@ -20,7 +21,7 @@ def read_switches(draft: Draft) -> None:
     """The switches that a row's launch arguments set."""
     if draft.options["stack"] != "megatron":
         return
-    found = list(_switches(draft.extra))
+    found = [*draft.framework.stack_options, *_switches(draft.extra)]
     if found:
         draft.options["stack_options"] = ",".join(found)
 
@@ -34,17 +35,28 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     if is_set(extra, "cross_entropy_loss_fusion"):
         kind = extra.get("cross_entropy_fusion_impl", "")
         yield f"cross-entropy={'te' if kind == 'te' else 'native'}"
+    yield from _of_experts(extra)
+    yield from _of_recompute(extra)
+    for key, switch in FLAGS.items():
+        if is_set(extra, key):
+            yield switch
+
+
+def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:
     dispatcher = extra.get("moe_token_dispatcher_type", "")
     if dispatcher in DISPATCHERS:
         yield f"dispatcher={dispatcher}"
     elif "num_experts" in extra:
         yield "dispatcher=allgather"  # the argument's default
+    if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
+        yield "no-grouped-gemm"
+
+
+def _of_recompute(extra: Mapping[str, str]) -> Iterator[str]:
     named = re.findall(r"\w+", extra.get("recompute_modules", ""))
     modules = [name for name in MODULES if name in named]
     if modules:
         yield f"recompute-modules={'+'.join(modules)}"
-    if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
-        yield "no-grouped-gemm"
-    for key, switch in FLAGS.items():
-        if is_set(extra, key):
-            yield switch
+    layers = extra.get("recompute_num_layers", "")
+    if extra.get("recompute_method") == "block" and layers.isdigit():
+        yield f"recompute-layers={layers}"

@@ -74,6 +74,7 @@ def covers(stack: str, model: ModelSpec, attention: str) -> bool:
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
+    most_recomputed: int | None = None,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
@@ -81,11 +82,14 @@ def placed_blocks(
     of a frozen model.
 
     Args:
+        most_recomputed: how many layers full recomputation takes in, the first; None for all.
         gradient_shard: what stays of one block's gradients where they are divided over ranks as
             soon as they are made; None where they stay as they are.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks = _ranks(adapters)
+    layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
+    budget = layers if most_recomputed is None else most_recomputed
     for tower, run in stage.ordered:
         if tower.stream == "idle":
             continue
@@ -95,9 +99,10 @@ def placed_blocks(
         own = replace(setting, ranks=ranks.get((tower.name, block.name), ()))
         left, first = run.n_layers, True
         while left:
+            again = _is_checkpointed(block, stack, recompute) and budget > 0
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
-                _is_checkpointed(block, stack, recompute), accumulates,
+                again, accumulates,
                 upcasts=STYLES[stack].upcasts(model), use=_use(model, tower),
                 n_masks=_n_masks(model), recomputes=recompute == "full",
                 n_bias_heads=_n_bias_heads(model, stack), **_crossing(model, tower),
@@ -105,6 +110,8 @@ def placed_blocks(
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
             n = left if steady or not first else 1
+            n = min(n, budget) if again else n
+            budget -= n if again else 0
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
             yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
             left, first = left - n, False

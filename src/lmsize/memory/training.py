@@ -32,6 +32,7 @@ from lmsize.workload.training import Batch
 
 ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
+FUSED_STEPS = ("megatron",)  # Adam of Transformer Engine or Apex, in one kernel
 UNQUANTISED = "fp32"  # peft's prepare_model_for_kbit_training casts up what is left in 16 bits
 
 
@@ -91,6 +92,12 @@ class TrainingSetup:
     def accumulates(self) -> bool:
         """Whether gradients are there before a backward begins."""
         return self.batch.n_micro > 1 or self.recipe.stack in KEEPS_GRADIENTS
+
+    @property
+    def most_recomputed(self) -> int | None:
+        """Layers of a stage that full recomputation by block takes in; None for all."""
+        each = self.switches.recompute_layers
+        return None if each is None else each * self.layout.vp
 
     @property
     def shards_gradients(self) -> bool:
@@ -208,8 +215,11 @@ def _inputs(setup: TrainingSetup) -> Term:
 
 
 def _gradients(setup: TrainingSetup, trained: list[Stored]) -> Term:
-    kind = ADAPTER if setup.adapters is not None else setup.recipe.gradients
-    return _stored("gradients", trained, setup, kind, zero_stage=2)
+    recipe = setup.recipe
+    kind = recipe.weights if setup.switches.grad_reduce_in_bf16 else recipe.gradients
+    return _stored(
+        "gradients", trained, setup, ADAPTER if setup.adapters is not None else kind, zero_stage=2
+    )
 
 
 def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
@@ -240,7 +250,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
 
     return placed_blocks(
         setup.model, setup.adapters, stage, setting, stack=recipe.stack,
-        recompute=setup.recompute, accumulates=setup.accumulates or setup.shards_gradients,
+        recompute=setup.recompute, most_recomputed=setup.most_recomputed, accumulates=setup.accumulates or setup.shards_gradients,
         gradient_shard=None if setup.accumulates or not setup.shards_gradients else shard,
     )  # fmt: skip
 
@@ -333,13 +343,15 @@ def _step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     trainable = [s for s in trained if s.trainable]
     state = setup.precision(ADAPTER if setup.adapters else setup.recipe.states)
     n_shards = setup.layout.shards(1)
-    if optimizer.default_implementation == "foreach":
+    usual = optimizer.default_implementation
+    kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
+    if kind == "foreach":
         copies, numel = optimizer.foreach_copies or 0, sum(s.n_params for s in trainable)
-    elif optimizer.default_implementation == "fused":
+    elif kind == "fused":
         copies, numel = optimizer.fused_copies or 0, sum(s.n_params for s in trainable)
     else:
         copies, numel = optimizer.loop_copies or 0, max((s.numel for s in trainable), default=0)
     if not copies:
         return []
-    label = f"{optimizer.default_implementation} step, {copies:g} copies"
+    label = f"{kind} step, {copies:g} copies"
     return [total("temporaries", [storage(label, round(copies * numel), state, n_shards=n_shards)])]

@@ -31,6 +31,8 @@ class Switches:
         gradient_fusion: weight gradients are added to the main gradients by the product itself.
         rope_fusion: rotary positions by one kernel.
         grouped_gemm: one product for all experts of a rank, on streams of its own.
+        grad_reduce_in_bf16: main gradients are in the type of the weights.
+        recompute_layers: of each part of a stage, under full recomputation by block; None for all.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
     """
 
@@ -44,6 +46,8 @@ class Switches:
     rope_fusion: bool = True
     grouped_gemm: bool = True
     dataloader_mask: bool = True
+    grad_reduce_in_bf16: bool = False
+    recompute_layers: int | None = None
 
 
 USUAL = Switches()
@@ -51,8 +55,15 @@ CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
     "dispatcher": DISPATCHERS,
 }  # fmt: skip
-FLAGS = ("deterministic", "gradient_fusion", "rope_fusion", "grouped_gemm", "dataloader_mask")
-KEYS = (*CHOICES, "recompute_modules", *FLAGS)
+FLAGS = (
+    "deterministic",
+    "gradient_fusion",
+    "rope_fusion",
+    "grouped_gemm",
+    "dataloader_mask",
+    "grad_reduce_in_bf16",
+)
+KEYS = (*CHOICES, "recompute_modules", "recompute_layers", *FLAGS)
 WHAT = "--stack-options"
 
 
@@ -79,6 +90,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
         for name in names:
             _check(f"{WHAT} {key}", name, MODULES)
         return key, names
+    if key == "recompute_layers" and value.isdigit() and len(value) < 6:
+        return key, int(value)
     if key in CHOICES and value:
         _check(f"{WHAT} {key}", value, CHOICES[key])
         return key, value

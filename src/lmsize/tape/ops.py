@@ -66,9 +66,11 @@ def linear(
     saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
     gradients = [Gradient(bias)] if bias is not None else []
     reads = [x, weight] if bias is None else [bias, x, weight]
+    # Added to the main gradients, the weight's product comes last and still needs what was gathered.
+    held = whole_in + whole_out if program.fuses_weight_gradients else 0
     return program.record(
         "linear", reads, made, saves=saves,
-        gradients=[*gradients, Gradient(x, scratch_bytes=whole_in), Gradient(weight)],
+        gradients=[*gradients, Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)],
         forward_bytes=whole_in + whole_out, backward_bytes=whole_in + whole_out,
     )  # fmt: skip
 
