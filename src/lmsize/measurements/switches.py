@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from lmsize.measurements.cells import is_set
+from lmsize.measurements.cells import count, is_set
 from lmsize.measurements.draft import Draft
 from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 
@@ -35,6 +35,9 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     if is_set(extra, "cross_entropy_loss_fusion"):
         kind = extra.get("cross_entropy_fusion_impl", "")
         yield f"cross-entropy={'te' if kind == 'te' else 'native'}"
+    instances = count(extra, "num_distributed_optimizer_instances") or 1
+    if instances > 1:
+        yield f"optimizer-instances={instances}"
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
     for key, switch in FLAGS.items():

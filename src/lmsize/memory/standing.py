@@ -31,7 +31,7 @@ DUMMIES = Source(
 )  # fmt: skip
 KIB, MIB = 2**10, 2**20
 HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
-LARGE = 32 * MIB  # from Hopper on, and with CUBLAS_WORKSPACE_CONFIG=:4096:8
+LARGE = 32 * MIB  # also what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
 N_THREADS = 2  # the forward's and autograd's, each with a handle of its own
@@ -96,7 +96,8 @@ class Libraries:
 def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:
     """Of PyTorch's products and of Transformer Engine's."""
     is_large = libraries.capability >= HOPPER
-    chosen = LARGE if is_large or libraries.switches.deterministic else SMALL
+    # PyTorch's own default is large on Hopper alone.
+    chosen = LARGE if libraries.capability == HOPPER or libraries.switches.deterministic else SMALL
     yield workspace_bytes.term("cuBLAS of PyTorch", n_workspaces=N_THREADS, n_bytes=chosen)
     if libraries.switches.transformer_impl == "local":
         return

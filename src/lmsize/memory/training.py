@@ -83,6 +83,11 @@ class TrainingSetup:
         """Whether the stack's own programs give the activations, rather than a textbook formula."""
         return covers(self.recipe.stack, self.model, self.attention)
 
+    def shards(self, stage: int, *, expert: bool = False) -> int:
+        """Over how many ranks ZeRO divides what `stage` divides."""
+        whole = self.layout.shards(stage, expert=expert)
+        return max(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
+
     @property
     def gathers_weights(self) -> bool:
         """Whether blocks run on weights gathered for them from all ranks."""
@@ -149,7 +154,16 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     gradients = [] if setup.optimizer.gradient_is_freed else [_gradients(setup, trained)]
     gathers = _gathers(setup, stage)
     after = [_states(setup, trained, frozen=frozen), _inputs(setup)]
-    step = total("optimizer_step", [*held, *gradients, *after, *_step_copies(setup, trained)])
+    step = total(
+        "optimizer_step",
+        [
+            *held,
+            *gradients,
+            *after,
+            *_main_gradients(setup, trained),
+            *_step_copies(setup, trained),
+        ],
+    )
     if not setup.is_taped:
         whole = [*held, *gradients, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
@@ -175,14 +189,20 @@ def _held(
         held.append(_stored("adapter_weights", adapters, setup, ADAPTER, zero_stage=3))
     if recipe.main_weights and not frozen:
         held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
-    if recipe.main_gradients and not frozen:
-        held.append(_stored("main_gradients", trained, setup, recipe.main_gradients, zero_stage=1))
     if setup.sums_in_fp32 and not frozen:
         held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=4))
     if setup.has_buckets:
         kind = ADAPTER if frozen else recipe.gradients
         held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
     return held
+
+
+def _main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """The copy of the gradients that the step works on, made for it and let go of before the next."""
+    kind = setup.recipe.main_gradients
+    if not kind or setup.adapters is not None:
+        return []
+    return [_stored("main_gradients", trained, setup, kind, zero_stage=1)]
 
 
 def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
@@ -264,7 +284,7 @@ def _stored(
         if stored.trainable:
             sums[stored.group, stored.is_expert] += stored.n_params
     return total(label, [
-        storage(group, n, setup.precision(dtype), n_shards=setup.layout.shards(zero_stage, expert=expert))
+        storage(group, n, setup.precision(dtype), n_shards=setup.shards(zero_stage, expert=expert))
         for (group, expert), n in sums.items()
     ])  # fmt: skip
 
@@ -280,7 +300,7 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
     for (group, quantised, expert), n in sums.items():
         kind = setup.quant if quantised and setup.quant else rest
         label = f"{group} ({kind.name})" if setup.quant else group
-        parts.append(storage(label, n, kind, n_shards=setup.layout.shards(3, expert=expert)))
+        parts.append(storage(label, n, kind, n_shards=setup.shards(3, expert=expert)))
     if not setup.quant:
         n_linear = sum(s.n_params for s in tensors if s.is_linear)
         parts += [
@@ -298,7 +318,7 @@ def _states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Ter
     )
     return optimizer_states(
         "optimizer_states", trained, setup.optimizer, types, fallback=setup.fallback,
-        n_shards=setup.layout.shards(1), n_expert_shards=setup.layout.shards(1, expert=True),
+        n_shards=setup.shards(1), n_expert_shards=setup.shards(1, expert=True),
     )  # fmt: skip
 
 
@@ -342,7 +362,7 @@ def _step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     optimizer = setup.optimizer
     trainable = [s for s in trained if s.trainable]
     state = setup.precision(ADAPTER if setup.adapters else setup.recipe.states)
-    n_shards = setup.layout.shards(1)
+    n_shards = setup.shards(1)
     usual = optimizer.default_implementation
     kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
     if kind == "foreach":

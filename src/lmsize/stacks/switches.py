@@ -33,6 +33,7 @@ class Switches:
         grouped_gemm: one product for all experts of a rank, on streams of its own.
         grad_reduce_in_bf16: main gradients are in the type of the weights.
         recompute_layers: of each part of a stage, under full recomputation by block; None for all.
+        optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
     """
 
@@ -48,6 +49,7 @@ class Switches:
     dataloader_mask: bool = True
     grad_reduce_in_bf16: bool = False
     recompute_layers: int | None = None
+    optimizer_instances: int = 1
 
 
 USUAL = Switches()
@@ -63,7 +65,9 @@ FLAGS = (
     "dataloader_mask",
     "grad_reduce_in_bf16",
 )
-KEYS = (*CHOICES, "recompute_modules", "recompute_layers", *FLAGS)
+COUNTS = ("recompute_layers", "optimizer_instances")
+KEYS = (*CHOICES, "recompute_modules", *COUNTS, *FLAGS)
+MOST = 100_000
 WHAT = "--stack-options"
 
 
@@ -90,8 +94,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
         for name in names:
             _check(f"{WHAT} {key}", name, MODULES)
         return key, names
-    if key == "recompute_layers" and value.isdigit() and len(value) < 6:
-        return key, int(value)
+    if key in COUNTS and value.isdigit() and 0 < int(value[:6]) < MOST:
+        return key, int(value[:6])
     if key in CHOICES and value:
         _check(f"{WHAT} {key}", value, CHOICES[key])
         return key, value
