@@ -97,7 +97,8 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
             "--vp", spec.vp, "pp above 1, whose ranks hold several stages", nearest=[1]
         )
     layout = with_count(asked, spec.accelerators)
-    check(layout, model, seq_len=spec.seq_len or 1)
+    is_even = read_switches(spec.stack_options).split.is_even
+    check(layout, model, seq_len=spec.seq_len or 1, is_even=is_even)
     return layout
 
 

@@ -91,8 +91,11 @@ def with_count(layout: Layout, n_accelerators: int | None) -> Layout:
     return replace(layout, dp=n_accelerators // group)
 
 
-def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
+def check(layout: Layout, model: ModelSpec, *, seq_len: int, is_even: bool = True) -> None:
     """Refuse a layout that this model cannot run on, with the nearest legal values.
+
+    Args:
+        is_even: whether stages have equal numbers of layers.
 
     Raises:
         LayoutError: tp does not divide the heads (of any attention layer), more stages than
@@ -109,7 +112,7 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int) -> None:
     )
     if layout.pp > n_layers:
         raise LayoutError("--pp", layout.pp, f"at most the {n_layers} layers", nearest=[n_layers])
-    if layout.vp > 1 and n_layers % (layout.pp * layout.vp):
+    if is_even and layout.vp > 1 and n_layers % (layout.pp * layout.vp):
         legal = [d for d in divisors(n_layers) if n_layers % (layout.pp * d) == 0]
         raise LayoutError(
             "--vp", layout.vp, f"a number of parts that divides the {n_layers} layers with pp",

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.degrees import Layout
+from lmsize.layout.split import EVEN, Split, in_flight_share, layer_counts
 from lmsize.model.parts import Experts, Linear, Parameter, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
@@ -21,6 +22,7 @@ class Stage:
     Attributes:
         index: 0 is the first.
         n_stages: of the pipeline.
+        split: how the pipeline's layers are shared out.
         runs: equal blocks of a tower as one; `ordered` as they follow one another.
     """
 
@@ -28,6 +30,7 @@ class Stage:
     n_stages: int
     runs: tuple[tuple[Tower, Run], ...]
     ordered: tuple[tuple[Tower, Run], ...] = ()
+    split: Split = EVEN
 
     def n_in_flight(self, n_micro: int, vp: int = 1) -> float:
         """Micro-batches whose activations it keeps at once under one-forward-one-backward.
@@ -38,7 +41,20 @@ class Stage:
         if vp == 1 or self.n_stages == 1:
             return min(n_micro, self.n_stages - self.index)
         n_ahead = 2 * (self.n_stages - self.index - 1) + (vp - 1) * self.n_stages + 1
-        return min(n_micro * vp, n_ahead) / vp
+        n_ahead = min(n_micro * vp, n_ahead)
+        if self.split.is_even:
+            return n_ahead / vp
+        return in_flight_share(self._parts(vp), pp=self.n_stages, n_ahead=int(n_ahead))
+
+    def _parts(self, vp: int) -> tuple[int, ...]:
+        """Layers of each part of an uneven stage."""
+        has_embedding = self.split.embedding and self.index == 0
+        has_loss = self.split.loss and self.index == self.n_stages - 1
+        n_layers = sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))
+        parts = [(n_layers + has_embedding + has_loss) // vp] * vp
+        parts[0] -= has_embedding
+        parts[-1] -= has_loss
+        return tuple(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
 
 
 @lru_cache(maxsize=256)
-def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
+def stages(model: ModelSpec, pp: int, split: Split = EVEN) -> tuple[Stage, ...]:
     """The pipeline's stages: equal numbers of layers, the first ones one more if uneven.
 
     Embeddings run on the first stage and heads on the last; idle towers lie on the first.
@@ -100,9 +116,9 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     if pp == 1:
         return (Stage(0, 1, merged(runs), runs),)
     n_layers = sum(run.n_layers for tower, run in runs if _is_layer(tower, run))
-    each, extra = divmod(n_layers, pp)
+    counts = layer_counts(n_layers, pp, split)
     made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
-    stage, room = 0, each + (extra > 0)
+    stage, room = 0, counts[0]
     for tower, run in runs:
         if not _is_layer(tower, run):
             first = tower.stream == "idle" or run.block.role == "embedding"
@@ -110,14 +126,14 @@ def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
             continue
         left = run.n_layers
         while left:
-            if not room:
+            while not room:
                 stage += 1
-                room = each + (stage < extra)
+                room = counts[stage]
             taken = min(left, room)
             copies = taken if run.n_copies == run.n_layers else run.n_copies
             made[stage].append((tower, Run(run.block, taken, copies)))
             left, room = left - taken, room - taken
-    return tuple(Stage(i, pp, merged(own), tuple(own)) for i, own in enumerate(made))
+    return tuple(Stage(i, pp, merged(own), tuple(own), split) for i, own in enumerate(made))
 
 
 def _is_layer(tower: Tower, run: Run) -> bool:

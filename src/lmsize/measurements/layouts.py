@@ -10,6 +10,10 @@ from lmsize.measurements.frameworks import Framework
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 
+UNEVEN = (
+    "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split",
+    "decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers",
+)  # fmt: skip
 ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3,
         "layers": 0, "tensors": 0}  # fmt: skip
 
@@ -75,7 +79,8 @@ def _read_parts(draft: Draft, n_layers: int) -> None:
     vp, pp = count(draft.row, "vp") or 1, draft.options.get("pp", 1)
     if vp == 1 or pp == 1 or draft.options["stack"] != "megatron":
         return
-    if n_layers % (pp * vp):
+    is_uneven = any(key in draft.extra for key in UNEVEN)
+    if n_layers % (pp * vp) and not is_uneven:
         draft.assume(
             "row-vp", f"vp {vp} left out: it does not divide {n_layers} layers with pp {pp}"
         )

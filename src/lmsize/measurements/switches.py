@@ -9,7 +9,15 @@ from lmsize.measurements.cells import count, is_set
 from lmsize.measurements.draft import Draft
 from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 
+ENDS = {
+    "decoder_first_pipeline_num_layers": "first-stage-layers",
+    "decoder_last_pipeline_num_layers": "last-stage-layers",
+    "num_layers_in_first_pipeline_stage": "first-stage-layers",
+    "num_layers_in_last_pipeline_stage": "last-stage-layers",
+}  # fmt: skip
 FLAGS = {
+    "account_for_embedding_in_pipeline_split": "account-for-embedding",
+    "account_for_loss_in_pipeline_split": "account-for-loss",
     "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
     "no_rope_fusion": "no-rope-fusion",
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
@@ -38,6 +46,9 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     instances = count(extra, "num_distributed_optimizer_instances") or 1
     if instances > 1:
         yield f"optimizer-instances={instances}"
+    for key, switch in ENDS.items():
+        if n := count(extra, key):
+            yield f"{switch}={n}"
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
     for key, switch in FLAGS.items():

@@ -112,7 +112,9 @@ class TrainingSetup:
 
 def training_peak(setup: TrainingSetup) -> Term:
     """The largest moment of the stage that is meant: a maximum of sums of components."""
-    adapter_stages = stages(setup.adapters, setup.layout.pp) if setup.adapters else ()
+    adapter_stages = (
+        stages(setup.adapters, setup.layout.pp, setup.switches.split) if setup.adapters else ()
+    )
     peaks = []
     for stage in _meant(setup):
         adapters = adapter_stages[stage.index] if adapter_stages else None
@@ -121,7 +123,7 @@ def training_peak(setup: TrainingSetup) -> Term:
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
-    every = stages(setup.model, setup.layout.pp)
+    every = stages(setup.model, setup.layout.pp, setup.switches.split)
     if setup.pipeline_stage == "first":
         return every[:1]
     return every[-1:] if setup.pipeline_stage == "last" else _unlike(every)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
+from lmsize.layout.split import Split
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
@@ -34,6 +35,8 @@ class Switches:
         grad_reduce_in_bf16: main gradients are in the type of the weights.
         recompute_layers: of each part of a stage, under full recomputation by block; None for all.
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
+        first_stage_layers, last_stage_layers: where the ends have fewer; with `account_for_embedding`
+            and `account_for_loss` these take the place of a layer.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
     """
 
@@ -50,6 +53,18 @@ class Switches:
     grad_reduce_in_bf16: bool = False
     recompute_layers: int | None = None
     optimizer_instances: int = 1
+    first_stage_layers: int | None = None
+    last_stage_layers: int | None = None
+    account_for_embedding: bool = False
+    account_for_loss: bool = False
+
+    @property
+    def split(self) -> Split:
+        """How stages come by their layers."""
+        return Split(
+            self.first_stage_layers, self.last_stage_layers, self.account_for_embedding,
+            self.account_for_loss,
+        )  # fmt: skip
 
 
 USUAL = Switches()
@@ -64,8 +79,12 @@ FLAGS = (
     "grouped_gemm",
     "dataloader_mask",
     "grad_reduce_in_bf16",
+    "account_for_embedding",
+    "account_for_loss",
 )
-COUNTS = ("recompute_layers", "optimizer_instances")
+COUNTS = (
+    "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
+)  # fmt: skip
 KEYS = (*CHOICES, "recompute_modules", *COUNTS, *FLAGS)
 MOST = 100_000
 WHAT = "--stack-options"

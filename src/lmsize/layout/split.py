@@ -1,0 +1,64 @@
+"""How a pipeline's stages come by their layers: evenly, or with ends that have fewer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmsize.errors import LayoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What makes the ends unlike the rest.
+
+    Attributes:
+        first, last: layers of the first and of the last stage, if they are said.
+        embedding, loss: whether these take the place of a layer.
+    """
+
+    first: int | None = None
+    last: int | None = None
+    embedding: bool = False
+    loss: bool = False
+
+    @property
+    def is_even(self) -> bool:
+        return self == EVEN
+
+
+EVEN = Split()
+
+
+def layer_counts(n_layers: int, pp: int, split: Split = EVEN) -> list[int]:
+    """Layers of each stage; of an even split that does not come out, the first ones have one more.
+
+    Raises:
+        LayoutError: said ends that leave the stages between them an uneven rest.
+    """
+    if split.is_even or pp == 1:
+        each, extra = divmod(n_layers, pp)
+        return [each + (i < extra) for i in range(pp)]
+    said = {0: split.first, pp - 1: split.last}
+    taken = {i: n for i, n in said.items() if n is not None}
+    places = n_layers + split.embedding + split.loss - sum(taken.values())
+    n_rest = pp - len(taken)
+    if places < 0 or (n_rest and places % n_rest) or (not n_rest and places):
+        what = f"layers that the {n_rest} other stages share evenly"
+        raise LayoutError("--pp", pp, f"{what}: {places} are left of {n_layers}")
+    counts = [taken.get(i, places // n_rest if n_rest else 0) for i in range(pp)]
+    counts[0] -= split.embedding
+    counts[-1] -= split.loss
+    return counts
+
+
+def in_flight_share(counts: tuple[int, ...], *, pp: int, n_ahead: int) -> float:
+    """Whole micro-batches that a stage keeps, of whose parts each has so many layers.
+
+    Args:
+        n_ahead: parts of micro-batches run forward and not yet undone; a round takes each part
+            for as many micro-batches as there are stages.
+    """
+    kept = 0
+    for at in range(n_ahead):
+        kept += counts[at // pp % len(counts)]
+    return kept / max(1, sum(counts))
