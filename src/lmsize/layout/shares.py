@@ -48,6 +48,8 @@ class Stage:
 
     def _parts(self, vp: int) -> tuple[int, ...]:
         """Layers of each part of an uneven stage."""
+        if self.split.parts:
+            return self.split.parts[self.index :: self.n_stages]
         has_embedding = self.split.embedding and self.index == 0
         has_loss = self.split.loss and self.index == self.n_stages - 1
         n_layers = sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))

@@ -14,12 +14,14 @@ class Split:
     Attributes:
         first, last: layers of the first and of the last stage, if they are said.
         embedding, loss: whether these take the place of a layer.
+        parts: layers of every part in the order in which they run, stage after stage and round again.
     """
 
     first: int | None = None
     last: int | None = None
     embedding: bool = False
     loss: bool = False
+    parts: tuple[int, ...] = ()
 
     @property
     def is_even(self) -> bool:
@@ -38,6 +40,11 @@ def layer_counts(n_layers: int, pp: int, split: Split = EVEN) -> list[int]:
     if split.is_even or pp == 1:
         each, extra = divmod(n_layers, pp)
         return [each + (i < extra) for i in range(pp)]
+    if split.parts:
+        if sum(split.parts) != n_layers or len(split.parts) % pp:
+            what = f"stages whose parts, {len(split.parts)}, make up the {n_layers} layers"
+            raise LayoutError("--pp", pp, f"{what}: they have {sum(split.parts)}")
+        return [sum(split.parts[i::pp]) for i in range(pp)]
     said = {0: split.first, pp - 1: split.last}
     taken = {i: n for i, n in said.items() if n is not None}
     places = n_layers + split.embedding + split.loss - sum(taken.values())

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from lmsize.measurements.cells import count, is_set, switch
 from lmsize.measurements.draft import Draft
 from lmsize.measurements.frameworks import Framework
+from lmsize.measurements.switches import stage_layers
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 
 UNEVEN = (
     "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split",
     "decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers",
+    "pipeline_model_parallel_layout",
 )  # fmt: skip
 ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3,
         "layers": 0, "tensors": 0}  # fmt: skip
@@ -77,6 +79,9 @@ def _read_variants(draft: Draft, degrees: Mapping[str, int], n: int) -> None:
 def _read_parts(draft: Draft, n_layers: int) -> None:
     """Parts of a stage, which only Megatron's schedule runs as modelled."""
     vp, pp = count(draft.row, "vp") or 1, draft.options.get("pp", 1)
+    parts = stage_layers(draft.extra.get("pipeline_model_parallel_layout", ""))
+    if parts and len(parts) % pp == 0:
+        vp = len(parts) // pp
     if vp == 1 or pp == 1 or draft.options["stack"] != "megatron":
         return
     is_uneven = any(key in draft.extra for key in UNEVEN)

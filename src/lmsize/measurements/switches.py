@@ -9,6 +9,9 @@ from lmsize.measurements.cells import count, is_set
 from lmsize.measurements.draft import Draft
 from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 
+REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
+REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
+MOST_REPEATS = 200
 ENDS = {
     "decoder_first_pipeline_num_layers": "first-stage-layers",
     "decoder_last_pipeline_num_layers": "last-stage-layers",
@@ -23,6 +26,14 @@ FLAGS = {
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
 }  # fmt: skip
+
+
+def stage_layers(text: str) -> tuple[int, ...]:
+    """Layers of each part of ``--pipeline-model-parallel-layout`` (``Et*3|(tt|)*6tL``); () for none."""
+    for pattern in (REPEATED_GROUP, REPEATED):
+        text = pattern.sub(lambda found: found[1] * min(int(found[2]), MOST_REPEATS), text)
+    known = text and set(text) <= set("EtmL|, ")
+    return tuple(part.count("t") for part in text.split("|")) if known else ()
 
 
 def read_switches(draft: Draft) -> None:
@@ -46,6 +57,9 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     instances = count(extra, "num_distributed_optimizer_instances") or 1
     if instances > 1:
         yield f"optimizer-instances={instances}"
+    parts = stage_layers(extra.get("pipeline_model_parallel_layout", ""))
+    if parts:
+        yield f"stage-layers={'+'.join(map(str, parts))}"
     for key, switch in ENDS.items():
         if n := count(extra, key):
             yield f"{switch}={n}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Switches:
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
         first_stage_layers, last_stage_layers: where the ends have fewer; with `account_for_embedding`
             and `account_for_loss` these take the place of a layer.
+        stage_layers: layers of every part of the pipeline, in the order in which they run.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
     """
 
@@ -57,13 +59,14 @@ class Switches:
     last_stage_layers: int | None = None
     account_for_embedding: bool = False
     account_for_loss: bool = False
+    stage_layers: tuple[int, ...] = ()
 
     @property
     def split(self) -> Split:
         """How stages come by their layers."""
         return Split(
             self.first_stage_layers, self.last_stage_layers, self.account_for_embedding,
-            self.account_for_loss,
+            self.account_for_loss, self.stage_layers,
         )  # fmt: skip
 
 
@@ -85,8 +88,9 @@ FLAGS = (
 COUNTS = (
     "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
 )  # fmt: skip
-KEYS = (*CHOICES, "recompute_modules", *COUNTS, *FLAGS)
+KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
 MOST = 100_000
+PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
 WHAT = "--stack-options"
 
 
@@ -115,6 +119,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
         return key, names
     if key in COUNTS and value.isdigit() and 0 < int(value[:6]) < MOST:
         return key, int(value[:6])
+    if key == "stage_layers" and PARTS.fullmatch(value):
+        return key, tuple(int(n) for n in value.split("+"))
     if key in CHOICES and value:
         _check(f"{WHAT} {key}", value, CHOICES[key])
         return key, value

@@ -18,6 +18,7 @@ from lmsize.layout.split import Split, in_flight_share, layer_counts
         (61, 8, Split(first=7, last=6), [7, 8, 8, 8, 8, 8, 8, 6]),
         (27, 4, Split(last=6), [7, 7, 7, 6]),
         (5, 1, Split(embedding=True), [5]),
+        (16, 2, Split(parts=(3, 2, 2, 2, 2, 2, 2, 1)), [9, 7]),
     ],
 )
 def test_every_layer_has_a_stage(n_layers: int, pp: int, split: Split, counts: list[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lmsize.measurements.settings import question
+from lmsize.measurements.switches import stage_layers
 from lmsize.model.count import n_params
 
 ROW = {
@@ -53,3 +54,9 @@ def test_switches_are_set() -> None:
         "deterministic", "attention-backend=unfused", "cross-entropy=te", "recompute-modules=moe_act+mlp",
         "optimizer-instances=2", "no-gradient-fusion",
     }  # fmt: skip
+
+
+def test_a_layout_of_stages_is_read_layer_by_layer() -> None:
+    assert stage_layers("Et*3|(tt|)*6tmL") == (3, 2, 2, 2, 2, 2, 2, 1)
+    assert stage_layers("E|tt|tL") == (0, 2, 1)
+    assert stage_layers("") == stage_layers("x*3|") == ()
