@@ -18,6 +18,7 @@ from lmsize.measurements.draft import Draft
 from lmsize.measurements.frameworks import Framework, framework
 from lmsize.measurements.layouts import read_layout
 from lmsize.measurements.megatron import megatron_model, speaks_megatron
+from lmsize.measurements.megatron_t5 import is_megatron_t5, t5_model
 from lmsize.measurements.methods import read_method, read_numbers
 from lmsize.measurements.switches import read_switches
 from lmsize.measurements.unmodelled import UnmodelledError
@@ -82,6 +83,8 @@ def _model(
     said = columns_of(row, extra)
     if frame.stack == "megatron" and speaks_megatron(said, extra):
         return megatron_model(said, extra), ()
+    if frame.stack == "megatron" and is_megatron_t5(said, extra):
+        return t5_model(said, extra), ()
     return architecture(said)
 
 

@@ -12,7 +12,8 @@ from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
-ENDS = {
+COUNTS = {
+    "decoder_seq_length": "decoder-seq-length",
     "decoder_first_pipeline_num_layers": "first-stage-layers",
     "decoder_last_pipeline_num_layers": "last-stage-layers",
     "num_layers_in_first_pipeline_stage": "first-stage-layers",
@@ -60,7 +61,7 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     parts = stage_layers(extra.get("pipeline_model_parallel_layout", ""))
     if parts:
         yield f"stage-layers={'+'.join(map(str, parts))}"
-    for key, switch in ENDS.items():
+    for key, switch in COUNTS.items():
         if n := count(extra, key):
             yield f"{switch}={n}"
     yield from _of_experts(extra)

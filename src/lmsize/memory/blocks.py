@@ -10,6 +10,7 @@ from typing import Any
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
+from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, megatron, torchtitan, transformers
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
@@ -97,6 +98,7 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(setting, ranks=ranks.get((tower.name, block.name), ()))
+        own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
             again = _is_checkpointed(block, stack, recompute) and budget > 0
@@ -145,6 +147,15 @@ def _use(model: ModelSpec, tower: Tower) -> Use:
         return "shared"
     own = any(run.n_copies and run.block.role == "embedding" for run in tower.runs)
     return "parameter" if own else "waiting"
+
+
+def _for_tower(setting: Setting, tower: Tower) -> Setting:
+    """A decoder's own length, where it has one; the encoder's is that of the keys it reads."""
+    length = setting.switches.decoder_seq_length
+    if tower.stream != "labels" or length is None:
+        return setting
+    shards = max(1, setting.layout.cp)
+    return replace(setting, seq_len=ceil_div(length, shards), n_keys=setting.seq_len)
 
 
 def _crossing(model: ModelSpec, tower: Tower) -> dict[str, bool]:

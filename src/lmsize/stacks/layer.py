@@ -29,7 +29,8 @@ def layer_program(
     )
     stream = given
     if reads_encoder:
-        program.remembered(setting.n_tokens * width, itemsize, needs_grad=setting.trains_base)
+        read = setting.micro_batch * (setting.n_keys or setting.seq_len)
+        program.remembered(read * width, itemsize, needs_grad=setting.trains_base)
     branches = [local_section(section, setting.layout) for section in sections(block)]
     if _is_parallel(branches, setting):
         stream = _parallel(program, stream, branches, setting, style)

@@ -74,7 +74,8 @@ def is_unfused(setting: Setting) -> bool:
 def _unfused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = qkv
     width = part.n_heads * part.v_head_dim
-    n_scores = setting.n_tokens * part.n_heads * setting.seq_len
+    n_keys = setting.n_keys or setting.seq_len if part.cross else setting.seq_len
+    n_scores = setting.n_tokens * part.n_heads * n_keys
     if part.n_kv_heads != part.n_heads:
         k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
         v = ops.copy(program, v, numel=setting.n_tokens * width)

@@ -39,6 +39,7 @@ class Switches:
         first_stage_layers, last_stage_layers: where the ends have fewer; with `account_for_embedding`
             and `account_for_loss` these take the place of a layer.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
+        decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
     """
 
@@ -59,6 +60,7 @@ class Switches:
     last_stage_layers: int | None = None
     account_for_embedding: bool = False
     account_for_loss: bool = False
+    decoder_seq_length: int | None = None
     stage_layers: tuple[int, ...] = ()
 
     @property
@@ -87,6 +89,7 @@ FLAGS = (
 )
 COUNTS = (
     "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
+    "decoder_seq_length",
 )  # fmt: skip
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
 MOST = 100_000

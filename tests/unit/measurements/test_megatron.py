@@ -60,3 +60,23 @@ def test_a_layout_of_stages_is_read_layer_by_layer() -> None:
     assert stage_layers("Et*3|(tt|)*6tmL") == (3, 2, 2, 2, 2, 2, 2, 1)
     assert stage_layers("E|tt|tL") == (0, 2, 1)
     assert stage_layers("") == stage_layers("x*3|") == ()
+
+
+def test_a_t5_has_two_towers_and_a_length_for_each() -> None:
+    row = ROW | {
+        "model": "T5 test",
+        "hidden": "768",
+        "heads": "12",
+        "ffn": "3072",
+        "seq_len": "512",
+    }
+    posed = question(row | {"extra_config": (
+        "--encoder-num-layers 12 --decoder-num-layers 12 --encoder-seq-length 512 --decoder-seq-length 128 "
+        "--vocab-extra-ids 100"
+    )})  # fmt: skip
+    h = 768
+    encoder, decoder = 12 * h * h + 13 * h, 16 * h * h + 19 * h
+    tables = (29184 + 512) * h
+    expected = tables + 12 * (encoder + decoder) + 2 * 2 * h + 29184
+    assert n_params(posed.model) == expected
+    assert "decoder-seq-length=128" in posed.options["stack_options"]
