@@ -50,9 +50,9 @@ def test_an_unknown_accelerator_still_has_memory() -> None:
 
 
 def test_the_last_stage_is_compared_with_the_last_rank() -> None:
-    header = "id,model,seq_len,pp,n_gpus,framework,measured_peak_gib,metric_definition"
+    header = "id,model,seq_len,pp,n_gpus,grad_accum,framework,measured_peak_gib,metric_definition"
     first, last = (
-        validated([table(f"a,gpt2-xl,1024,4,4,megatron,9,{said}", header=header)]).answers[0]
+        validated([table(f"a,gpt2-xl,1024,4,4,8,megatron,9,{said}", header=header)]).answers[0]
         for said in ("max_allocated on the first rank", "max_allocated on the LAST rank")
     )
     assert first.predicted != last.predicted
