@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmsize.api.few_bits import of_bitsandbytes
 from lmsize.assumption import Assumption
 from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.errors import InputError, nearest_names
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 DEVICES = ("cuda", "cpu")
 # Assumptions of the analytic engine about memory, which a trace does not make.
 OF_ANALYTIC_MEMORY = (
-    "activations", "kbit-preparation", "experts-quantised", "reserved-typical", "context-typical",
+    "activations", "kbit-preparation", "experts-quantised", "paged-states", "reserved-typical",
+    "context-typical",
 )  # fmt: skip
 
 
@@ -63,6 +65,9 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "trace_device": word, "timeline": text, "snapshot": text, "optimizer_impl": word,
     "clip_grad_norm": positive(least=1e-12), "keep_outputs": flag, "reentrant": flag,
 }  # fmt: skip
+
+
+TRACE_OPTIONS = frozenset(_PARSERS)
 
 
 def trace_spec(options: dict[str, Any]) -> TraceSpec:
@@ -123,9 +128,12 @@ def traced_training(
     """
     from lmsize.step.extras import require
     from lmsize.step.model import refuse_unknown_settings
+    from lmsize.step.optimizer import refuse_missing
 
-    require("torch", "transformers", why="--engine trace", extra="trace")
+    needed = () if question.spec.method == "full" else ("peft",)
+    require("torch", "transformers", *needed, why="--engine trace", extra="trace")
     refuse_unknown_settings(question.spec)
+    refuse_missing(question.spec.optimizer or "")
     _refuse_sharding(question)
     from lmsize.tracing.engine import traced_step
 
@@ -152,7 +160,8 @@ def traced_training(
         stated = (*stated, Assumption("trace-eager-only", text))
         found = run(question)
     estimate = _with_memory(training_estimate(question), question, found, device, asked)
-    estimate = replace(estimate, assumptions=(*estimate.assumptions, *stated))
+    theirs = of_bitsandbytes(question, found.log, device.type)
+    estimate = replace(estimate, assumptions=(*estimate.assumptions, *stated, *theirs))
     write_files(found.log, question.model.name, question.accelerator, asked)
     return _answered(estimate, question, search=search)
 
