@@ -10,7 +10,7 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.api.serving import infer
-from lmsize.api.tracing import TRACE_OPTIONS
+from lmsize.api.trace_options import TRACE_OPTIONS
 from lmsize.api.training import opened, train
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Catalogue
