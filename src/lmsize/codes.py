@@ -117,6 +117,12 @@ CODES: dict[str, str] = {
     "trace-replicated": "Like layers are traced a few times and their events repeated; that this gives "
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
+    "missing-extra": "A row of a comparison needs software that is not installed here: it is left empty.",
+    "trace-bitsandbytes": "Weights in few bits and optimizers of bitsandbytes are stood in for by what "
+    "holds the same tensors and asks for the same temporaries: its kernels read values. A kernel that "
+    "multiplies by packed weights is not taken: it serves short inputs only.",
+    "trace-paged-states": "States of paged optimizers lie in managed memory, which moves to the host "
+    "under pressure. Those of parameters under 100,000 numbers stay on the accelerator, and are counted.",
     "trace-scaled-limits": "Limits and the fewest accelerators come from the analytic engine, its "
     "memory scaled to meet the trace.",
     "prefill-chunk": "A server prefills long prompts in chunks, so working memory stops growing.",

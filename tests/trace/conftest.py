@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -38,10 +38,22 @@ def held_bytes(step: Any) -> int:
             for member in value:
                 yield from tensors(member)
 
-    lasting = [*step.model.parameters(), *step.model.buffers()]
+    lasting = [*step.model.parameters(), *step.model.buffers(), *scales(step.model)]
     lasting += [*tensors(step.optimizer.state), *tensors(list(step.micro_batches))]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in lasting}
     return sum(storages.values())
+
+
+def scales(model: Any) -> Iterator[Any]:
+    """What bitsandbytes reads weights of few bits by: its layers keep it as no parameter or buffer."""
+    for module in model.modules():
+        state = getattr(module, "quant_state", None)
+        if state is not None:
+            yield from (state.absmax, state.code)
+            if state.nested:
+                yield from (state.offset, state.state2.absmax, state.state2.code)
+        elif hasattr(getattr(module, "state", None), "SCB"):
+            yield module.state.SCB
 
 
 def real_peak_bytes(build: Callable[[], Any]) -> int:

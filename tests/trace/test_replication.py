@@ -13,6 +13,8 @@ CASES = [
     ("cuda", {"recompute": "full"}),
     ("cuda", {"method": "lora"}),
     ("cpu", {"attention": "eager"}),
+    # Adapters on either side of 4096 numbers, above which states are in 8 bits.
+    ("cuda", {"method": "qlora", "lora_rank": 32, "optimizer": "adamw8bit", "recompute": "full"}),
 ]
 
 
@@ -38,7 +40,7 @@ def told(log: Any) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize(("device", "options"), CASES)
 def test_replicated_is_whole(
-    device: str, options: dict[str, str], filled: Callable[..., Any], llama: dict[str, Any]
+    device: str, options: dict[str, Any], filled: Callable[..., Any], llama: dict[str, Any]
 ) -> None:
     from lmsize.step.model import built_model
     from lmsize.step.training import step_of

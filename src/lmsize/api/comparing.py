@@ -10,11 +10,12 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.api.serving import infer
+from lmsize.api.trace_options import TRACE_OPTIONS
 from lmsize.api.training import opened, train
-from lmsize.assumption import Assumption
+from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Catalogue
-from lmsize.errors import InputError
-from lmsize.estimate.answer import Estimate
+from lmsize.errors import ExtraError, InputError
+from lmsize.estimate.answer import Estimate, Verdict
 from lmsize.workload.parse import parsed
 from lmsize.workload.training import METHODS, PRECISIONS, check_choice
 
@@ -49,11 +50,38 @@ def compare(
     def ask(question: Ask, changed: dict[str, Any]) -> Estimate:
         return question(subject, **(fixed | changed))
 
+    if engine == "trace":
+        ask = _or_left_out(ask)
     if by == "method":
         return reduced([ask(train, options | _for_method(m, options)) for m in METHODS])
     if engine == "rules":
         return reduced(_rules_precisions(ask, options))
     return reduced([ask(train, options | {"precision": p}) for p in _precisions(options)])
+
+
+def _or_left_out(ask: Callable[[Ask, dict[str, Any]], Estimate]) -> Callable[..., Estimate]:
+    """Ask for rows one by one; one whose software is missing here is empty and says so.
+
+    The first row of a comparison has to be there.
+    """
+    made: list[Estimate] = []
+
+    def row(question: Ask, changed: dict[str, Any]) -> Estimate:
+        try:
+            made.append(ask(question, changed))
+        except ExtraError as error:
+            if not made:
+                raise
+            plain = {k: v for k, v in changed.items() if k not in TRACE_OPTIONS}
+            found = ask(question, plain | {"engine": "analytic", "search": False})
+            return Estimate(
+                engine="trace", task=found.task, inputs=found.inputs | {"engine": "trace"},
+                parameters=found.parameters, verdict=Verdict(sentence=str(error)),
+                warnings=(*found.warnings, Caution("missing-extra", str(error))),
+            )  # fmt: skip
+        return made[-1]
+
+    return row
 
 
 def _for_method(method: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,13 @@ def infer(
     Raises:
         LmsizeError: input that makes no sense. Serving that does not fit is an answer.
     """
-    check_choice("--engine", engine, ("rules", "analytic"))  # a trace is of a training step
+    if engine == "trace":
+        expected = (
+            "analytic or rules: a trace is of a training step. To trace a prompt or decoding by code of "
+            "your own, give `lmsize trace` a factory whose `step` runs it"
+        )
+        raise InputError("--engine", engine, expected, nearest=["analytic"])
+    check_choice("--engine", engine, ("rules", "analytic"))
     values = parsed(options, allowed=INFER_OPTIONS | RULES_OPTIONS)
     rules = RulesSpec(**{k: v for k, v in values.items() if k in RULES_OPTIONS})
     spec = InferSpec(**{k: v for k, v in values.items() if k in INFER_OPTIONS})

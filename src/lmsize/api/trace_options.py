@@ -46,6 +46,9 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
 }  # fmt: skip
 
 
+TRACE_OPTIONS = frozenset(_PARSERS)
+
+
 def trace_spec(options: dict[str, Any]) -> TraceSpec:
     """Take the options of a trace out of all that were given.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lmsize.api.few_bits import of_bitsandbytes
 from lmsize.api.trace_memory import tell, traced_memory, write_files
 from lmsize.api.trace_options import TraceSpec
 from lmsize.assumption import Assumption
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 # Assumptions of the analytic engine about memory, which a trace does not make.
 OF_ANALYTIC_MEMORY = (
-    "activations", "kbit-preparation", "experts-quantised", "reserved-typical", "context-typical",
+    "activations", "kbit-preparation", "experts-quantised", "paged-states", "reserved-typical",
+    "context-typical",
 )  # fmt: skip
 
 
@@ -39,9 +41,12 @@ def traced_training(
     """
     from lmsize.step.extras import require
     from lmsize.step.model import refuse_unknown_settings
+    from lmsize.step.optimizer import refuse_missing
 
-    require("torch", "transformers", why="--engine trace", extra="trace")
+    needed = () if question.spec.method == "full" else ("peft",)
+    require("torch", "transformers", *needed, why="--engine trace", extra="trace")
     refuse_unknown_settings(question.spec)
+    refuse_missing(question.spec.optimizer or "")
     _refuse_sharding(question)
     from lmsize.tracing.engine import traced_step
 
@@ -68,7 +73,8 @@ def traced_training(
         stated = (*stated, Assumption("trace-eager-only", text))
         found = run(question)
     estimate = _with_memory(training_estimate(question), question, found, device, asked)
-    estimate = replace(estimate, assumptions=(*estimate.assumptions, *stated))
+    theirs = of_bitsandbytes(question, found.log, device.type)
+    estimate = replace(estimate, assumptions=(*estimate.assumptions, *stated, *theirs))
     write_files(found.log, question.model.name, question.accelerator, asked)
     return _answered(estimate, question, search=search)
 

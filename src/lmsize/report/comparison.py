@@ -46,6 +46,8 @@ def _heading(row: Estimate, by: str) -> str:
 def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str]]]:
     def size(row: Estimate) -> str:
         memory = row.memory
+        if memory.peak_allocated_bytes is None:
+            return "-"
         if decimal and memory.low_bytes is not None and memory.low_bytes != memory.high_bytes:
             ends = (
                 format_bytes(v or 0, decimal=decimal) for v in (memory.low_bytes, memory.high_bytes)
@@ -57,11 +59,12 @@ def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str
 
     lines = [
         ("needs", [size(row) for row in rows]),
-        ("reduction", [f"{row.memory.reduction_factor or 1:.2f}x" for row in rows]),
+        ("reduction", [_times(row.memory.reduction_factor) for row in rows]),
         ("trained", [format_count(row.parameters.trainable or 0) for row in rows]),
     ]
     if rows[0].memory.capacity_bytes is not None:
-        lines.append(("fits", ["yes" if row.verdict.fits else "no" for row in rows]))
+        words = {True: "yes", False: "no", None: "-"}
+        lines.append(("fits", [words[row.verdict.fits] for row in rows]))
     optional: list[tuple[str, Sequence[float | None], Callable[[float], str]]] = [
         ("accelerators to fit", [r.accelerators.min_to_fit for r in rows], lambda v: f"{v:,}"),
         ("largest micro-batch", [r.limits.max_micro_batch for r in rows], lambda v: f"{v:,}"),
@@ -75,8 +78,16 @@ def _summary(rows: list[Estimate], *, decimal: bool) -> list[tuple[str, list[str
     return lines
 
 
+def _times(factor: float | None) -> str:
+    return "-" if factor is None else f"{factor:.2f}x"
+
+
 def _notes(rows: list[Estimate], console: Console) -> None:
     stated = grouped(a for row in rows for a in row.assumptions)
+    for row in rows:
+        for caution in row.warnings:
+            if caution.code == "missing-extra":
+                console.print(f"\n{row.inputs['method']}: {caution.text}", style="bold")
     console.print("\nassumptions", style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="dim")

@@ -7,7 +7,8 @@ from typing import Any
 
 from lmsize.catalogue import built_in
 from lmsize.errors import InputError
-from lmsize.step.extras import optional
+from lmsize.step.extras import optional, require
+from lmsize.step.stand_in import is_fake
 
 LEARNING_RATE = 1e-5
 IMPLEMENTATIONS = ("foreach", "fused", "loop")
@@ -50,9 +51,10 @@ CLASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "rmsprop8bit": (_BNB, "RMSprop8bit", {}),
     "sgd8bit": (_BNB, "SGD8bit", {"momentum": 0.9}),
     "lamb8bit": (_BNB, "LAMB8bit", {}),
-    "ademamix-bnb": (_BNB, "AdEMAMix32bit", {}),
+    # Not AdEMAMix32bit of bitsandbytes 0.50: its state has no room for the second mean.
+    "ademamix-bnb": (_BNB, "AdEMAMix", {}),
     "ademamix8bit": (_BNB, "AdEMAMix8bit", {}),
-    "paged-ademamix": (_BNB, "PagedAdEMAMix32bit", {}),
+    "paged-ademamix": (_BNB, "PagedAdEMAMix", {}),
     "paged-ademamix8bit": (_BNB, "PagedAdEMAMix8bit", {}),
     "adamw8bit-torchao": (_AO, "AdamW8bit", {}),
     "adamw4bit-torchao": (_AO, "AdamW4bit", {}),
@@ -72,8 +74,14 @@ def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | N
         InputError: an optimizer that has no class here, or that has no such implementation.
         ExtraError: the library that has it is not installed.
     """
-    cls, arguments = optimizer_class(name, implementation=implementation)
     trained = [p for p in params if p.requires_grad]
+    row = _row(name)
+    if CLASSES[row][0] == _BNB and any(is_fake(p) for p in trained):
+        from lmsize.step.stand_in.optimizers import Optimizer8bit
+
+        _implementation(row, implementation)
+        return Optimizer8bit(trained, CLASSES[row][1], lr=LEARNING_RATE)
+    cls, arguments = optimizer_class(name, implementation=implementation)
     try:
         return cls(trained, lr=LEARNING_RATE, **arguments)
     except (TypeError, RuntimeError, ValueError) as error:
@@ -89,15 +97,41 @@ def optimizer_class(name: str, *, implementation: str | None = None) -> tuple[An
     Raises:
         InputError, ExtraError: as :func:`built_optimizer`.
     """
+    row = _row(name)
+    module, cls, arguments = CLASSES[row]
+    chosen = _implementation(row, implementation)
+    found = getattr(optional(module, why=f"--optimizer {name}"), cls)
+    return found, {**arguments, **chosen}
+
+
+def class_of(name: str) -> tuple[str, str]:
+    """Module and name of the class behind an optimizer's name; nothing is imported.
+
+    Raises:
+        InputError: an optimizer that has no class here.
+    """
+    module, cls, _ = CLASSES[_row(name)]
+    return module, cls
+
+
+def refuse_missing(name: str) -> None:
+    """Refuse an optimizer whose library is missing and not stood in for on fake tensors.
+
+    Raises:
+        InputError, ExtraError: as :func:`built_optimizer`.
+    """
+    package = class_of(name)[0].partition(".")[0]
+    if package != "bitsandbytes":
+        require(package, why=f"--optimizer {name}", extra="")
+
+
+def _row(name: str) -> str:
     row = built_in().optimizer(name).name
     if row not in CLASSES:
         expected = f"an optimizer that a library here can run: {', '.join(CLASSES)}"
         near = [known for known in CLASSES if row in known][:2]
         raise InputError("--optimizer", name, expected, nearest=near)
-    module, cls, arguments = CLASSES[row]
-    chosen = _implementation(row, implementation)
-    found = getattr(optional(module, why=f"--optimizer {name}"), cls)
-    return found, {**arguments, **chosen}
+    return row
 
 
 def _implementation(row: str, name: str | None) -> dict[str, bool]:

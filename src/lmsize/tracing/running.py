@@ -115,6 +115,9 @@ def _hold_what_is_there(tracker: Tracker, step: Step) -> None:
     for path, param in step.model.named_parameters():
         is_adapter = adapted and param.requires_grad
         tracker.hold(path, param, "adapter_weights" if is_adapter else "weights")
+    for path, module in step.model.named_modules():  # scales of a weight in few bits
+        for tensor in _tensors(getattr(module, "quant_state", None)):
+            tracker.hold(f"{path}.weight", tensor, "weights")
     for path, buffer in step.model.named_buffers():
         tracker.hold(path, buffer, "buffers")
     for batch in step.micro_batches:
@@ -128,6 +131,7 @@ def _noting(tracker: Tracker, step: Step, number: int) -> Callable[[Any, int], N
     def on_phase(phase: Any, _micro: int) -> None:
         if phase in ("clip", "optimizer"):
             for path, param in step.model.named_parameters():
+                tracker.name(param, "weights", path)  # a bias that a forward has cast for good
                 if param.grad is not None:
                     tracker.name(param.grad, "gradients", path)
         elif phase == "zero_grad" and step.optimizer is not None:
