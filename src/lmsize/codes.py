@@ -116,6 +116,8 @@ CODES: dict[str, str] = {
     "trace-micro-batches": "Of a step's micro-batches two are traced; those that follow do the same.",
     "trace-replicated": "Like layers are traced a few times and their events repeated; that this gives "
     "the whole model's is checked on each model by leaving one layer out.",
+    "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
+    "over the experts.",
     "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
     "trace-scaled-limits": "Limits and the fewest accelerators come from the analytic engine, its "
     "memory scaled to meet the trace.",

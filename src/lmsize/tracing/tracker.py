@@ -15,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmsize.tracing.answers import answer
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.storages import Entry, Layer, Log, Storage
+from lmsize.tracing.values import Values
 
 _ADD = torch.ops.aten.add.Tensor
 _VALUE = torch.ops.aten._local_scalar_dense.default
+_INDEX = torch.ops.aten.index.Tensor
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
 
 
@@ -58,7 +60,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         n_flops: Callable[..., float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.log = Log()
+        self.log, self.values = Log(), Values()
         self.phase, self.in_backward = "setup", False
         self._modules, self._device_type, self._n_flops = modules, device_type, n_flops
         self._holds: dict[int, _Hold] = {}
@@ -117,15 +119,17 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         """Log nothing more: what goes from here on goes because the trace is over."""
         self._let_go()
         self._holds.clear()
+        self.log.spread_evenly = self.values.spread_evenly
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._sum = None
         kwargs = kwargs or {}
         if func is _VALUE and isinstance(args[0], FakeTensor) and args[0].constant is None:
-            return answer(args[0], self.phase)
-        out = (_FAKES.get(func) or func)(*args, **kwargs)
+            return answer(args[0], self.phase, self.values.number)
+        out = self._called(func, args, kwargs)
         self.log.n_ops += 1
         path = self._locate(args)
+        self.values.note(func, args, kwargs, out)
         if isinstance(out, torch.Tensor):
             stored = self._see(out, func, path)
             if func is _ADD and self.in_backward and stored is not None and stored.n_bytes:
@@ -138,6 +142,20 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
                 flops, key = self.log.n_flops, (self.phase, self._layer)
                 flops[key] = flops.get(key, 0.0) + done
         return out
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation gives; where its shape depends on data, from what is known of them."""
+        if torch.Tag.dynamic_output_shape in func.tags and isinstance(args[0], FakeTensor):
+            if func is _INDEX:
+                args = self.values.with_places(args, self._nonzero) or args
+            else:
+                out = self.values.shaped(func, args, kwargs)
+                if out is not None:
+                    return out
+        return (_FAKES.get(func) or func)(*args, **kwargs)
+
+    def _nonzero(self, mask: Any) -> Any:
+        return self.__torch_dispatch__(torch.ops.aten.nonzero.default, (), (mask,))
 
     def _locate(self, args: Any) -> str:
         """Path of the module at work; moves the layer along."""
