@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmsize.tracing.answers import answer
+from lmsize.tracing.kernels import FAKES, FILLS, PROMOTING, promoted_copies
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.storages import Entry, Layer, Log, Storage
 from lmsize.tracing.values import Values
@@ -21,18 +22,6 @@ _ADD = torch.ops.aten.add.Tensor
 _VALUE = torch.ops.aten._local_scalar_dense.default
 _INDEX = torch.ops.aten.index.Tensor
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
-
-
-def _grouped_product(
-    first: Any, second: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
-) -> Any:  # fmt: skip
-    """The result of a grouped product; torch's fake kernel knows bfloat16 alone, the real one more."""
-    del bias
-    make = torch._meta_registrations._create_grouped_mm_output_tensor
-    return make(first, second, offs, out_dtype or first.dtype)
-
-
-_FAKES: dict[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_product}
 
 
 class _Hold(weakref.ref[Any]):
@@ -131,9 +120,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         path = self._locate(args)
         self.values.note(func, args, kwargs, out)
         if isinstance(out, torch.Tensor):
+            scratch = self._scratch(func, args, path)
             stored = self._see(out, func, path)
-            if func is _ADD and self.in_backward and stored is not None and stored.n_bytes:
-                self._consider_accumulation(args)
+            if self.in_backward and stored is not None and stored.n_bytes:
+                self._consider_in_place(func, args)
+            self.log.entries += [e._replace(is_alloc=False) for e in scratch]
         elif isinstance(out, tuple | list):
             self._see_all(out, func, path, args)
         if self._n_flops is not None:
@@ -152,7 +143,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
                 out = self.values.shaped(func, args, kwargs)
                 if out is not None:
                     return out
-        return (_FAKES.get(func) or func)(*args, **kwargs)
+        return (FAKES.get(func) or func)(*args, **kwargs)
 
     def _nonzero(self, mask: Any) -> Any:
         return self.__torch_dispatch__(torch.ops.aten.nonzero.default, (), (mask,))
@@ -249,16 +240,36 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         """Whether what goes now goes by itself, and not as a part of the work of a layer."""
         return not self.in_backward and not self._modules.among_layers
 
-    def _consider_accumulation(self, args: Any) -> None:
-        """Gradients that meet are summed in place, but for subclasses of tensors.
+    def _scratch(self, func: Any, args: Any, path: str) -> list[Entry]:
+        """What the CPU takes while an operation runs, logged as it comes."""
+        if self._device_type != "cpu" or func not in PROMOTING:
+            return []
+        taken = []
+        for tensor, dtype in promoted_copies(func, args):
+            n_bytes = tensor.numel() * dtype.itemsize
+            made = Storage(
+                n_bytes, self.phase, path, f"{func} scratch", tuple(tensor.shape), str(dtype)
+            )
+            made.layer = self._layer
+            taken.append(Entry(made, True, self.phase, self._layer))
+        if taken:
+            self._let_go()
+            self.log.entries += taken
+        return taken
 
-        Autograd adds out of place when it sees a fake tensor (or any mode). An addition that the
+    def _consider_in_place(self, func: Any, args: Any) -> None:
+        """Gradients that meet are summed in place, and zeros filled, but for subclasses of tensors.
+
+        Autograd does so out of place when it sees a fake tensor (or any mode). An addition that the
         engine itself asks for, with an operand that goes at once, is done in place by real tensors.
         """
+        if func is not _ADD and func not in FILLS:
+            return
         if sys._getframe(2).f_code is not _ENGINE or torch.is_grad_enabled():
             return
         made = self.log.entries[-1].storage
-        operands = (self.storage(a) for a in args[:2] if isinstance(a, torch.Tensor))
+        might = args[:2] if func is _ADD else args[:1]
+        operands = (self.storage(a) for a in might if isinstance(a, torch.Tensor))
         self._operands = tuple(o for o in operands if o is not None and o.n_bytes >= made.n_bytes)
         self._sum = made
 
