@@ -6,6 +6,7 @@ python benchmarks/run.py --install   # also the size of a fresh installation
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmsize
 
@@ -37,30 +39,17 @@ def process(*arguments: str) -> Callable[[], object]:
     return lambda: subprocess.run(command, capture_output=True, check=False)
 
 
-def formulas_per_s() -> float:
-    """Layouts a second for the memory and time formulas of a candidate, on arrays of a million."""
-    import numpy as np
+GRID: dict[str, list[Any]] = {
+    "tp": [1, 2, 4, 8], "pp": [1, 2, 4, 8, 16], "cp": [1, 2, 4, 8], "zero": [0, 1, 2, 3],
+    "recompute": ["none", "full"], "micro_batch": [1, 2, 3, 4, 6, 8, 12, 16],
+    "dp": [2**i for i in range(10)], "seq_len": [1024 * i for i in range(1, 21)],
+}  # fmt: skip
 
-    from lmsize.memory.activations import layer_activation_bytes
-    from lmsize.memory.storage import stored_bytes
-    from lmsize.timing.durations import utilised_s
 
-    n = 1_000_000
-    dp, tp = np.arange(1, n + 1), np.full(n, 8)
-    started = time.perf_counter()
-    states = stored_bytes(n_numbers=8_030_261_248, bits_per_number=128, n_shards=dp)
-    kept = layer_activation_bytes(
-        n_tokens=65_536,
-        width=4096,
-        n_score_heads=0,
-        n_keys=2048,
-        bytes_per_number=2,
-        tp=tp,
-        sequence_shards=tp,
-    )
-    assert (states + kept > 0).all()
-    utilised_s(n_flops=9.6e13, n_accelerators=dp, peak_flops_per_s=3.12e14, mfu_frac=0.4)
-    return n / (time.perf_counter() - started)
+def layouts_per_s(model: str, stack: str, grid: dict[str, list[Any]]) -> float:
+    """Candidate layouts a second: the whole peak, every moment of every stage, on one core."""
+    n = math.prod(len(values) for values in grid.values())
+    return n / median_ms(lambda: lmsize.sweep(model, grid, stack=stack), n_runs=3) * 1e3
 
 
 def installed_mb() -> tuple[float, float]:
@@ -97,7 +86,13 @@ def main() -> None:
     ]  # fmt: skip
     for name, value, budget in rows:
         print(f"{name:44} {value:9.2f} ms   {f'budget {budget} ms' if budget else ''}")
-    print(f"{'formulas over arrays of layouts':44} {formulas_per_s() / 1e6:9.1f} M/s  budget 1 M/s")
+    experts = {**GRID, "ep": [1, 2, 4, 8], "seq_len": [4096 * i for i in range(1, 6)]}
+    for name, stack, grid in (
+        ("llama-3.1-8b", "megatron", GRID), ("llama-3.1-70b", "transformers", GRID),
+        ("mixtral-8x7b", "torchtitan", experts),
+    ):  # fmt: skip
+        rate = layouts_per_s(name, stack, grid) / 1e6
+        print(f"{f'1,024,000 layouts of {name}, {stack}':44} {rate:9.2f} M/s  budget 1 M/s")
     if "--install" in sys.argv:
         whole, own = installed_mb()
         print(f"{'core with dependencies':44} {whole:9.1f} MB   budget 120 MB")

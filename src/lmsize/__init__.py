@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lmsize.api.factory import trace
     from lmsize.api.measuring import measure
     from lmsize.api.serving import infer
+    from lmsize.api.sweeping import sweep
     from lmsize.api.training import train
     from lmsize.catalogue import Catalogue
     from lmsize.errors import InputError, LmsizeError
@@ -29,6 +30,7 @@ _WHERE = {
     "compare": "lmsize.api.comparing",
     "infer": "lmsize.api.serving",
     "measure": "lmsize.api.measuring",
+    "sweep": "lmsize.api.sweeping",
     "trace": "lmsize.api.factory",
     "train": "lmsize.api.training",
     "validate": "lmsize.validation.public",
@@ -43,6 +45,7 @@ __all__ = [
     "compare",
     "infer",
     "measure",
+    "sweep",
     "trace",
     "train",
     "validate",

@@ -11,14 +11,16 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, reduce
+from typing import Any, Literal, TypeVar
 
+from lmsize.numbers import everywhere, larger
 from lmsize.source import Source
 
 Combine = Literal["leaf", "sum", "max"]
+Thing = TypeVar("Thing")
 
 # Longest ending first: "_bytes_per_s" before "_s".
 UNITS = {
@@ -149,8 +151,28 @@ def total(label: str, children: Sequence[Term], *, unit: str = "bytes") -> Term:
 
 def maximum(label: str, children: Sequence[Term]) -> Term:
     """The largest of the children; there must be one."""
-    value = max(child.value for child in children)
+    value = reduce(larger, (child.value for child in children))
     return Term(label, value, children[0].unit, "max", children=tuple(children))
+
+
+def highest(label: str, terms: Sequence[Term]) -> Term:
+    """The largest of terms itself; over candidates that differ in which it is, their maximum."""
+    left = undominated(terms, key=lambda term: term.value)
+    return left[0] if len(left) == 1 else maximum(label, left)
+
+
+def undominated(things: Iterable[Thing], *, key: Callable[[Thing], Any]) -> list[Thing]:
+    """The things that are the largest for some candidate; of equal ones the first.
+
+    For plain numbers that is one.
+    """
+    left: list[Thing] = []
+    for thing in things:
+        if any(everywhere(key(thing) <= key(other)) for other in left):
+            continue
+        left = [other for other in left if not everywhere(key(other) < key(thing))]
+        left.append(thing)
+    return left
 
 
 def given(label: str, value: Any, unit: str, *, source: Source | None = None) -> Term:

@@ -56,4 +56,10 @@ def chosen(condition: Any, a: Any, b: Any) -> Any:
         return a if condition else b
     import numpy as np
 
-    return np.where(condition, a, b)
+    made = np.where(condition, a, b)
+    return made.view(type(condition)) if isinstance(condition, np.ndarray) else made
+
+
+def everywhere(condition: Any) -> bool:
+    """Whether a condition holds, for an array in every element."""
+    return condition if isinstance(condition, bool) else bool(condition.all())

@@ -7,14 +7,9 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-from lmsize.api.tracing import (
-    refuse_of_catalogue,
-    tell,
-    trace_spec,
-    traced_device,
-    traced_memory,
-    write_files,
-)
+from lmsize.api.trace_memory import tell, traced_memory, write_files
+from lmsize.api.trace_options import refuse_of_catalogue, trace_spec
+from lmsize.api.tracing import traced_device
 from lmsize.api.training import opened
 from lmsize.catalogue import Catalogue
 from lmsize.errors import InputError
@@ -34,7 +29,7 @@ def trace(
             ``(model, batch)``, ``(model, batch, loss)`` or a mapping of `model`, `batch`, `loss`,
             `optimizer`, `step` (:mod:`lmsize.tracing.factory`).
         accelerator: whose capacity is asked about, and whose kernels of attention are taken.
-        options: `trace_device`, `timeline` and `snapshot` of :class:`lmsize.api.tracing.TraceSpec`.
+        options: `trace_device`, `timeline` and `snapshot` of :class:`lmsize.api.trace_options.TraceSpec`.
 
     Raises:
         LmsizeError: the factory or its step cannot be traced; says why and what else to do.

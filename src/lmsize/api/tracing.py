@@ -2,115 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lmsize.api.trace_memory import tell, traced_memory, write_files
+from lmsize.api.trace_options import TraceSpec
 from lmsize.assumption import Assumption
-from lmsize.catalogue import Accelerator, Catalogue
-from lmsize.errors import InputError, nearest_names
-from lmsize.estimate.answer import Estimate, Limits, Memory, Parameters
-from lmsize.estimate.overheads import driver_bytes
+from lmsize.catalogue import Accelerator
+from lmsize.errors import InputError
+from lmsize.estimate.answer import Estimate, Limits, Parameters
 from lmsize.estimate.question import TrainingQuestion
-from lmsize.estimate.training import components, training_estimate, training_memory
+from lmsize.estimate.training import training_estimate, training_memory
 from lmsize.estimate.verdict import training_verdict
 from lmsize.formula import given
 from lmsize.planner.training import limits, min_to_fit, remedies
-from lmsize.workload.parse import flag, positive, text, word
-from lmsize.workload.training import check_choice
 
 if TYPE_CHECKING:
     from lmsize.tracing.engine import StepOptions, Traced
     from lmsize.tracing.running import Device
     from lmsize.tracing.storages import Log
 
-DEVICES = ("cuda", "cpu")
 # Assumptions of the analytic engine about memory, which a trace does not make.
 OF_ANALYTIC_MEMORY = (
     "activations", "kbit-preparation", "experts-quantised", "reserved-typical", "context-typical",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSpec:
-    """What is asked of a trace besides the training question.
-
-    Attributes:
-        trace_device: what the tensors pretend to lie on; ``cpu`` is there to be checked against
-            real steps.
-        timeline: a file to draw memory along the step to (.html, .png, .svg).
-        snapshot: a file for PyTorch's memory viewer.
-        keep_outputs: the outputs live until the backward is done.
-        reentrant: the older kind of checkpointing.
-    """
-
-    trace_device: str = "cuda"
-    timeline: str | None = None
-    snapshot: str | None = None
-    optimizer_impl: str | None = None
-    clip_grad_norm: float | None = None
-    keep_outputs: bool = False
-    reentrant: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """By name, as the report's inputs have them."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-_PARSERS: dict[str, Callable[[Any, str], Any]] = {
-    "trace_device": word, "timeline": text, "snapshot": text, "optimizer_impl": word,
-    "clip_grad_norm": positive(least=1e-12), "keep_outputs": flag, "reentrant": flag,
-}  # fmt: skip
-
-
-def trace_spec(options: dict[str, Any]) -> TraceSpec:
-    """Take the options of a trace out of all that were given.
-
-    Raises:
-        InputError: a value that makes no sense.
-    """
-    given = {name: options.pop(name, None) for name in _PARSERS}
-    values = {
-        name: _PARSERS[name](value, f"--{name.replace('_', '-')}")
-        for name, value in given.items() if value is not None
-    }  # fmt: skip
-    spec = TraceSpec(**values)
-    check_choice("--trace-device", spec.trace_device, DEVICES)
-    if spec.timeline is not None and Path(spec.timeline).suffix.lower() not in (".html", ".png", ".svg"):  # fmt: skip
-        raise InputError("--timeline", spec.timeline, "a file that ends in .html, .png or .svg")
-    return spec
-
-
-def refuse_without_trace(spec: TraceSpec, engine: str) -> None:
-    """Options of the trace mean nothing to another engine.
-
-    Raises:
-        InputError: one was given.
-    """
-    usual = TraceSpec()
-    for name, value in spec.as_dict().items():
-        if value != getattr(usual, name):
-            raise InputError(
-                f"--{name.replace('_', '-')}", value, f"no value with --engine {engine}"
-            )
-
-
-def refuse_of_catalogue(spec: TraceSpec, others: Mapping[str, Any]) -> None:
-    """What a user's own step decides by itself is no option of its trace.
-
-    Raises:
-        InputError: such an option, or one that does not exist.
-    """
-    if others:
-        name = next(iter(others))
-        near = nearest_names(name, ("trace_device", "timeline", "snapshot"))
-        raise InputError("option", name, "trace_device, timeline or snapshot", nearest=near)
-    for name in ("optimizer_impl", "clip_grad_norm", "keep_outputs", "reentrant"):
-        value = getattr(spec, name)
-        if value not in (None, False):
-            raise InputError(f"--{name.replace('_', '-')}", value, "no value: the factory says how")
 
 
 def traced_training(
@@ -155,11 +71,6 @@ def traced_training(
     estimate = replace(estimate, assumptions=(*estimate.assumptions, *stated))
     write_files(found.log, question.model.name, question.accelerator, asked)
     return _answered(estimate, question, search=search)
-
-
-def tell(what: str) -> None:
-    """Progress, on stderr."""
-    print(f"trace: {what}", file=sys.stderr)
 
 
 def _refuse_sharding(question: TrainingQuestion) -> None:
@@ -245,54 +156,6 @@ def _buckets(found: Traced, question: TrainingQuestion) -> dict[str, int]:
     return {"gradient_buckets": sum(gradients.values())}
 
 
-def traced_memory(
-    log: Log,
-    device: Device,
-    catalogue: Catalogue,
-    accelerator: Accelerator | None,
-    *,
-    extra: dict[str, int] | None = None,
-    factor: float = 1.0,
-) -> tuple[Memory, tuple[Assumption, ...]]:
-    """Peak, components and tree of a log; what the allocator reserves and the driver holds."""
-    from lmsize.tracing.allocator import simulated
-    from lmsize.tracing.peaks import as_requested, in_blocks, peaks
-    from lmsize.tracing.terms import moments
-
-    size = in_blocks if device.type == "cuda" else as_requested
-    steady = [peak for peak in peaks(log.entries, size) if peak.phase.startswith("2.")]
-    extra = extra or {}
-    tree = moments(steady, size, extra=extra)
-    allocated = int(tree.value)
-    reserved = on_device = None
-    stated: tuple[Assumption, ...] = ()
-    if device.type == "cuda":
-        vendor = accelerator.vendor if accelerator else "NVIDIA"
-        context = catalogue.overhead("context", vendor)
-        reserved = simulated(log.events()).peak_reserved_bytes + sum(extra.values())
-        on_device = round(
-            driver_bytes(reserved_bytes=reserved, context_bytes=context.typical) * factor
-        )
-        held = (
-            f"the driver holds {context.typical / 2**20:.0f} MiB besides "
-            f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"
-        )
-        stated = (
-            Assumption("reserved-simulated", "reserved by a simulation of the caching allocator"),
-            Assumption("context-typical", held),
-        )
-    if log.spread_evenly:
-        text = "shapes depend on the routing: tokens are spread evenly over the experts"
-        stated = (*stated, Assumption("trace-spread-evenly", text))
-    capacity = accelerator.capacity_bytes if accelerator else None
-    winner = tree.winner
-    return Memory(
-        peak_allocated_bytes=allocated, peak_reserved_bytes=reserved, peak_device_bytes=on_device,
-        capacity_bytes=capacity, moment=winner.label, components=components(winner, allocated),
-        tree=tree,
-    ), stated  # fmt: skip
-
-
 def _flops(log: Log, question: TrainingQuestion) -> float:
     """Executed by all ranks in a step, micro-batches that were not run included."""
     from lmsize.tracing.engine import MOST_MICRO_BATCHES
@@ -302,29 +165,6 @@ def _flops(log: Log, question: TrainingQuestion) -> float:
     steady = {key: n for key, n in log.n_flops.items() if key[0].startswith("2.")}
     inside = sum(n for (at, _), n in steady.items() if at.endswith(("forward", "backward")))
     return (inside * repeated + sum(steady.values()) - inside) * question.setup.layout.dp
-
-
-def write_files(log: Log, label: str, accelerator: Accelerator | None, asked: TraceSpec) -> None:
-    """The timeline and the snapshot, where they were asked for."""
-    if asked.timeline is None and asked.snapshot is None:
-        return
-    from lmsize.tracing.allocator import simulated
-
-    events = list(log.events())
-    capacity = accelerator.capacity_bytes if accelerator else None
-    if asked.timeline is not None:
-        from lmsize.tracing.timeline import write_timeline
-
-        write_timeline(
-            Path(asked.timeline), events, label=label, reserved=simulated(events),
-            capacity_bytes=capacity,
-        )  # fmt: skip
-        tell(f"{asked.timeline} written")
-    if asked.snapshot is not None:
-        from lmsize.tracing.snapshot import write_snapshot
-
-        write_snapshot(Path(asked.snapshot), events)
-        tell(f"{asked.snapshot} written (for https://docs.pytorch.org/memory_viz)")
 
 
 def _answered(estimate: Estimate, question: TrainingQuestion, *, search: bool) -> Estimate:

@@ -9,7 +9,8 @@ from typing import Any
 
 from lmsize.api.calibration import Calibration, corrections
 from lmsize.api.locate import ModelLike, found_config, located
-from lmsize.api.tracing import refuse_without_trace, trace_spec, traced_training
+from lmsize.api.trace_options import refuse_without_trace, trace_spec
+from lmsize.api.tracing import traced_training
 from lmsize.assumption import Assumption
 from lmsize.catalogue import Catalogue, built_in, load_user_catalogue
 from lmsize.errors import InputError
@@ -66,7 +67,7 @@ def train(
             or ``none`` for no correction.
         options: the long options of ``lmsize train`` with ``_`` for ``-``, as numbers or as text
             with suffixes (``tokens="1B"``, ``deadline="7d"``); with ``trace`` also the fields of
-            :class:`lmsize.api.tracing.TraceSpec`.
+            :class:`lmsize.api.trace_options.TraceSpec`.
 
     Raises:
         LmsizeError: input that makes no sense. A run that does not fit is an answer.

@@ -48,6 +48,10 @@ class Layout:
         """Ranks that hold the same experts."""
         return self.n_replicas * self.tp // (self.ep * self.expert_tp)
 
+    def inside_replica(self) -> Layout:
+        """How one replica's layers are divided: what the operations of a rank depend on."""
+        return replace(self, dp=1, pp=1, zero=0, vp=1)
+
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what stage `stage` divides (1 to 3)."""
         if self.zero < stage:

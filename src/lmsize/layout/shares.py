@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 from lmsize.layout.degrees import Layout
 from lmsize.model.parts import Experts, Linear, Parameter, Part
@@ -46,6 +48,7 @@ class Stored:
     Attributes:
         group: what a reader calls them: embeddings, matrices, experts, output head, norms ...
         shape: of each tensor on this rank.
+        numel: numbers in each; `n_params` in all.
         is_linear: weights of an ``nn.Linear`` inside the model, which quantisation replaces.
         is_expert: sharded over the replicas of the experts only.
     """
@@ -57,14 +60,12 @@ class Stored:
     is_linear: bool
     is_expert: bool
     is_hidden: bool
+    numel: Any = field(init=False)
+    n_params: Any = field(init=False)
 
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def n_params(self) -> int:
-        return self.numel * self.n_tensors
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numel", math.prod(self.shape))
+        object.__setattr__(self, "n_params", self.numel * self.n_tensors)
 
 
 GROUPS = {
@@ -81,7 +82,7 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
     if parameter.kind == "expert":
         first = ceil_div(shape[0], ep)
         return (first, *shape[1:-1], ceil_div(shape[-1], etp))
-    if parameter.split is None or tp == 1:
+    if parameter.split is None:
         return shape
     axis = 0 if parameter.split == "column" else len(shape) - 1
     units = min(parameter.n_units, shape[axis])
@@ -89,6 +90,7 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
     return (*shape[:axis], mine, *shape[axis + 1 :])
 
 
+@lru_cache(maxsize=256)
 def stages(model: ModelSpec, pp: int) -> tuple[Stage, ...]:
     """The pipeline's stages: equal numbers of layers, the first ones one more if uneven.
 
@@ -122,21 +124,30 @@ def _is_layer(tower: Tower, run: Run) -> bool:
     return run.block.role == "layer" and tower.stream != "idle"
 
 
-def stored_parts(stage: Stage, layout: Layout, *, trainable: bool) -> Iterator[Stored]:
+def stored_parts(stage: Stage, layout: Layout, *, trainable: bool) -> tuple[Stored, ...]:
     """The parameters of a stage on one rank, tensor by tensor (before ZeRO).
 
     What no token of the workload passes through (a vision tower) gets no gradient, and so no
     optimizer state.
     """
+    return _stored_parts(stage, layout.inside_replica(), trainable)
+
+
+@lru_cache(maxsize=1024)
+def _stored_parts(stage: Stage, layout: Layout, trainable: bool) -> tuple[Stored, ...]:
+    made: list[Stored] = []
     for tower, run in stage.runs:
         if stage.n_stages > 1 and run.block.role == "head":
-            yield from _tied_head(run.block, layout, trainable=trainable)
+            made += _tied_head(run.block, layout, trainable=trainable)
         if not run.n_copies:
             continue
         reached = trainable and tower.stream != "idle"
-        for part in run.block.parts:
-            for parameter in part.parameters():
-                yield _stored(part, parameter, run.block, run.n_copies, layout, trainable=reached)
+        made += (
+            _stored(part, parameter, run.block, run.n_copies, layout, trainable=reached)
+            for part in run.block.parts
+            for parameter in part.parameters()
+        )
+    return tuple(made)
 
 
 def _stored(

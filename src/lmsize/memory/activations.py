@@ -104,7 +104,7 @@ def stage_activations(
             continue
         if run.block.role == "layer":
             terms.append(of(tower, run.block, run.n_layers))
-        elif run.block.role == "head" and _has_head(run.block.parts) and tower is model.towers[-1]:
+        elif run.block.role == "head" and _has_head(run.block.parts) and tower == model.towers[-1]:
             terms.append(
                 head_activation_bytes.term(
                     "output layer and loss",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmsize.formula import Term, formula, total
+from lmsize.formula import Term, formula, total, undominated
 from lmsize.memory.blocks import Placed
 from lmsize.source import Source
 
@@ -93,12 +93,10 @@ class Moment:
 
 def moments(blocks: Sequence[Placed]) -> list[Moment]:
     """The fullest instants: of the forward, of the loss, of the backward of layers and its end."""
-    found: dict[str, Moment] = {}
+    found: dict[str, list[Moment]] = {}
     for moment in (*_forwards(blocks), *_backwards(blocks)):
-        best = found.get(moment.name)
-        if best is None or moment.n_bytes > best.n_bytes:
-            found[moment.name] = moment
-    return list(found.values())
+        found.setdefault(moment.name, []).append(moment)
+    return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
 
 
 def _forwards(blocks: Sequence[Placed]) -> list[Moment]:

@@ -90,9 +90,8 @@ def _applies(rule: StateRule, shape: tuple[int, ...]) -> bool:
 
 
 def _is_small(optimizer: Optimizer, numel: int) -> bool:
-    return numel < optimizer.min_numel or bool(
-        optimizer.multiple_of and numel % optimizer.multiple_of
-    )
+    is_below = bool(optimizer.min_numel and numel < optimizer.min_numel)
+    return is_below or bool(optimizer.multiple_of and numel % optimizer.multiple_of)
 
 
 def _states(optimizer: Optimizer, stored: Stored) -> Iterator[tuple[str, str, int]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmsize.catalogue import Optimizer, Precision, Recipe
-from lmsize.formula import Term, maximum, total
+from lmsize.formula import Term, highest, maximum, total
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
@@ -98,7 +99,7 @@ def training_peak(setup: TrainingSetup) -> Term:
     for stage in _meant(setup):
         adapters = adapter_stages[stage.index] if adapter_stages else None
         peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
-    return max(peaks, key=lambda peak: float(peak.value))
+    return highest("peak", peaks)
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
@@ -197,19 +198,19 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
         autocast=compute if casts and compute < weights else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
-        head_dim=head_dim(setup.model), layout=setup.layout, recompute=setup.recompute,
+        head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 
-    def shard(tower: Tower, run: Run) -> float:
+    def shard(tower: Tower, run: Run) -> Any:
         model = setup.adapters or setup.model
         own = next(
             (r for t, r in model.runs() if t.name == tower.name and r.block.name == run.block.name),
             run,
         )
         tensors = stored_parts(Stage(0, 1, ((tower, _once(own)),)), setup.layout, trainable=True)
-        return float(_gradients(setup, list(tensors)).value)
+        return _gradients(setup, list(tensors)).value
 
     return placed_blocks(
         setup.model, setup.adapters, stage, setting, stack=recipe.stack,

@@ -13,8 +13,6 @@ from lmsize.stacks.sections import Section
 
 def local_section(section: Section, layout: Layout) -> Section:
     """The rank's part of every linear, core and bank of experts."""
-    if layout.tp == 1 and layout.ep == 1:
-        return section
     return replace(
         section,
         linears=[local_linear(part, layout) for part in section.linears],
@@ -26,7 +24,7 @@ def local_section(section: Section, layout: Layout) -> Section:
 
 def local_linear(part: Linear, layout: Layout) -> Linear:
     """A column-parallel linear has part of the outputs, a row-parallel one of the inputs."""
-    if part.split is None or layout.tp == 1:
+    if part.split is None:
         return part
     if part.tied:
         return replace(part, n_out=ceil_div(part.n_out, layout.tp))

@@ -1,0 +1,94 @@
+"""A trace's log as an answer: its memory in the report, and the files that were asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmsize.api.trace_options import TraceSpec
+from lmsize.assumption import Assumption
+from lmsize.catalogue import Accelerator, Catalogue
+from lmsize.estimate.answer import Memory
+from lmsize.estimate.overheads import driver_bytes
+from lmsize.estimate.training import components
+
+if TYPE_CHECKING:
+    from lmsize.tracing.running import Device
+    from lmsize.tracing.storages import Log
+
+
+def tell(what: str) -> None:
+    """Progress, on stderr."""
+    print(f"trace: {what}", file=sys.stderr)
+
+
+def traced_memory(
+    log: Log,
+    device: Device,
+    catalogue: Catalogue,
+    accelerator: Accelerator | None,
+    *,
+    extra: dict[str, int] | None = None,
+    factor: float = 1.0,
+) -> tuple[Memory, tuple[Assumption, ...]]:
+    """Peak, components and tree of a log; what the allocator reserves and the driver holds."""
+    from lmsize.tracing.allocator import simulated
+    from lmsize.tracing.peaks import as_requested, in_blocks, peaks
+    from lmsize.tracing.terms import moments
+
+    size = in_blocks if device.type == "cuda" else as_requested
+    steady = [peak for peak in peaks(log.entries, size) if peak.phase.startswith("2.")]
+    extra = extra or {}
+    tree = moments(steady, size, extra=extra)
+    allocated = int(tree.value)
+    reserved = on_device = None
+    stated: tuple[Assumption, ...] = ()
+    if device.type == "cuda":
+        vendor = accelerator.vendor if accelerator else "NVIDIA"
+        context = catalogue.overhead("context", vendor)
+        reserved = simulated(log.events()).peak_reserved_bytes + sum(extra.values())
+        on_device = round(
+            driver_bytes(reserved_bytes=reserved, context_bytes=context.typical) * factor
+        )
+        held = (
+            f"the driver holds {context.typical / 2**20:.0f} MiB besides "
+            f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"
+        )
+        stated = (
+            Assumption("reserved-simulated", "reserved by a simulation of the caching allocator"),
+            Assumption("context-typical", held),
+        )
+    if log.spread_evenly:
+        text = "shapes depend on the routing: tokens are spread evenly over the experts"
+        stated = (*stated, Assumption("trace-spread-evenly", text))
+    capacity = accelerator.capacity_bytes if accelerator else None
+    winner = tree.winner
+    return Memory(
+        peak_allocated_bytes=allocated, peak_reserved_bytes=reserved, peak_device_bytes=on_device,
+        capacity_bytes=capacity, moment=winner.label, components=components(winner, allocated),
+        tree=tree,
+    ), stated  # fmt: skip
+
+
+def write_files(log: Log, label: str, accelerator: Accelerator | None, asked: TraceSpec) -> None:
+    """The timeline and the snapshot, where they were asked for."""
+    if asked.timeline is None and asked.snapshot is None:
+        return
+    from lmsize.tracing.allocator import simulated
+
+    events = list(log.events())
+    capacity = accelerator.capacity_bytes if accelerator else None
+    if asked.timeline is not None:
+        from lmsize.tracing.timeline import write_timeline
+
+        write_timeline(
+            Path(asked.timeline), events, label=label, reserved=simulated(events),
+            capacity_bytes=capacity,
+        )  # fmt: skip
+        tell(f"{asked.timeline} written")
+    if asked.snapshot is not None:
+        from lmsize.tracing.snapshot import write_snapshot
+
+        write_snapshot(Path(asked.snapshot), events)
+        tell(f"{asked.snapshot} written (for https://docs.pytorch.org/memory_viz)")
