@@ -36,6 +36,13 @@ CLASSES = {
     "granite": "GraniteForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM", "bloom": "BloomForCausalLM",
 }  # fmt: skip
 
+_SHORT = {"micro_batch": 1, "seq_len": 512, "optimizer": "adamw"}
+CATALOGUE_SETTINGS: dict[str, Case] = {
+    "bf16": _SHORT | {"precision": "bf16"},
+    "amp-ckpt": _SHORT | {"precision": "amp-bf16", "recompute": "full"},
+    "lora": _SHORT | {"precision": "bf16", "method": "lora"},
+}
+
 
 def drawn(seed: int, number: int) -> Iterator[Case]:
     """`number` cases, always the same for a seed."""
@@ -104,18 +111,13 @@ def catalogue_cases() -> Iterator[Case]:
     """Every model of the catalogue at its real shape, in three settings."""
     from lmsize.catalogue import built_in
 
-    settings = (
-        {"precision": "bf16"}, {"precision": "amp-bf16", "recompute": "full"},
-        {"precision": "bf16", "method": "lora"},
-    )  # fmt: skip
     for summary in built_in().models():
         found = built_in().find_model(summary.name)
         if found is None:
             continue
-        length = {"micro_batch": 1, "seq_len": 512, "optimizer": "adamw"}
-        for at, setting in enumerate(settings):
-            name = f"real-{at}-{summary.name}"
-            yield {"id": name, "config": dict(found[0].config), "options": length | setting}
+        for name, options in CATALOGUE_SETTINGS.items():
+            case = {"id": f"{summary.name}-{name}", "config": dict(found[0].config)}
+            yield case | {"options": options}
 
 
 def traced_peaks(case: Case) -> dict[str, int]:

@@ -116,6 +116,8 @@ CODES: dict[str, str] = {
     "trace-micro-batches": "Of a step's micro-batches two are traced; those that follow do the same.",
     "trace-replicated": "Like layers are traced a few times and their events repeated; that this gives "
     "the whole model's is checked on each model by leaving one layer out.",
+    "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
+    "over the experts.",
     "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
     "missing-extra": "A row of a comparison needs software that is not installed here: it is left empty.",
     "trace-bitsandbytes": "Weights in few bits and optimizers of bitsandbytes are stood in for by what "

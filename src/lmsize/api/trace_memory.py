@@ -59,6 +59,9 @@ def traced_memory(
             Assumption("reserved-simulated", "reserved by a simulation of the caching allocator"),
             Assumption("context-typical", held),
         )
+    if log.spread_evenly:
+        text = "shapes depend on the routing: tokens are spread evenly over the experts"
+        stated = (*stated, Assumption("trace-spread-evenly", text))
     capacity = accelerator.capacity_bytes if accelerator else None
     winner = tree.winner
     return Memory(

@@ -130,7 +130,7 @@ class _Replication:
                     places = places[::-1]
             for place in places:
                 entries += self._copy(run, place)
-        return Log(entries, self._flops(), self._log.n_ops)
+        return replace(self._log, entries=entries, n_flops=self._flops())
 
     def _flops(self) -> dict[tuple[str, Layer | None], float]:
         flops = dict(self._log.n_flops)

@@ -53,11 +53,13 @@ class Log:
     Attributes:
         n_flops: FLOPs by phase and layer.
         n_ops: operations that were seen.
+        spread_evenly: some shape or branch rests on choices (of experts) spread evenly.
     """
 
     entries: list[Entry] = field(default_factory=list)
     n_flops: dict[tuple[str, Layer | None], float] = field(default_factory=dict)
     n_ops: int = 0
+    spread_evenly: bool = False
 
     def events(self) -> Iterator[Event]:
         """The same as the allocator reads it."""

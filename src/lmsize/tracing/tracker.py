@@ -13,24 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmsize.tracing.answers import answer
+from lmsize.tracing.kernels import FAKES, FILLS, PROMOTING, promoted_copies
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.storages import Entry, Layer, Log, Storage
+from lmsize.tracing.values import Values
 
 _ADD = torch.ops.aten.add.Tensor
 _VALUE = torch.ops.aten._local_scalar_dense.default
+_INDEX = torch.ops.aten.index.Tensor
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
-
-
-def _grouped_product(
-    first: Any, second: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
-) -> Any:  # fmt: skip
-    """The result of a grouped product; torch's fake kernel knows bfloat16 alone, the real one more."""
-    del bias
-    make = torch._meta_registrations._create_grouped_mm_output_tensor
-    return make(first, second, offs, out_dtype or first.dtype)
-
-
-_FAKES: dict[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_product}
 
 
 class _Hold(weakref.ref[Any]):
@@ -58,7 +49,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         n_flops: Callable[..., float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.log = Log()
+        self.log, self.values = Log(), Values()
         self.phase, self.in_backward = "setup", False
         self._modules, self._device_type, self._n_flops = modules, device_type, n_flops
         self._holds: dict[int, _Hold] = {}
@@ -117,19 +108,23 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         """Log nothing more: what goes from here on goes because the trace is over."""
         self._let_go()
         self._holds.clear()
+        self.log.spread_evenly = self.values.spread_evenly
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._sum = None
         kwargs = kwargs or {}
         if func is _VALUE and isinstance(args[0], FakeTensor) and args[0].constant is None:
-            return answer(args[0], self.phase)
-        out = (_FAKES.get(func) or func)(*args, **kwargs)
+            return answer(args[0], self.phase, self.values.number)
+        out = self._called(func, args, kwargs)
         self.log.n_ops += 1
         path = self._locate(args)
+        self.values.note(func, args, kwargs, out)
         if isinstance(out, torch.Tensor):
+            scratch = self._scratch(func, args, path)
             stored = self._see(out, func, path)
-            if func is _ADD and self.in_backward and stored is not None and stored.n_bytes:
-                self._consider_accumulation(args)
+            if self.in_backward and stored is not None and stored.n_bytes:
+                self._consider_in_place(func, args)
+            self.log.entries += [e._replace(is_alloc=False) for e in scratch]
         elif isinstance(out, tuple | list):
             self._see_all(out, func, path, args)
         if self._n_flops is not None:
@@ -138,6 +133,20 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
                 flops, key = self.log.n_flops, (self.phase, self._layer)
                 flops[key] = flops.get(key, 0.0) + done
         return out
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation gives; where its shape depends on data, from what is known of them."""
+        if torch.Tag.dynamic_output_shape in func.tags and isinstance(args[0], FakeTensor):
+            if func is _INDEX:
+                args = self.values.with_places(args, self._nonzero) or args
+            else:
+                out = self.values.shaped(func, args, kwargs)
+                if out is not None:
+                    return out
+        return (FAKES.get(func) or func)(*args, **kwargs)
+
+    def _nonzero(self, mask: Any) -> Any:
+        return self.__torch_dispatch__(torch.ops.aten.nonzero.default, (), (mask,))
 
     def _locate(self, args: Any) -> str:
         """Path of the module at work; moves the layer along."""
@@ -231,16 +240,36 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         """Whether what goes now goes by itself, and not as a part of the work of a layer."""
         return not self.in_backward and not self._modules.among_layers
 
-    def _consider_accumulation(self, args: Any) -> None:
-        """Gradients that meet are summed in place, but for subclasses of tensors.
+    def _scratch(self, func: Any, args: Any, path: str) -> list[Entry]:
+        """What the CPU takes while an operation runs, logged as it comes."""
+        if self._device_type != "cpu" or func not in PROMOTING:
+            return []
+        taken = []
+        for tensor, dtype in promoted_copies(func, args):
+            n_bytes = tensor.numel() * dtype.itemsize
+            made = Storage(
+                n_bytes, self.phase, path, f"{func} scratch", tuple(tensor.shape), str(dtype)
+            )
+            made.layer = self._layer
+            taken.append(Entry(made, True, self.phase, self._layer))
+        if taken:
+            self._let_go()
+            self.log.entries += taken
+        return taken
 
-        Autograd adds out of place when it sees a fake tensor (or any mode). An addition that the
+    def _consider_in_place(self, func: Any, args: Any) -> None:
+        """Gradients that meet are summed in place, and zeros filled, but for subclasses of tensors.
+
+        Autograd does so out of place when it sees a fake tensor (or any mode). An addition that the
         engine itself asks for, with an operand that goes at once, is done in place by real tensors.
         """
+        if func is not _ADD and func not in FILLS:
+            return
         if sys._getframe(2).f_code is not _ENGINE or torch.is_grad_enabled():
             return
         made = self.log.entries[-1].storage
-        operands = (self.storage(a) for a in args[:2] if isinstance(a, torch.Tensor))
+        might = args[:2] if func is _ADD else args[:1]
+        operands = (self.storage(a) for a in might if isinstance(a, torch.Tensor))
         self._operands = tuple(o for o in operands if o is not None and o.n_bytes >= made.n_bytes)
         self._sum = made
 
