@@ -60,6 +60,14 @@ CLASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
+def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups of one mesh each: operations on lists take no tensors of several, or of none beside."""
+    groups: dict[Any, list[Any]] = {}
+    for param in params:
+        groups.setdefault(getattr(param, "device_mesh", None), []).append(param)
+    return [{"params": group} for group in groups.values()]
+
+
 def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | None = None) -> Any:
     """The optimizer over these parameters, those without gradients left out.
 
@@ -75,7 +83,7 @@ def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | N
     cls, arguments = optimizer_class(name, implementation=implementation)
     trained = [p for p in params if p.requires_grad]
     try:
-        return cls(trained, lr=LEARNING_RATE, **arguments)
+        return cls(_groups(trained), lr=LEARNING_RATE, **arguments)
     except (TypeError, RuntimeError, ValueError) as error:
         if implementation is None:
             raise
