@@ -45,7 +45,7 @@ def traced_training(
 
     needed = () if question.spec.method == "full" else ("peft",)
     require("torch", "transformers", *needed, why="--engine trace", extra="trace")
-    refuse_unknown_settings(question.spec)
+    refuse_unknown_settings(question.spec, spread=("tp",))
     refuse_missing(question.spec.optimizer or "")
     _refuse_sharding(question)
     from lmsize.tracing.engine import traced_step
@@ -58,7 +58,7 @@ def traced_training(
 
     def run(question: TrainingQuestion) -> Traced:
         return traced_step(
-            config, question.spec, device, _options(asked), dp=question.setup.layout.dp,
+            config, question.spec, device, _options(asked), layout=question.setup.layout,
             implementation=row.default_implementation if device.type == "cuda" else None, tell=tell,
         )  # fmt: skip
 
@@ -81,9 +81,9 @@ def traced_training(
 
 def _refuse_sharding(question: TrainingQuestion) -> None:
     layout = question.setup.layout
-    if layout.zero and layout.dp > 1:
-        expected = "0: the trace runs one rank of plain data parallelism; --engine analytic shards"
-        raise InputError("--zero", layout.zero, expected)
+    if layout.zero == 1 and layout.dp > 1:
+        expected = "0, or 2 and 3, which are FSDP2: torch has no stage 1; --engine analytic has"
+        raise InputError("--zero", layout.zero, expected, nearest=[0, 2])
 
 
 def traced_device(
@@ -170,7 +170,9 @@ def _flops(log: Log, question: TrainingQuestion) -> float:
     repeated = batch.n_micro / min(batch.n_micro, MOST_MICRO_BATCHES)
     steady = {key: n for key, n in log.n_flops.items() if key[0].startswith("2.")}
     inside = sum(n for (at, _), n in steady.items() if at.endswith(("forward", "backward")))
-    return (inside * repeated + sum(steady.values()) - inside) * question.setup.layout.dp
+    return (
+        inside * repeated + sum(steady.values()) - inside
+    ) * question.setup.layout.n_accelerators
 
 
 def _answered(estimate: Estimate, question: TrainingQuestion, *, search: bool) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,7 +40,7 @@ def built_model(
         RuntimeError: of torch, where the weights find no memory.
     """
     require("torch", "transformers")
-    refuse_unknown_settings(spec)
+    refuse_unknown_settings(spec, spread=("tp",))
     cls = model_class(config)
     with _made_on(device):
         model = _from_config(cls, config, spec)
@@ -92,8 +92,11 @@ def attention_implementation(spec: TrainSpec) -> str:
     return spec.attention or "sdpa"
 
 
-def refuse_unknown_settings(spec: TrainSpec) -> None:
+def refuse_unknown_settings(spec: TrainSpec, *, spread: Collection[str] = ()) -> None:
     """Refuse what this step does not do, before anything is built.
+
+    Args:
+        spread: the kinds of parallelism within a model that are seen to.
 
     Raises:
         InputError: another stack, selective recomputation, or parallelism within a model.
@@ -103,8 +106,9 @@ def refuse_unknown_settings(spec: TrainSpec) -> None:
     if spec.recompute == "selective":
         raise InputError("--recompute", spec.recompute, "none or full, which transformers has")
     for name in ("tp", "pp", "cp", "ep"):
-        if getattr(spec, name) != 1:
-            expected = "1: the real step is data-parallel only"
+        if getattr(spec, name) != 1 and name not in spread:
+            kinds = ", ".join(("data", *("tensor" for one in spread if one == "tp")))
+            expected = f"1: the real step is {kinds}-parallel only"
             raise InputError(f"--{name}", getattr(spec, name), expected)
     step_precision(spec.precision or "")
 

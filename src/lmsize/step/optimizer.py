@@ -62,6 +62,14 @@ CLASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
+def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups of one mesh each: operations on lists take no tensors of several, or of none beside."""
+    groups: dict[Any, list[Any]] = {}
+    for param in params:
+        groups.setdefault(getattr(param, "device_mesh", None), []).append(param)
+    return [{"params": group} for group in groups.values()]
+
+
 def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | None = None) -> Any:
     """The optimizer over these parameters, those without gradients left out.
 
@@ -83,7 +91,7 @@ def built_optimizer(params: Iterable[Any], name: str, *, implementation: str | N
         return Optimizer8bit(trained, CLASSES[row][1], lr=LEARNING_RATE)
     cls, arguments = optimizer_class(name, implementation=implementation)
     try:
-        return cls(trained, lr=LEARNING_RATE, **arguments)
+        return cls(_groups(trained), lr=LEARNING_RATE, **arguments)
     except (TypeError, RuntimeError, ValueError) as error:
         if implementation is None:
             raise

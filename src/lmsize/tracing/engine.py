@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lmsize.layout.degrees import Layout
 from lmsize.step.model import built_model
 from lmsize.step.optimizer import CLASSES
-from lmsize.step.training import TrainingStep, step_of
+from lmsize.step.sharding import sharded
+from lmsize.step.training import step_of
 from lmsize.tracing.factory import UserStep
 from lmsize.tracing.faults import explained
 from lmsize.tracing.pretence import weights_left_blank
+from lmsize.tracing.ranks import mesh_of_ranks
 from lmsize.tracing.replication import (
     N_CHECK,
     N_UNITS,
@@ -24,8 +27,10 @@ from lmsize.tracing.stacks import Stack, shortened, stacks
 from lmsize.tracing.storages import Log
 from lmsize.workload.training import TrainSpec
 
+ONE = Layout()
 # Two short models take as long as nine units: a stack must be deeper for that to pay.
 LEAST_UNITS = N_UNITS + N_CHECK + 1
+LEAST_SHARDED = 2  # the ZeRO stage from which FSDP2 stands for it
 MOST_MICRO_BATCHES = 2  # those that follow do as the second does
 
 
@@ -64,14 +69,15 @@ class Traced:
 
 def traced_step(
     config: Mapping[str, Any], spec: TrainSpec, device: Device, options: StepOptions,
-    *, dp: int = 1, implementation: str | None = None, tell: Callable[[str], None] = lambda _: None,
+    *, layout: Layout = ONE, implementation: str | None = None, tell: Callable[[str], None] = lambda _: None,
     replicate: bool = True,
 ) -> Traced:  # fmt: skip
     """Trace two steps of the model that a config describes.
 
     Args:
         spec: with its defaults filled in.
-        dp: data-parallel ranks, which share a global batch.
+        layout: ranks, of which the first is traced; at zero 2 and 3 they share the weights, at 0
+            each is as it is alone.
         implementation: of the optimizer, where the options do not say.
         tell: is told what is being done.
         replicate: trace a few of the like layers and repeat them; False traces all.
@@ -80,18 +86,25 @@ def traced_step(
         LmsizeError: the step cannot be traced; says why and what else to do.
     """
     asked = options.optimizer_impl or _implementation(spec, implementation)
+    n_shards = layout.dp if layout.zero >= LEAST_SHARDED else 1
 
     def build() -> Any:
         with weights_left_blank():
             return built_model(config, spec, device=device.type, reentrant=options.reentrant)
 
-    def step(model: Any) -> TrainingStep:
-        return step_of(
-            model, config, spec, device=device.type, dp=dp, optimizer_implementation=asked,
-            clip_grad_norm=options.clip_grad_norm, keep_outputs=options.keep_outputs,
-        )  # fmt: skip
+    with (
+        explained(str(config.get("model_type", "model"))), on_fake_tensors(device),
+        mesh_of_ranks(device.type, n_shards=n_shards, tp=layout.tp) as mesh,
+    ):  # fmt: skip
 
-    with explained(str(config.get("model_type", "model"))), on_fake_tensors(device):
+        def run(model: Any) -> Log:
+            step = step_of(
+                sharded(model, spec, mesh), config, spec, device=device.type, dp=layout.dp,
+                optimizer_implementation=asked, clip_grad_norm=options.clip_grad_norm,
+                keep_outputs=options.keep_outputs,
+            )  # fmt: skip
+            return logged(step, device, n_micro=MOST_MICRO_BATCHES)
+
         tell("building the model")
         model = build()
         counts = _counts(model)
@@ -99,14 +112,13 @@ def traced_step(
         try:
             if deep:
                 tell(f"tracing {N_UNITS} and {N_CHECK} of {max(s.n_units for s in deep)} layers")
-                log = _replicated(model, deep, step, device)
+                log = _replicated(model, deep, run, None if mesh is None else build)
                 return Traced(log, *counts, max(s.n_units for s in deep))
             tell("tracing two steps")
-            return Traced(_logged(step(model), device), *counts)
+            return Traced(run(model), *counts)
         except NotAlikeError as error:
             tell("the layers are not alike: tracing all of them")
-            model = build()
-            return Traced(_logged(step(model), device), *counts, 0, str(error))
+            return Traced(run(build()), *counts, 0, str(error))
 
 
 def traced_factory(factory: Callable[[], Any], name: str, device: Device) -> Traced:
@@ -127,23 +139,25 @@ def traced_factory(factory: Callable[[], Any], name: str, device: Device) -> Tra
 
 
 def _replicated(
-    model: Any, deep: list[Stack], step: Callable[[Any], TrainingStep], device: Device
+    model: Any, deep: list[Stack], run: Callable[[Any], Log], build: Callable[[], Any] | None
 ) -> Log:
+    """The log of the deep model from two short ones.
+
+    Args:
+        build: makes the model anew for the second, where the first cannot be cut once it has run.
+    """
     for stack in deep:
         shortened(model, stack, n_units=N_UNITS)
     short = [replace(stack, n_units=N_UNITS) for stack in deep]
-    log = _logged(step(model), device)
-    for stack in short:
+    log = run(model)
+    if build is not None:
+        model = build()
+    for stack in short if build is None else deep:
         shortened(model, stack, n_units=N_CHECK)
-    check = _logged(step(model), device)
-    growth = growth_by_depth(log, check, short)
+    growth = growth_by_depth(log, run(model), short)
     for stack, whole in zip(short, deep, strict=True):
         log = replicated(log, stack, n_units=whole.n_units, growth=growth)
     return log
-
-
-def _logged(step: TrainingStep, device: Device) -> Log:
-    return logged(step, device, n_micro=MOST_MICRO_BATCHES)
 
 
 def _implementation(spec: TrainSpec, usual: str | None) -> str | None:

@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 
 from lmsize.tracing import attention
+from lmsize.tracing.ranks import streams_pretended
 from lmsize.tracing.shim import ensure_cuda_autograd
 
 # Operations with a CUDA kernel and a composite of others: a build without CUDA would run the
@@ -41,6 +42,7 @@ def pretended(device_type: str, capability: tuple[int, int]) -> Iterator[None]:
             ensure_cuda_autograd()
             stack.enter_context(_cuda_kernels(capability))
             stack.enter_context(_cuda_present(capability))
+            stack.enter_context(streams_pretended())
         yield
 
 

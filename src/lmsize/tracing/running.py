@@ -9,6 +9,7 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lmsize.tracing.collectives import collectives_seen
 from lmsize.tracing.flops import flops_of
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.pretence import masks_as_in_a_real_run, pretended
@@ -78,7 +79,10 @@ def logged(step: Step, device: Device, *, n_micro: int | None = None) -> Log:
     """
     modules = ModulePaths(step.model)
     tracker = Tracker(modules, device_type=device.type, n_flops=flops_of)
-    with masks_as_in_a_real_run(), modules.watched(), tracker.random_states_seen(), tracker:
+    with (
+        masks_as_in_a_real_run(), modules.watched(), tracker.random_states_seen(),
+        tracker.resizing_seen(), collectives_seen(tracker), tracker,
+    ):  # fmt: skip
         held = step.micro_batches
         _hold_what_is_there(tracker, step)
         if n_micro is not None:

@@ -13,8 +13,8 @@ from lmsize.tracing.storages import Storage
 
 SOURCE = Source("trace", "the step run on fake tensors")
 ORDER = (
-    "weights", "adapter_weights", "gradients", "optimizer_states", "activations", "temporaries",
-    "buffers", "inputs",
+    "weights", "adapter_weights", "gradients", "optimizer_states", "activations", "gathers",
+    "temporaries", "buffers", "inputs",
 )  # fmt: skip
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 MOST_TENSORS = 10  # of those that live at a peak, told one by one

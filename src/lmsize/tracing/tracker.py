@@ -6,15 +6,18 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmsize.tracing.answers import answer
 from lmsize.tracing.kernels import FAKES, FILLS, PROMOTING, promoted_copies
 from lmsize.tracing.modules import ModulePaths
+from lmsize.tracing.ranks import current_stream
 from lmsize.tracing.storages import Entry, Layer, Log, Storage
 from lmsize.tracing.values import Values
 
@@ -22,6 +25,11 @@ _ADD = torch.ops.aten.add.Tensor
 _VALUE = torch.ops.aten._local_scalar_dense.default
 _INDEX = torch.ops.aten.index.Tensor
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
+
+
+def local(tensor: Any) -> Any:
+    """This rank's part of a tensor that is spread over ranks; any other tensor itself."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 class _Hold(weakref.ref[Any]):
@@ -56,6 +64,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         self._n_seen = 0
         self._going: list[tuple[int, Storage, Layer | None]] = []
         self._layer: Layer | None = None
+        self._category = self._transient = ""
+        self._looks = True
         self._sum: Storage | None = None
         self._operands: tuple[Storage, ...] = ()
 
@@ -71,20 +81,20 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
 
     def storage(self, tensor: Any) -> Storage | None:
         """What is known of a tensor's storage; None if it was never seen."""
-        hold = self._holds.get(tensor.untyped_storage()._cdata)
+        hold = self._holds.get(local(tensor).untyped_storage()._cdata)
         return hold.storage if hold else None
 
     def hold(self, path: str, tensor: Any, category: str) -> None:
         """Take note of a tensor that was there before, such as a parameter at its path."""
         self._layer = self._modules.layer(path)
-        stored = self._see(tensor, "", path)
+        stored = self._see(local(tensor), "", path)
         if stored is not None:
             stored.category = category
 
     def name(self, tensor: Any, category: str, path: str = "") -> None:
         """Say what a tensor has turned out to be, and whose."""
         stored = self.storage(tensor)
-        if stored is not None and not stored.category:
+        if stored is not None and stored.category in ("", self._transient):
             stored.category = category
             stored.module = path or stored.module
 
@@ -104,6 +114,56 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         finally:
             torch.get_rng_state = state_of
 
+    @contextmanager
+    def making(self, category: str) -> Iterator[None]:
+        """What is made while it lasts is of that category, unless it turns out to be another."""
+        before, self._category, self._transient = self._category, category, category
+        try:
+            yield
+        finally:
+            self._category = before
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """What is made while it lasts is not there in an ordinary run."""
+        before, self._looks = self._looks, False
+        try:
+            yield
+        finally:
+            self._looks = before
+
+    @contextmanager
+    def resizing_seen(self) -> Iterator[None]:
+        """Log storages that are emptied and filled again, as FSDP does with gathered weights."""
+        resize = torch.UntypedStorage.resize_
+
+        def resized(untyped: Any, n_bytes: int) -> Any:
+            hold = self._holds.get(untyped._cdata)
+            if hold is not None and n_bytes != hold.storage.n_bytes:
+                self._resize(hold, n_bytes)
+            return resize(untyped, n_bytes)
+
+        torch.UntypedStorage.resize_ = resized
+        try:
+            yield
+        finally:
+            torch.UntypedStorage.resize_ = resize
+
+    def _resize(self, hold: _Hold, n_bytes: int) -> None:
+        """The same storage goes, and comes with another size."""
+        self._let_go()
+        if hold.storage.n_bytes:
+            self.log.entries.append(Entry(hold.storage, False, self.phase, self._layer))
+        hold.storage = replace(
+            hold.storage,
+            n_bytes=n_bytes,
+            phase=self.phase,
+            layer=self._layer,
+            category=self._category,
+        )
+        if n_bytes:
+            self.log.entries.append(Entry(hold.storage, True, self.phase, self._layer))
+
     def close(self) -> None:
         """Log nothing more: what goes from here on goes because the trace is over."""
         self._let_go()
@@ -111,6 +171,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         self.log.spread_evenly = self.values.spread_evenly
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(kind is DTensor for kind in types):
+            return NotImplemented  # what it does with its local tensors comes here again
+        if not self._looks:
+            return func(*args, **(kwargs or {}))
         self._sum = None
         kwargs = kwargs or {}
         if func is _VALUE and isinstance(args[0], FakeTensor) and args[0].constant is None:
@@ -193,9 +257,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
         if key in self._holds:
             return None
         stored = Storage(
-            untyped.nbytes(), self.phase, path, str(func), tuple(tensor.shape), str(tensor.dtype)
-        )
-        stored.layer = self._layer
+            untyped.nbytes(), self.phase, path, str(func), tuple(tensor.shape), str(tensor.dtype),
+            current_stream(), self._layer, self._category,
+        )  # fmt: skip
         hold = _Hold(untyped, self._release)
         hold.key, hold.number, hold.storage = key, self._n_seen, stored
         self._n_seen += 1
