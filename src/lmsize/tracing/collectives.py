@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -31,12 +32,11 @@ def collectives_seen(tracker: Tracker) -> Iterator[None]:
 
 def _around(stack: ExitStack, target: str, context: Callable[[], Any]) -> None:
     """Let a function of torch run inside of a context."""
-    patch = mock.patch(target)
-    original = patch.get_original()[0]
+    owner, name = pkgutil.resolve_name(target.rpartition(".")[0]), target.rpartition(".")[2]
+    original = getattr(owner, name)
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         with context():
             return original(*args, **kwargs)
 
-    patch.new = inside
-    stack.enter_context(patch)
+    stack.enter_context(mock.patch.object(owner, name, inside))
