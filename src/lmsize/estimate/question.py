@@ -11,11 +11,12 @@ from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
+from lmsize.memory.blocks import as_built
 from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
 from lmsize.workload.adapters import adapter_model
-from lmsize.workload.training import TrainSpec, batch_of, with_defaults
+from lmsize.workload.training import OWN_LOSSES, TrainSpec, batch_of, with_defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def training_question(
         LayoutError: an illegal layout.
     """
     filled, stated = with_defaults(spec, max_positions=model.max_positions)
+    model = as_built(filled.stack or "", model)
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
     setup = _setup(model, filled, catalogue)
@@ -124,6 +126,7 @@ def _setup(
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
         precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
+        loss="" if spec.loss == OWN_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip
 
 

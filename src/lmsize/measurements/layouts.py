@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from lmsize.measurements.cells import count, is_set, switch
@@ -10,6 +11,7 @@ from lmsize.measurements.frameworks import Framework
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 
+LAUNCHED = re.compile(r"\b(?:yaml|config(?:uration)?) devices=(\d{1,5})\b")
 ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3,
         "layers": 0, "tensors": 0}  # fmt: skip
 
@@ -20,7 +22,7 @@ def read_layout(draft: Draft, n_layers: int) -> None:
     Raises:
         UnmodelledError: the sharding cannot be read, or the degrees do not make the number.
     """
-    n_stated, dp = count(draft.row, "n_gpus"), count(draft.row, "dp")
+    n_stated, dp = _n_launched(draft), count(draft.row, "dp")
     sharding = _sharding(draft, many=(dp or n_stated or 1) > 1)
     degrees = _degrees(draft)
     if sharding == "layers":
@@ -42,6 +44,16 @@ def read_layout(draft: Draft, n_layers: int) -> None:
     _read_parts(draft, n_layers)
     if sharding == "hsdp":
         draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
+
+
+def _n_launched(draft: Draft) -> int | None:
+    """Accelerators of the run: what its configuration launches, if that is fewer than there were."""
+    n_stated = count(draft.row, "n_gpus")
+    said = LAUNCHED.search(draft.row.get("notes", ""))
+    if said is None or n_stated is None or not 1 < int(said[1]) < n_stated:
+        return n_stated
+    draft.assume("row-devices", f"{said[0]} of the machine's {n_stated}, as its configuration says")
+    return int(said[1])
 
 
 def _degrees(draft: Draft) -> dict[str, int]:

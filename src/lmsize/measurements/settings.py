@@ -20,6 +20,7 @@ from lmsize.measurements.layouts import read_layout
 from lmsize.measurements.methods import read_method, read_numbers
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
+from lmsize.memory.blocks import as_built
 from lmsize.model.spec import ModelSpec
 
 BATCH_OF_RANK = re.compile(
@@ -60,8 +61,8 @@ def question(row: Mapping[str, str]) -> Question:
         )
     elif frame.near:
         draft.assume("row-framework", f"{frame.name} taken as {frame.stack}, the nearest stack")
-    read_method(draft, model)
     read_layout(draft, model.n_layers)
+    read_method(draft, as_built(str(draft.options["stack"]), model))
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)

@@ -10,7 +10,7 @@ from typing import Any
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
-from lmsize.stacks import habits, megatron, torchtitan, transformers
+from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
@@ -20,7 +20,7 @@ from lmsize.tape.program import Program
 
 STYLES: dict[str, Style] = {
     "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
-    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE,
+    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
 }  # fmt: skip
 
 
@@ -61,6 +61,11 @@ class _Ask:
     recomputes: bool = False
 
 
+def as_built(stack: str, model: ModelSpec) -> ModelSpec:
+    """The model as the stack's own classes have it."""
+    return STYLES[stack].built(model) if stack in STYLES else model
+
+
 def covers(stack: str, model: ModelSpec, attention: str) -> bool:
     """Whether the stack's programs are known for every block that this model runs."""
     del attention
@@ -92,7 +97,9 @@ def placed_blocks(
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
-        own = replace(setting, ranks=ranks.get((tower.name, block.name), ()))
+        own = replace(
+            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
+        )
         left, first = run.n_layers, True
         while left:
             ask = _Ask(
