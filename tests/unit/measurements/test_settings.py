@@ -81,6 +81,7 @@ def test_a_configuration_may_launch_fewer_than_the_machine_has(devices: str, tak
     ("cells", "precision"),
     [
         ({"precision": "bf16-true", "framework": "litgpt"}, "bf16"),
+        ({"precision": "bfloat16", "framework": "PEFT 0.19 / transformers 5.13"}, "bf16"),
         ({"precision": "bf16", "framework": "torchtitan"}, "amp-bf16"),
         ({"precision": "bf16", "framework": "transformers"}, "amp-bf16"),
         ({"precision": "bf16", "optimizer_state_dtype": "bf16"}, "bf16"),
