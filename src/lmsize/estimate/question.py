@@ -16,7 +16,7 @@ from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
 from lmsize.workload.adapters import adapter_model
-from lmsize.workload.training import OWN_LOSSES, TrainSpec, batch_of, with_defaults
+from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _setup(
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
         precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
-        loss="" if spec.loss == OWN_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
+        loss="" if spec.loss == OWN_STYLE_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip
 
 

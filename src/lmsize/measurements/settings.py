@@ -23,6 +23,7 @@ from lmsize.measurements.words import read
 from lmsize.memory.blocks import as_built
 from lmsize.model.spec import ModelSpec
 
+OFFLOADS = ("unsloth",)  # stacks whose checkpoints wait on the host
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
 )
@@ -138,6 +139,8 @@ def _usual(value: str, frame: Framework, cell: str) -> str:
 def _refuse_offload(draft: Draft) -> None:
     cell = draft.row.get("offload", "")
     meaning = read("offload", cell).meaning if cell else "none"
+    if meaning == "activations" and draft.options["stack"] in OFFLOADS:
+        meaning = "none"  # as the stack does it
     if meaning is None or meaning != "none":
         raise UnmodelledError(f"offload {cell!r} is not modelled")
     shard = draft.row.get("sharding", "").lower()

@@ -10,7 +10,7 @@ from typing import Any
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
-from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers
+from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
@@ -21,6 +21,7 @@ from lmsize.tape.program import Program
 STYLES: dict[str, Style] = {
     "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
+    "unsloth": unsloth.STYLE,
 }  # fmt: skip
 
 
@@ -163,7 +164,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     selective = ask.setting.recompute == "selective" and ask.checkpointed
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
-        keeps=torchtitan.keeps if selective else None,
+        keeps=torchtitan.keeps if selective else None, offloads=STYLES[ask.stack].offloads,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 

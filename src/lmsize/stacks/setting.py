@@ -120,6 +120,8 @@ class Style:
         adapting: how adapters and products of few bits are written.
         qkv: queries, keys and values from the normed stream, where they are not one projection
             each; None where they are.
+        down: the last product of a gated MLP, where its input is not saved.
+        offloads: whether the inputs of layers that run again wait on the host.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -134,6 +136,8 @@ class Style:
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
     adapting: Adapting = PEFT
     qkv: Callable[..., QKV] | None = None
+    down: Callable[..., Tensor] | None = None
+    offloads: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 

@@ -16,6 +16,7 @@ RECOMPUTE = ("none", "selective", "full")
 ATTENTION = ("eager", "sdpa", "flash")
 LOSSES = ("plain", "chunked", "liger", "cut")
 OWN_LOSSES = {"litgpt": "chunked", "unsloth": "cut"}  # by stack; the others' is plain
+OWN_STYLE_LOSSES = {"litgpt": "chunked"}  # those that a stack's style writes in a way of its own
 PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
