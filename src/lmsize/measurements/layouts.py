@@ -39,7 +39,7 @@ def read_layout(draft: Draft, n_layers: int) -> None:
         draft.assume("row-dp", f"dp {n // group}: the stated {dp} does not make {n} accelerators")
     draft.options |= {k: v for k, v in degrees.items() if v > 1}
     draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
-    draft.options["stack"] = _stack(draft.framework, sharding)
+    draft.options["stack"] = _stack(draft.framework, sharding, switch(draft.row, "compile"))
     _read_variants(draft, degrees, n)
     _read_parts(draft, n_layers)
     if sharding == "hsdp":
@@ -117,7 +117,9 @@ def _sharding(draft: Draft, *, many: bool) -> str:
     return meaning
 
 
-def _stack(frame: Framework, sharding: str) -> str:
+def _stack(frame: Framework, sharding: str, compiles: bool | None) -> str:
+    if compiles and frame.compiled_stack:
+        return frame.compiled_stack
     if sharding.startswith("zero") and frame.zero_stack:
         return frame.zero_stack
     if sharding in ("fsdp", "hsdp") and frame.fsdp_stack:

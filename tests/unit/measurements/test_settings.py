@@ -69,6 +69,11 @@ def test_stacks(framework: str, sharding: str, stack: str, zero: int) -> None:
     assert posed.options["zero"] == zero
 
 
+def test_a_compiled_script_saves_what_a_compiler_keeps() -> None:
+    assert asked(framework="nanochat", compile="yes").options["stack"] == "torchtitan"
+    assert asked(framework="nanochat", compile="no").options["stack"] == "transformers"
+
+
 @pytest.mark.parametrize(("devices", "taken"), [("2", 2), ("4", 4), ("1", 4), ("8", 4)])
 def test_a_configuration_may_launch_fewer_than_the_machine_has(devices: str, taken: int) -> None:
     note = f"table Machine=4xA10G yaml devices={devices}"
