@@ -56,6 +56,7 @@ CODES: dict[str, str] = {
     "row-layers-split": "Layers split over accelerators (device_map) are taken as pipeline stages.",
     "row-tensors-split": "Operators split over accelerators are taken as tensor parallelism.",
     "row-dp": "The row's dp does not make its number of accelerators with the other degrees.",
+    "row-devices": "The row's configuration launches fewer accelerators than its machine had.",
     "row-etp": "The row's ep only makes sense with experts that tensor parallelism leaves whole.",
     "row-vp": "The row's virtual stages do not divide its layers evenly: they are left out.",
     "row-hsdp": "Hybrid sharding is taken as sharding over every rank.",

@@ -27,6 +27,14 @@ def ceil_div(a: Any, b: Any) -> Any:
     return -(-a // b)
 
 
+def next_power_of_two(n: Any) -> Any:
+    """The least power of two that is not below `n`, for integers from 1 to 2**62."""
+    filled = n - 1
+    for shift in (1, 2, 4, 8, 16, 32):
+        filled = filled | filled >> shift
+    return filled + 1
+
+
 def larger(a: Any, b: Any) -> Any:
     """The greater of two, element by element for arrays."""
     if is_plain(a, b):

@@ -64,6 +64,10 @@ class Recipe:
         compute: of the matrix products.
         autocast: weights are cast at use, and the casts live until the backward.
         cached_weights: extra persistent copies of linear weights (FP8 and its transpose).
+        adapters: of LoRA's matrices, their gradients and states.
+        unquantised: of what stays whole in a base of few bits (embeddings, norms).
+        defers_reduction: micro-batches but the last leave their gradients whole on every rank.
+        flattens: a sharded unit's frozen weights get gradients beside its trained ones.
     """
 
     stack: str
@@ -80,6 +84,10 @@ class Recipe:
     reduced: str = ""
     autocast: bool = False
     cached_weights: tuple[str, ...] = ()
+    adapters: str = "fp32"
+    unquantised: str = "fp32"
+    defers_reduction: bool = False
+    flattens: bool = False
     notes: str = ""
 
 

@@ -86,12 +86,13 @@ TRAINING = (
     click.option(
         "--sequence-parallel", is_flag=True, default=None, help="Share norms and dropout over tp."
     ),
-    option("--stack", metavar="NAME", help="transformers, torchtitan, megatron or deepspeed."),
+    option("--stack", metavar="NAME", help="transformers, torchtitan, megatron, litgpt ..."),
     option(
         "--stack-options",
         metavar="LIST",
         help="The stack's own switches, e.g. attention-backend=flash,no-gradient-fusion.",
     ),
+    option("--loss", metavar="KIND", help="plain, chunked, liger or cut (the stack's own)."),
     option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (

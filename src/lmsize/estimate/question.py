@@ -11,13 +11,14 @@ from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
+from lmsize.memory.blocks import as_built
 from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks.switches import Switches, read_switches
 from lmsize.workload.adapters import adapter_model
-from lmsize.workload.training import TrainSpec, batch_of, with_defaults
+from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
 OF_BLACKWELL = frozenset(
     ("B100", "B200", "GB200", "B300", "GB300", "RTX 5090", "RTX PRO 6000 Blackwell")
@@ -112,6 +113,7 @@ def training_question(
         LayoutError: an illegal layout.
     """
     filled, stated = with_defaults(spec, max_positions=model.max_positions)
+    model = as_built(filled.stack or "", model)
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
     setup = _setup(model, filled, catalogue, accelerator=row)
@@ -144,6 +146,7 @@ def _setup(
         recompute=spec.recompute or "", attention=spec.attention or "",
         precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
         switches=_switches(spec, capability), capability=capability,
+        loss="" if spec.loss == OWN_STYLE_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ class Framework:
         dropout: rate of hidden and attention dropout where the options do not say; None for the
             model's own.
         near: the stack is the nearest that lmsize models, not the framework's own.
-        zero_stack: the stack where the row says ZeRO; `fsdp_stack` where it says FSDP.
+        zero_stack: the stack where the row says ZeRO; `fsdp_stack` where it says FSDP,
+            `compiled_stack` where it compiles its layers.
         stack_options: switches of the stack that it sets.
         sharding: with more than one data-parallel rank.
     """
@@ -39,6 +40,7 @@ class Framework:
     source: str
     zero_stack: str = ""
     fsdp_stack: str = ""
+    compiled_stack: str = ""
     near: bool = False
     dropout: float | None = None
     stack_options: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from lmsize.measurements.cells import count, is_set, switch
@@ -16,6 +17,7 @@ UNEVEN = (
     "decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers",
     "pipeline_model_parallel_layout",
 )  # fmt: skip
+LAUNCHED = re.compile(r"\b(?:yaml|config(?:uration)?) devices=(\d{1,5})\b")
 ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3,
         "layers": 0, "tensors": 0}  # fmt: skip
 
@@ -26,7 +28,7 @@ def read_layout(draft: Draft, n_layers: int) -> None:
     Raises:
         UnmodelledError: the sharding cannot be read, or the degrees do not make the number.
     """
-    n_stated, dp = count(draft.row, "n_gpus"), count(draft.row, "dp")
+    n_stated, dp = _n_launched(draft), count(draft.row, "dp")
     sharding = _sharding(draft, many=(dp or n_stated or 1) > 1)
     degrees = _degrees(draft)
     if sharding == "layers":
@@ -43,11 +45,21 @@ def read_layout(draft: Draft, n_layers: int) -> None:
         draft.assume("row-dp", f"dp {n // group}: the stated {dp} does not make {n} accelerators")
     draft.options |= {k: v for k, v in degrees.items() if v > 1}
     draft.options |= {"accelerators": n, "zero": ZERO[sharding]}
-    draft.options["stack"] = _stack(draft.framework, sharding)
+    draft.options["stack"] = _stack(draft.framework, sharding, switch(draft.row, "compile"))
     _read_variants(draft, degrees, n)
     _read_parts(draft, n_layers)
     if sharding == "hsdp":
         draft.assume("row-hsdp", "hybrid sharding taken as sharding over every rank")
+
+
+def _n_launched(draft: Draft) -> int | None:
+    """Accelerators of the run: what its configuration launches, if that is fewer than there were."""
+    n_stated = count(draft.row, "n_gpus")
+    said = LAUNCHED.search(draft.row.get("notes", ""))
+    if said is None or n_stated is None or not 1 < int(said[1]) < n_stated:
+        return n_stated
+    draft.assume("row-devices", f"{said[0]} of the machine's {n_stated}, as its configuration says")
+    return int(said[1])
 
 
 def _degrees(draft: Draft) -> dict[str, int]:
@@ -115,7 +127,9 @@ def _sharding(draft: Draft, *, many: bool) -> str:
     return meaning
 
 
-def _stack(frame: Framework, sharding: str) -> str:
+def _stack(frame: Framework, sharding: str, compiles: bool | None) -> str:
+    if compiles and frame.compiled_stack:
+        return frame.compiled_stack
     if sharding.startswith("zero") and frame.zero_stack:
         return frame.zero_stack
     if sharding in ("fsdp", "hsdp") and frame.fsdp_stack:

@@ -23,9 +23,11 @@ from lmsize.measurements.methods import read_method, read_numbers
 from lmsize.measurements.switches import read_switches
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
+from lmsize.memory.blocks import as_built
 from lmsize.model.spec import ModelSpec
 
 OFFLOADS = ("optimizer_cpu_offload", "fine_grained_activation_offloading", "cpu_offloading")
+ON_HOST = ("unsloth",)  # stacks whose checkpoints wait on the host
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
 )
@@ -64,8 +66,8 @@ def question(row: Mapping[str, str]) -> Question:
         )
     elif frame.near:
         draft.assume("row-framework", f"{frame.name} taken as {frame.stack}, the nearest stack")
-    read_method(draft, model)
     read_layout(draft, model.n_layers)
+    read_method(draft, as_built(str(draft.options["stack"]), model))
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
@@ -154,6 +156,8 @@ def _usual(value: str, frame: Framework, cell: str) -> str:
 def _refuse_offload(draft: Draft) -> None:
     cell = draft.row.get("offload", "")
     meaning = read("offload", cell).meaning if cell else "none"
+    if meaning == "activations" and draft.options["stack"] in ON_HOST:
+        meaning = "none"  # as the stack does it
     if meaning is None or meaning != "none":
         raise UnmodelledError(f"offload {cell!r} is not modelled")
     shard = draft.row.get("sharding", "").lower()

@@ -11,7 +11,7 @@ from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
-from lmsize.stacks import habits, megatron, torchtitan, transformers
+from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
@@ -21,7 +21,8 @@ from lmsize.tape.program import Program
 
 STYLES: dict[str, Style] = {
     "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
-    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE,
+    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
+    "unsloth": unsloth.STYLE,
 }  # fmt: skip
 
 
@@ -62,6 +63,11 @@ class _Ask:
     recomputes: bool = False
 
 
+def as_built(stack: str, model: ModelSpec) -> ModelSpec:
+    """The model as the stack's own classes have it."""
+    return STYLES[stack].built(model) if stack in STYLES else model
+
+
 def covers(stack: str, model: ModelSpec, attention: str) -> bool:
     """Whether the stack's programs are known for every block that this model runs."""
     del attention
@@ -97,7 +103,9 @@ def placed_blocks(
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
-        own = replace(setting, ranks=ranks.get((tower.name, block.name), ()))
+        own = replace(
+            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
+        )
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
@@ -174,7 +182,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     selective = ask.setting.recompute == "selective" and ask.checkpointed
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
-        keeps=torchtitan.keeps if selective else None,
+        keeps=torchtitan.keeps if selective else None, offloads=STYLES[ask.stack].offloads,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 

@@ -13,6 +13,7 @@ from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, covers, head_dim, placed_blocks
+from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.moments import (
     activations_term,
     gradients_term,
@@ -30,10 +31,9 @@ from lmsize.stacks.setting import Setting
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.workload.training import Batch
 
-ADAPTER = "fp32"  # peft casts 16-bit adapters up (autocast_adapter_dtype)
+WHOLE = 4  # no ZeRO stage divides it
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 FUSED_STEPS = ("megatron",)  # Adam of Transformer Engine or Apex, in one kernel
-UNQUANTISED = "fp32"  # peft's prepare_model_for_kbit_training casts up what is left in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class TrainingSetup:
         precision: looks a number type up by name.
         switches: of the stack; `capability` the compute capability of the accelerator.
         pipeline_stage: whose peak is meant: ``worst``, ``first`` or ``last``.
+        loss: how the loss is taken, if not as the stack does.
     """
 
     model: ModelSpec
@@ -63,6 +64,7 @@ class TrainingSetup:
     pipeline_stage: str = "worst"
     switches: Switches = USUAL
     capability: int = HOPPER
+    loss: str = ""
 
     @property
     def has_buckets(self) -> bool:
@@ -103,6 +105,16 @@ class TrainingSetup:
         """Layers of a stage that full recomputation by block takes in; None for all."""
         each = self.switches.recompute_layers
         return None if each is None else each * self.layout.vp
+
+    @property
+    def defers_reduction(self) -> bool:
+        """Whether gradients add up whole on every rank until the step's last micro-batch."""
+        return self.gathers_weights and self.recipe.defers_reduction and self.batch.n_micro > 1
+
+    @property
+    def flattens(self) -> bool:
+        """Whether gradients cover the frozen weights that are sharded with trained ones."""
+        return self.gathers_weights and self.recipe.flattens
 
     @property
     def shards_gradients(self) -> bool:
@@ -153,29 +165,26 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     trained = adapters if frozen else base
     held = _held(setup, base, adapters, trained, frozen=frozen)
     held += _standing(setup, stage)
-    gradients = [] if setup.optimizer.gradient_is_freed else [_gradients(setup, trained)]
-    gathers = _gathers(setup, stage)
+    graded = [*flattened(base), *adapters] if frozen and setup.flattens else trained
+    freed = setup.optimizer.gradient_is_freed
+    gradients = [] if freed else [_gradients(setup, graded)]
+    reduced = [] if freed else [_gradients(setup, graded, zero_stage=2)]
+    gathers = [] if setup.flattens else _gathers(setup, stage)
     after = [_states(setup, trained, frozen=frozen), _inputs(setup)]
-    step = total(
-        "optimizer_step",
-        [
-            *held,
-            *gradients,
-            *after,
-            *_main_gradients(setup, trained),
-            *_step_copies(setup, trained),
-        ],
-    )
+    step = total("optimizer_step", [
+        *held, *reduced, *after, *_main_gradients(setup, trained), *_step_copies(setup, trained)
+    ])  # fmt: skip
     if not setup.is_taped:
         whole = [*held, *gradients, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
     in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
     made = []
-    for moment in moments(blocks):
+    for moment in with_joins(moments(blocks)) if setup.flattens else moments(blocks):
         grown = [*(gradients if setup.accumulates else []), gradients_term(moment)]
         activations = activations_term(moment, in_flight=in_flight, whole=blocks)
-        passing = total("temporaries", [passing_term(moment), *gathers])
+        units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
+        passing = total("temporaries", [passing_term(moment), *units])
         made.append(total(moment.name, [*held, *grown, *after, activations, passing]))
     return [*made, step]
 
@@ -188,13 +197,13 @@ def _held(
     recipe = setup.recipe
     held = [_weights(setup, base)]
     if frozen:
-        held.append(_stored("adapter_weights", adapters, setup, ADAPTER, zero_stage=3))
+        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=3))
     if recipe.main_weights and not frozen:
         held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
     if setup.sums_in_fp32 and not frozen:
-        held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=4))
+        held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
     if setup.has_buckets:
-        kind = ADAPTER if frozen else recipe.gradients
+        kind = recipe.adapters if frozen else recipe.gradients
         held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
     return held
 
@@ -236,19 +245,22 @@ def _inputs(setup: TrainingSetup) -> Term:
     return total("inputs", [term])
 
 
-def _gradients(setup: TrainingSetup, trained: list[Stored]) -> Term:
+def _gradients(
+    setup: TrainingSetup, trained: list[Stored], *, zero_stage: int | None = None
+) -> Term:
+    """Gradients as they add up over micro-batches; at a ZeRO stage's division if one is given."""
     recipe = setup.recipe
     kind = recipe.weights if setup.switches.grad_reduce_in_bf16 else recipe.gradients
-    return _stored(
-        "gradients", trained, setup, ADAPTER if setup.adapters is not None else kind, zero_stage=2
-    )
+    kind = kind if setup.adapters is None else recipe.adapters
+    stage = zero_stage or (WHOLE if setup.defers_reduction else 2)
+    return _stored("gradients", trained, setup, kind, zero_stage=stage)
 
 
 def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     """The stage's blocks as its stack runs them."""
     recipe, batch = setup.recipe, setup.batch
     gathered = recipe.gathered if setup.gathers_weights else ""
-    held = UNQUANTISED if setup.quant else gathered or recipe.weights
+    held = recipe.unquantised if setup.quant else gathered or recipe.weights
     weights, compute = (setup.precision(name).bits / 8 for name in (held, recipe.compute))
     casts = recipe.autocast or (recipe.stack == "torchtitan" and not gathered)
     setting = Setting(
@@ -257,7 +269,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         autocast=compute if casts and compute < weights else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
-        quant_itemsize=compute, switches=setup.switches,
+        quant_itemsize=compute, switches=setup.switches, loss=setup.loss,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 
@@ -297,7 +309,7 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
     for stored in tensors:
         quantised = setup.quant is not None and stored.is_linear
         sums[stored.group, quantised, stored.is_expert] += stored.n_params
-    rest = setup.precision(UNQUANTISED if setup.quant else setup.recipe.weights)
+    rest = setup.precision(setup.recipe.unquantised if setup.quant else setup.recipe.weights)
     parts = []
     for (group, quantised, expert), n in sums.items():
         kind = setup.quant if quantised and setup.quant else rest
@@ -315,8 +327,8 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
 def _states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term:
     types = StateTypes(
         setup.precision,
-        ADAPTER if frozen else setup.recipe.states,
-        ADAPTER if frozen else setup.recipe.weights,
+        setup.recipe.adapters if frozen else setup.recipe.states,
+        setup.recipe.adapters if frozen else setup.recipe.weights,
     )
     return optimizer_states(
         "optimizer_states", trained, setup.optimizer, types, fallback=setup.fallback,
@@ -363,7 +375,7 @@ def _step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """Temporaries of the optimizer's own arithmetic."""
     optimizer = setup.optimizer
     trainable = [s for s in trained if s.trainable]
-    state = setup.precision(ADAPTER if setup.adapters else setup.recipe.states)
+    state = setup.precision(setup.recipe.adapters if setup.adapters else setup.recipe.states)
     n_shards = setup.shards(1)
     usual = optimizer.default_implementation
     kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual

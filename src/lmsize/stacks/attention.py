@@ -21,7 +21,8 @@ def attention(
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
     else:
-        q, k, v = _projected(program, x, section, core, setting)
+        made = style.qkv if style.qkv and not core.cross else _projected
+        q, k, v = made(program, x, section, core, setting)
         q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
         if setting.conduct.rotary and not core.cross:
             q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)

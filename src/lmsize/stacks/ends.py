@@ -10,6 +10,7 @@ from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
 from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_embedding, local_linear
+from lmsize.stacks.losses import LOSSES
 from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
@@ -96,8 +97,13 @@ def head_program(
                 x = ops.dropout(program, x, setting.conduct.hidden_dropout)
             outputs = x if last is None else outputs
         elif isinstance(part, Linear) and part.per_token >= 1:
-            last = part
-            x = applied(program, x, local_linear(part, setting.layout), setting)
+            last, local = part, local_linear(part, setting.layout)
+            if _is_output(part, block) and setting.loss and not is_read:
+                made = LOSSES[setting.loss](program, x, local, setting, upcasts)
+                program.hold(outputs)
+                program.outputs.append(made)
+                return program
+            x = applied(program, x, local, setting)
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
     if is_read:

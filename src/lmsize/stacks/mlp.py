@@ -32,7 +32,7 @@ def dense_mlp(
     else:
         inner = style.activation(program, first, kind)
     inner = ops.dropout(program, inner, setting.conduct.activation_dropout)
-    return applied(program, inner, down, setting)
+    return (style.down or applied)(program, inner, down, setting)
 
 
 def gated_mlp(

@@ -19,6 +19,29 @@ QKV = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Adapting:
+    """How a stack writes adapters, and products with a frozen base of few bits.
+
+    Attributes:
+        itemsize: bytes of an adapter's number; None for that of the base's weights.
+        dropout: of an adapter's input (a fraction).
+        casts: whether an adapter's input is cast to its type, and the sum back, as peft does.
+        keeps_inputs: whether a product of few bits saves its input, which its backward never
+            reads, as bitsandbytes did before 0.44 (pull request 1270 there).
+        n_dequantised: copies of a weight in full that such a product makes.
+    """
+
+    itemsize: float | None = 4.0
+    dropout: float = 0.0
+    casts: bool = True
+    keeps_inputs: bool = False
+    n_dequantised: int = 1
+
+
+PEFT = Adapting()
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One rank's view of a micro-batch, and the number types of the step.
 
@@ -37,6 +60,8 @@ class Setting:
         quant_itemsize: of products with weights in few bits.
         switches: of the stack.
         quantised: whether the base's adaptable linears are stored in few bits.
+        adapting: how adapters and products of few bits are written.
+        loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
     micro_batch: Any
@@ -55,6 +80,8 @@ class Setting:
     recompute: str = "none"
     quant_itemsize: float = 0.0
     switches: Switches = USUAL
+    adapting: Adapting = PEFT
+    loss: str = ""
 
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
@@ -99,6 +126,12 @@ class Style:
         is_compiled: whether a compiler computes cheap tensors again rather than save them.
         recomputes_modules: whether selective recomputation goes by modules.
         upcasts: whether a model's loss takes logits to fp32.
+        adapting: how adapters and products of few bits are written.
+        qkv: queries, keys and values from the normed stream, where they are not one projection
+            each; None where they are.
+        down: the last product of a gated MLP, where its input is not saved.
+        offloads: whether the inputs of layers that run again wait on the host.
+        built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
     norm: Callable[..., Tensor]
@@ -112,6 +145,11 @@ class Style:
     is_compiled: bool = False
     recomputes_modules: bool = False
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
+    adapting: Adapting = PEFT
+    qkv: Callable[..., QKV] | None = None
+    down: Callable[..., Tensor] | None = None
+    offloads: bool = False
+    built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 
 def new_program(setting: Setting, style: Style) -> Program:

@@ -99,10 +99,12 @@ def refuse_unknown_settings(spec: TrainSpec, *, spread: Collection[str] = ()) ->
         spread: the kinds of parallelism within a model that are seen to.
 
     Raises:
-        InputError: another stack, selective recomputation, or parallelism within a model.
+        InputError: another stack or loss, selective recomputation, or parallelism within a model.
     """
     if spec.stack not in (None, "transformers"):
         raise InputError("--stack", spec.stack, "transformers: the real step runs its models")
+    if spec.loss not in (None, "plain"):
+        raise InputError("--loss", spec.loss, "plain, which the models of transformers take")
     if spec.recompute == "selective":
         raise InputError("--recompute", spec.recompute, "none or full, which transformers has")
     for name in ("tp", "pp", "cp", "ep"):

@@ -246,14 +246,20 @@ def nll_loss(program: Program, log_probs: Tensor, targets: Tensor | None = None)
 
 
 def quantised_linear(
-    program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = ""
-) -> Tensor:
-    """A product with a frozen weight of few bits, dequantised whole for it, forward and backward."""
+    program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = "",
+    keeps_input: bool = False, n_copies: int = 1,
+) -> Tensor:  # fmt: skip
+    """A product with a frozen weight of few bits, dequantised whole for it, forward and backward.
+
+    Args:
+        keeps_input: it saves its input too, which no backward reads.
+        n_copies: of the whole weight: two where it is dequantised in one type and cast to another.
+    """
     made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
-    whole = Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
+    whole = n_copies * Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
     return program.record(
-        "quantised_linear", [x], made, gradients=[Gradient(x, scratch_bytes=whole)],
-        forward_bytes=whole,
+        "quantised_linear", [x], made, saves=[x] if keeps_input else [],
+        gradients=[Gradient(x, scratch_bytes=whole)], forward_bytes=whole,
     )  # fmt: skip
 
 

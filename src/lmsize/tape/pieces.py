@@ -36,7 +36,7 @@ class Piece:
 
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
-    keeps: Callable[[Op, int], bool] | None = None,
+    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -45,6 +45,7 @@ def piece(
         accumulates: its gradients are added to those of micro-batches before.
         keeps: which outputs a checkpointed block keeps all the same, by operation and the
             number of products before it.
+        offloads: the input of a checkpointed block waits on the host until it runs again.
     """
     through = forward(program)
     stream: Any = sum(t.n_bytes for t in program.inputs)
@@ -62,7 +63,7 @@ def piece(
     recomputed = through.peak + output
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=stream + chosen_bytes, cached=once.cached, forward_peak=once.peak,
+        saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),

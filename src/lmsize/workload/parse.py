@@ -69,7 +69,7 @@ LENGTH = count(most=2**31)
 
 PARSERS: Mapping[str, Parser] = {
     "method": word, "precision": word, "quant": word, "optimizer": word, "recompute": word,
-    "attention": word, "stack": word, "kv_precision": word, "state_precision": word,
+    "attention": word, "stack": word, "loss": word, "kv_precision": word, "state_precision": word,
     "leave_out": word, "pipeline_stage": word, "lora_targets": text, "stack_options": text, "lora_experts": flag, "sequence_parallel": flag,
     "lora_rank": LENGTH, "micro_batch": LENGTH, "global_batch": LENGTH, "grad_accum": LENGTH,
     "seq_len": LENGTH, "context": LENGTH, "concurrency": LENGTH, "prompt": LENGTH,

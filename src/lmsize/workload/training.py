@@ -14,6 +14,9 @@ METHODS = ("full", "lora", "qlora")
 PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16", "bf16", "fp16", "fp8")
 RECOMPUTE = ("none", "selective", "full")
 ATTENTION = ("eager", "sdpa", "flash")
+LOSSES = ("plain", "chunked", "liger", "cut")
+OWN_LOSSES = {"litgpt": "chunked", "unsloth": "cut"}  # by stack; the others' is plain
+OWN_STYLE_LOSSES = {"litgpt": "chunked"}  # those that a stack's style writes in a way of its own
 PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
@@ -36,6 +39,7 @@ class TrainSpec:
         etp: tensor parallelism of the experts; None for the same as tp.
         vp: pieces that a pipeline's rank holds of the model (an interleaved schedule).
         stack_options: the stack's own switches, as ``name=value,no-name``.
+        loss: how the loss is taken from the last hidden stream (:data:`LOSSES`).
         pipeline_stage: whose memory is told: the ``worst`` stage's, the ``first``'s or the ``last``'s.
     """
 
@@ -68,6 +72,7 @@ class TrainSpec:
     attention: str | None = None
     stack: str | None = None
     stack_options: str | None = None
+    loss: str | None = None
     pipeline_stage: str = "worst"
     mfu: float | None = None
 
@@ -109,6 +114,7 @@ def with_defaults(
         "recompute": "none",
         "attention": "sdpa",
         "stack": "transformers",
+        "loss": OWN_LOSSES.get(spec.stack or "", "plain"),
     }
     taken = {k: v for k, v in wanted.items() if v is not None and getattr(spec, k) is None}
     filled = replace(spec, **taken)
@@ -129,6 +135,7 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--precision", str(spec.precision), PRECISIONS)
     check_choice("--recompute", str(spec.recompute), RECOMPUTE)
     check_choice("--attention", str(spec.attention), ATTENTION)
+    check_choice("--loss", str(spec.loss), LOSSES)
     check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
     if spec.method == "full":
         for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):

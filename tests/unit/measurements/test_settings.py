@@ -57,7 +57,7 @@ def test_what_is_silent_is_an_assumption() -> None:
     ("framework", "sharding", "stack", "zero"),
     [
         ("HF Trainer", "zero3", "deepspeed", 3), ("HF Trainer + DeepSpeed", "none", "deepspeed", 0),
-        ("HF Trainer", "fsdp", "transformers", 3), ("litgpt", "fsdp", "transformers", 3),
+        ("HF Trainer", "fsdp", "transformers", 3), ("litgpt", "fsdp", "litgpt", 3),
         ("torchtitan FSDP2", "fsdp2", "torchtitan", 3), ("NeMo/Megatron-Core", "zero1", "megatron", 1),
         ("Megatron-DeepSpeed", "zero1", "deepspeed", 1), ("axolotl", "ddp", "transformers", 0),
         ("torchtune 0.5", "FULL_SHARD", "transformers", 3), ("never heard of it", "none", "transformers", 0),
@@ -69,10 +69,24 @@ def test_stacks(framework: str, sharding: str, stack: str, zero: int) -> None:
     assert posed.options["zero"] == zero
 
 
+def test_a_compiled_script_saves_what_a_compiler_keeps() -> None:
+    assert asked(framework="nanochat", compile="yes").options["stack"] == "torchtitan"
+    assert asked(framework="nanochat", compile="no").options["stack"] == "transformers"
+
+
+@pytest.mark.parametrize(("devices", "taken"), [("2", 2), ("4", 4), ("1", 4), ("8", 4)])
+def test_a_configuration_may_launch_fewer_than_the_machine_has(devices: str, taken: int) -> None:
+    note = f"table Machine=4xA10G yaml devices={devices}"
+    posed = asked(framework="litgpt", n_gpus="4", sharding="fsdp", notes=note)
+    assert posed.options["accelerators"] == taken
+    assert ("row-devices" in codes(posed)) == (taken == 2)
+
+
 @pytest.mark.parametrize(
     ("cells", "precision"),
     [
         ({"precision": "bf16-true", "framework": "litgpt"}, "bf16"),
+        ({"precision": "bfloat16", "framework": "PEFT 0.19 / transformers 5.13"}, "bf16"),
         ({"precision": "bf16", "framework": "torchtitan"}, "amp-bf16"),
         ({"precision": "bf16", "framework": "transformers"}, "amp-bf16"),
         ({"precision": "bf16", "optimizer_state_dtype": "bf16"}, "bf16"),
