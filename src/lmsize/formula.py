@@ -150,7 +150,9 @@ def total(label: str, children: Sequence[Term], *, unit: str = "bytes") -> Term:
 
 
 def maximum(label: str, children: Sequence[Term]) -> Term:
-    """The largest of the children; there must be one."""
+    """The largest of the children. Raises `ValueError` where there is none."""
+    if not children:
+        raise ValueError(f"max of nothing: {label!r} needs at least one term to be the largest of")
     value = reduce(larger, (child.value for child in children))
     return Term(label, value, children[0].unit, "max", children=tuple(children))
 

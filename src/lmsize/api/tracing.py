@@ -81,6 +81,9 @@ def traced_training(
 
 def _refuse_sharding(question: TrainingQuestion) -> None:
     layout = question.setup.layout
+    if layout.tp > 1 and question.spec.method != "full":
+        expected = "1: adapters on a model that is spread over ranks are not traced"
+        raise InputError("--tp", layout.tp, expected)
     if layout.zero == 1 and layout.dp > 1:
         expected = "0, or 2 and 3, which are FSDP2: torch has no stage 1; --engine analytic has"
         raise InputError("--zero", layout.zero, expected, nearest=[0, 2])
