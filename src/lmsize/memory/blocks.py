@@ -22,7 +22,7 @@ from lmsize.tape.program import Program
 
 NO_UNIT = Unit()
 STYLES: dict[str, Style] = {
-    "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
+    "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
@@ -109,8 +109,9 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
-        )
+            setting, ranks=ranks.get((tower.name, block.name), ()),
+            adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
+        )  # fmt: skip
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
@@ -129,9 +130,8 @@ def placed_blocks(
             budget -= n if again else 0
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
             unit = unit_of(tower, run) if unit_of else NO_UNIT
-            kept = (
-                unit.kept if unit_of and block.role == "layer" else kept
-            )  # the root's wait, whole
+            # The root's gradients wait for the end, whole.
+            kept = unit.kept if unit_of and not unit.in_root else kept
             yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept, unit)
             left, first = left - n, False
 
