@@ -13,7 +13,7 @@ from lmsize.model.spec import ModelSpec
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.workload.training import Batch
 
-FSDP2 = ("transformers",)  # stacks whose ranks share by it at stages 2 and 3
+FSDP2 = ("transformers", "torchtitan")  # stacks whose ranks share by it at stages 2 and 3
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 
 

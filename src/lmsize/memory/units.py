@@ -76,8 +76,7 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         for tower, run in (setup.adapters.runs() if setup.adapters else ())
     }  # fmt: skip
     recipe, frozen = setup.recipe, setup.adapters is not None
-    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
-    own_roles = ("layer", "embedding") if apart else ("layer",)
+    own_roles = _own_roles(setup)
 
     def size(name: str) -> float:
         return setup.precision(name).bits_per_value / 8
@@ -105,6 +104,14 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         return replace(found, kept=kept, in_root=run.block.role not in own_roles)
 
     return made
+
+
+def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:
+    """The roles of the blocks that are units by themselves; the root has the others'."""
+    if setup.recipe.stack == "torchtitan":
+        return ("embedding", "layer", "head")
+    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
+    return ("embedding", "layer") if apart else ("layer",)
 
 
 def _alone(tower: Tower, run: Run) -> Stage:
