@@ -81,12 +81,14 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     freed = setup.optimizer.gradient_is_freed
     own = [] if freed else [gradients(setup, graded)]
     reduced = [] if freed else [gradients(setup, graded, zero_stage=2)]
-    gathers = [] if setup.flattens else _gathers(setup, stage)
+    is_taped = setup.is_taped
+    timed = setup.flattens or (setup.is_in_units and is_taped)
+    gathers = [] if timed else _gathers(setup, stage)
     after = [states(setup, trained, frozen=frozen), _inputs(setup)]
     step = total("optimizer_step", [
         *held, *reduced, *after, *main_gradients(setup, trained), *step_copies(setup, trained)
     ])  # fmt: skip
-    if not setup.is_taped:
+    if not is_taped:
         whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
@@ -187,8 +189,11 @@ def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
 
 
 def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
-    if setup.layout.zero < 3 or setup.layout.n_replicas == 1 or setup.is_in_units:
+    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients.
+
+    FSDP2's stage 2 holds all weights.
+    """
+    if not setup.gathers_weights:
         return []
     recipe = setup.recipe
     widest = max(
@@ -201,6 +206,9 @@ def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
     )
     gathered = setup.precision(recipe.gathered or recipe.weights)
     parts = [storage("widest block gathered", widest, gathered)]
+    if setup.layout.zero == 2:
+        every = sum(s.n_params for s in stored_parts(stage, setup.layout, trainable=True))
+        parts = [storage("all blocks gathered", every, gathered)]
     if setup.adapters is None:
         reduced = setup.precision(recipe.reduced or recipe.gradients)
         parts.append(storage("its gradients before they are scattered", widest, reduced))

@@ -75,7 +75,7 @@ class TrainingSetup:
     def is_in_units(self) -> bool:
         """Whether FSDP2 shares weights, gradients and states over the ranks, layer by layer."""
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and self.recipe.stack in FSDP2 and self.is_taped
+        return shares and self.recipe.stack in FSDP2
 
     @property
     def gathers_weights(self) -> bool:

@@ -33,15 +33,13 @@ class Timeline:
     """The units of a stage in order.
 
     Attributes:
+        root: what is in none of them.
         stays: whether they stay gathered until they are undone (stage 2).
     """
 
     blocks: Sequence[Placed]
+    root: Unit
     stays: bool
-
-    @property
-    def root(self) -> Unit:
-        return sum((b.unit for b in self.blocks if b.unit.in_root), NONE)
 
     def stands_alone(self, at: int) -> bool:
         return not self.blocks[at].unit.in_root
@@ -80,7 +78,7 @@ def with_units(
     found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool
 ) -> Iterator[Moment]:
     """The moments with what units hold then, and those that units add."""
-    line = Timeline(blocks, stays)
+    line = Timeline(blocks, sum((b.unit for b in blocks if b.unit.in_root), NONE), stays)
     for moment in found:
         around = _in_backward if moment.is_backward else _in_forward
         yield replace(moment, around=around(line, moment))

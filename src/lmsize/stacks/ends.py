@@ -12,6 +12,7 @@ from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES
 from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.stacks.spread import table_scratch_bytes
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
 
@@ -72,7 +73,8 @@ def _looked_up(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
         kind=use if part.is_vocabulary else "parameter",
     )  # fmt: skip
-    made = ops.embedding(program, table, numel=numel)
+    scratch = table_scratch_bytes(table, setting) if part.is_vocabulary else 0
+    made = ops.embedding(program, table, numel=numel, scratch_bytes=scratch)
     made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
     return made
 

@@ -229,10 +229,15 @@ def fused_attention(
     )  # fmt: skip
 
 
-def embedding(program: Program, table: Tensor, *, numel: Any) -> Tensor:
-    """Rows of a table; the ids that it saves are the step's input."""
+def embedding(program: Program, table: Tensor, *, numel: Any, scratch_bytes: Any = 0) -> Tensor:
+    """Rows of a table; the ids that it saves are the step's input.
+
+    Args:
+        scratch_bytes: first forms of the table's gradient.
+    """
     made = Tensor(table.name, numel, table.itemsize)
-    return program.record("embedding", [table], made, gradients=[Gradient(table)])
+    gradient = Gradient(table, scratch_bytes=scratch_bytes)
+    return program.record("embedding", [table], made, gradients=[gradient])
 
 
 def nll_loss(program: Program, log_probs: Tensor, targets: Tensor | None = None) -> Tensor:
