@@ -119,6 +119,10 @@ CODES: dict[str, str] = {
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
     "over the experts.",
+    "trace-one-rank": "The first of the ranks is traced, which holds the most, with FSDP2 and tensor "
+    "parallelism as torch and transformers do them; collectives' own buffers are not seen.",
+    "trace-ddp": "One rank is traced as it is alone; DDP's buckets, gradients once more, are added by "
+    "closed form.",
     "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
     "missing-extra": "A row of a comparison needs software that is not installed here: it is left empty.",
     "trace-bitsandbytes": "Weights in few bits and optimizers of bitsandbytes are stood in for by what "
