@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from lmsize.formula import Term, highest, maximum, total
-from lmsize.layout.shares import Stage, stages, stored_parts
+from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
@@ -30,6 +30,8 @@ from lmsize.memory.standing import Libraries, Shape, standing_term
 from lmsize.memory.step_segments import has_flat_steps, step_segments
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.memory.unit_moments import with_units
+from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div, larger
 from lmsize.stacks.fused_shapes import fused_shapes
@@ -89,10 +91,8 @@ def _label(stage: Stage) -> str:
 
 def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) -> list[Term]:
     frozen = setup.adapters is not None
-    base = list(stored_parts(stage, setup.layout, trainable=not frozen))
-    adapters = (
-        list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
-    )
+    base = _parts(setup, stage, trainable=not frozen)
+    adapters = _parts(setup, adapter_stage, trainable=True) if adapter_stage else []
     trained = adapters if frozen else base
     held = held_throughout(setup, base, adapters, trained, frozen=frozen)
     held += _standing(setup, stage)
@@ -113,7 +113,9 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
     waiting = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     made = []
-    for moment in with_joins(moments(blocks)) if setup.flattens else moments(blocks):
+    sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
+    found = moments(blocks, sharing=sharing)
+    for moment in with_joins(found) if setup.flattens else found:
         grown = [*(own if setup.accumulates else []), gradients_term(moment)]
         activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
@@ -125,6 +127,14 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
 def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
     """Whether what a stage sends on stays until its gradient is back: DeepSpeed's pipe_buffers."""
     return setup.recipe.stack == "deepspeed" and stage.index < stage.n_stages - 1
+
+
+def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:
+    """The stage's tensors on a rank, padded where ranks share them by rows."""
+    found = stored_parts(stage, setup.layout, trainable=trainable)
+    if not setup.is_in_units:
+        return list(found)
+    return [padded(stored, setup.shards(2, expert=stored.is_expert)) for stored in found]
 
 
 def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
@@ -166,7 +176,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     setting = Setting(
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
-        autocast=compute if casts and compute < weights else None,
+        autocast=compute if casts and (gathered or compute < weights) else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, switches=setup.switches, loss=setup.loss,
@@ -185,8 +195,9 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     return placed_blocks(
         setup.model, setup.adapters, stage, setting, stack=recipe.stack,
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
-        accumulates=setup.accumulates or setup.shards_gradients,
-        gradient_shard=None if setup.accumulates or not setup.shards_gradients else shard,
+        accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
+        gradient_shard=shard if setup.shards_gradients and not setup.accumulates else None,
+        unit_of=units_of(setup) if setup.is_in_units else None,
     )  # fmt: skip
 
 
@@ -202,7 +213,7 @@ def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
 
 def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
     """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
-    if setup.layout.zero < 3 or setup.layout.n_replicas == 1:
+    if setup.layout.zero < 3 or setup.layout.n_replicas == 1 or setup.is_in_units:
         return []
     recipe = setup.recipe
     widest = max(
