@@ -129,7 +129,7 @@ def _with_memory(
 
     memory, stated = traced_memory(
         found.log, device, question.catalogue, question.accelerator,
-        extra=_buckets(found, question), factor=question.corrections.memory_factor,
+        layout=question.setup.layout, extra=_buckets(found, question), factor=question.corrections.memory_factor,
     )  # fmt: skip
     if found.n_units:
         text = f"layers are traced a few times and repeated, event by event, to {found.n_units}"

@@ -87,22 +87,38 @@ def device_bytes(
     held: Holdings, accelerator: Accelerator | None, catalogue: Catalogue
 ) -> tuple[int, int, tuple[Assumption, ...]]:
     """Reserved and driver-reported bytes, and what was assumed."""
-    vendor = accelerator.vendor if accelerator is not None else "NVIDIA"
-    slack = catalogue.overhead("reserved_frac", vendor)
-    context = catalogue.overhead("context", vendor)
-    buffers = communicators(held, accelerator)
+    slack = catalogue.overhead("reserved_frac", _vendor(accelerator))
     reserved, passes = (
         reserved_bytes(allocated_bytes=n, slack_frac=slack.typical)
         for n in (held.allocated, held.passes)
     )
+    besides, stated = driver_holds(0, held, accelerator, catalogue)
     room = passes + held.segments
     if accelerator is not None:
-        room = min(room, accelerator.capacity_bytes - context.typical - buffers)
+        room = min(room, accelerator.capacity_bytes - besides)
     reserved = max(reserved, room)
+    text = (
+        f"the allocator reserves {slack.typical:.1%} more than is live "
+        f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
+    )
+    device, _ = driver_holds(reserved, held, accelerator, catalogue)
+    return round(reserved), device, (Assumption("reserved-typical", text), *stated)
+
+
+def driver_holds(
+    reserved: float, held: Holdings, accelerator: Accelerator | None, catalogue: Catalogue
+) -> tuple[int, tuple[Assumption, ...]]:
+    """What the driver reports where the allocator has `reserved` bytes, and what was assumed."""
+    context = catalogue.overhead("context", _vendor(accelerator))
+    buffers = communicators(held, accelerator)
     device = driver_bytes(
         reserved_bytes=reserved, context_bytes=context.typical, communicators_bytes=buffers
     )
-    return round(reserved), round(device), tuple(_stated(slack, context, buffers))
+    return round(device), tuple(_stated(context, buffers))
+
+
+def _vendor(accelerator: Accelerator | None) -> str:
+    return accelerator.vendor if accelerator is not None else "NVIDIA"
 
 
 def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
@@ -115,12 +131,7 @@ def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
     return int(held.n_groups * group + held.n_neighbours * pair)
 
 
-def _stated(slack: Overhead, context: Overhead, buffers: int) -> Iterator[Assumption]:
-    text = (
-        f"the allocator reserves {slack.typical:.1%} more than is live "
-        f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
-    )
-    yield Assumption("reserved-typical", text)
+def _stated(context: Overhead, buffers: int) -> Iterator[Assumption]:
     text = (
         f"the driver holds {context.typical / 2**20:.0f} MiB besides "
         f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"
