@@ -12,7 +12,10 @@ from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 
 WHOLE = 4  # no ZeRO stage divides it
-FUSED_STEPS = ("megatron",)  # Adam of Transformer Engine or Apex, in one kernel
+FUSED_STEPS = (
+    "megatron",
+    "deepspeed",
+)  # Adam in one kernel: Transformer Engine's, Apex', FusedAdam
 
 
 def held_throughout(
@@ -41,6 +44,15 @@ def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     if not kind or setup.adapters is not None:
         return []
     return [_stored("main_gradients", trained, setup, kind, zero_stage=1)]
+
+
+def step_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """A partition's gradients as the step takes them, where they are not summed up so already."""
+    kind = setup.recipe.step_gradients
+    if not kind or setup.adapters is not None or setup.sums_in_fp32:
+        return []
+    raised = _stored("gradients raised for the step", trained, setup, kind, zero_stage=1)
+    return [total("temporaries", [raised])]
 
 
 def gradients(

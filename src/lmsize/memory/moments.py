@@ -173,8 +173,14 @@ def _name(placed: Placed) -> str:
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
 
-def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed]) -> Term:
-    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it."""
+def activations_term(
+    moment: Moment, *, in_flight: float, whole: Sequence[Placed], waiting: Any = 0
+) -> Term:
+    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it.
+
+    Args:
+        waiting: bytes of a stage's output where it is kept until its gradient comes.
+    """
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in moment.kept
@@ -199,6 +205,12 @@ def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed
         for p in whole
         if in_flight > 1 and p.role != "head"
     ]
+    if not (isinstance(waiting, int) and waiting == 0):
+        leaves.append(
+            kept_bytes.term(
+                "outputs of the stage", n_layers=1, layer_bytes=waiting, n_in_flight=in_flight
+            )
+        )
     return total("activations", leaves)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from lmsize.formula import Term, highest, maximum, total
@@ -17,6 +17,7 @@ from lmsize.memory.model_states import (
     main_gradients,
     states,
     step_copies,
+    step_gradients,
 )
 from lmsize.memory.moments import (
     activations_term,
@@ -26,14 +27,17 @@ from lmsize.memory.moments import (
     passing_term,
 )
 from lmsize.memory.standing import Libraries, Shape, standing_term
+from lmsize.memory.step_segments import has_flat_steps, step_segments
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.memory.unit_moments import with_units
 from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
-from lmsize.numbers import ceil_div
+from lmsize.numbers import ceil_div, larger
 from lmsize.stacks.fused_shapes import fused_shapes
 from lmsize.stacks.setting import Setting
+
+STEP = "optimizer_step"
 
 
 def training_peak(setup: TrainingSetup) -> Term:
@@ -46,6 +50,21 @@ def training_peak(setup: TrainingSetup) -> Term:
         adapters = adapter_stages[stage.index] if adapter_stages else None
         peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
     return highest("peak", peaks)
+
+
+def training_segments(setup: TrainingSetup) -> Term | None:
+    """What the allocator holds where the step's flat tensors have segments of their own; else None."""
+    if not has_flat_steps(setup):
+        return None
+    held = []
+    for stage in _meant(setup):
+        passes = [m for m in _moments(setup, stage, None) if m.label != STEP]
+        blocks = _blocks(setup, stage) if setup.is_taped else ()
+        free = reduce(larger, (placed.piece.largest for placed in blocks), 0)
+        trained = stored_parts(stage, setup.layout, trainable=True)
+        own = step_segments(setup, trained, free)
+        held.append(total(_label(stage), [maximum("passes", passes), own]))
+    return highest("segments", held)
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
@@ -85,24 +104,31 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     timed = setup.flattens or (setup.is_in_units and is_taped)
     gathers = [] if timed else _gathers(setup, stage)
     after = [states(setup, trained, frozen=frozen), _inputs(setup)]
-    step = total("optimizer_step", [
-        *held, *reduced, *after, *main_gradients(setup, trained), *step_copies(setup, trained)
+    step = total(STEP, [
+        *held, *reduced, *after, *main_gradients(setup, trained), *step_gradients(setup, trained),
+        *step_copies(setup, trained),
     ])  # fmt: skip
     if not is_taped:
         whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
     in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
+    waiting = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing)
     for moment in with_joins(found) if setup.flattens else found:
         grown = [*(own if setup.accumulates else []), gradients_term(moment)]
-        activations = activations_term(moment, in_flight=in_flight, whole=blocks)
+        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
         made.append(total(moment.name, [*held, *grown, *after, activations, passing]))
     return [*made, step]
+
+
+def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
+    """Whether what a stage sends on stays until its gradient is back: DeepSpeed's pipe_buffers."""
+    return setup.recipe.stack == "deepspeed" and stage.index < stage.n_stages - 1
 
 
 def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:
