@@ -74,6 +74,7 @@ class Holdings:
         passes: the same in the forward and backward alone, beside which the allocator keeps
             `segments` for the step; it gives them back where the accelerator has no room.
         n_groups, n_neighbours: that the rank communicates with.
+        is_expandable: segments grow and shrink by pages, so that none is larger than what is live.
     """
 
     allocated: int
@@ -81,6 +82,7 @@ class Holdings:
     segments: int = 0
     n_groups: int = 0
     n_neighbours: int = 0
+    is_expandable: bool = False
 
 
 def device_bytes(
@@ -91,8 +93,9 @@ def device_bytes(
     slack = catalogue.overhead("reserved_frac", vendor)
     context = catalogue.overhead("context", vendor)
     buffers = communicators(held, accelerator)
+    slack_frac = 0 if held.is_expandable else slack.typical
     reserved, passes = (
-        reserved_bytes(allocated_bytes=n, slack_frac=slack.typical)
+        reserved_bytes(allocated_bytes=n, slack_frac=slack_frac)
         for n in (held.allocated, held.passes)
     )
     room = passes + held.segments
@@ -102,7 +105,8 @@ def device_bytes(
     device = driver_bytes(
         reserved_bytes=reserved, context_bytes=context.typical, communicators_bytes=buffers
     )
-    return round(reserved), round(device), tuple(_stated(slack, context, buffers))
+    stated = (*_slack(held, slack), *_driver(context, buffers))
+    return round(reserved), round(device), stated
 
 
 def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
@@ -115,12 +119,19 @@ def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
     return int(held.n_groups * group + held.n_neighbours * pair)
 
 
-def _stated(slack: Overhead, context: Overhead, buffers: int) -> Iterator[Assumption]:
+def _slack(held: Holdings, slack: Overhead) -> Iterator[Assumption]:
+    if held.is_expandable:
+        text = "segments grow by pages (expandable_segments:True): no slack"
+        yield Assumption("reserved-expandable", text)
+        return
     text = (
         f"the allocator reserves {slack.typical:.1%} more than is live "
         f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
     )
     yield Assumption("reserved-typical", text)
+
+
+def _driver(context: Overhead, buffers: int) -> Iterator[Assumption]:
     text = (
         f"the driver holds {context.typical / 2**20:.0f} MiB besides "
         f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"

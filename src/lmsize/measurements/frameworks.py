@@ -27,6 +27,8 @@ class Framework:
             `compiled_stack` where it compiles its layers.
         stack_options: switches of the stack that it sets.
         sharding: with more than one data-parallel rank.
+        runs_batch_whole: a rank's batch is one micro-batch where there is no pipeline.
+        cuts_batch: a rank's batch is cut into as many micro-batches as the pipeline has stages.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Framework:
     near: bool = False
     dropout: float | None = None
     stack_options: tuple[str, ...] = ()
+    cuts_batch: bool = False
+    runs_batch_whole: bool = False
 
 
 @cache

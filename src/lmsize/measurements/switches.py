@@ -1,11 +1,11 @@
-"""Megatron's own launch arguments -> the switches of its stack (``--stack-options``)."""
+"""Launch arguments -> the switches of a stack (``--stack-options``): Megatron's own, torchtitan's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 
-from lmsize.measurements.cells import count, is_set
+from lmsize.measurements.cells import count, is_set, switch
 from lmsize.measurements.draft import Draft
 from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 
@@ -38,7 +38,11 @@ def stage_layers(text: str) -> tuple[int, ...]:
 
 
 def read_switches(draft: Draft) -> None:
-    """The switches that a row's launch arguments set."""
+    """The switches that a row's launch arguments set, and whether it compiles."""
+    if draft.options["stack"] == "torchtitan" and switch(draft.row, "compile") is False:
+        draft.options["stack_options"] = "no-compile"
+    if draft.options["stack"] == "deepspeed" and draft.framework.stack_options:
+        draft.options["stack_options"] = ",".join(draft.framework.stack_options)
     if draft.options["stack"] != "megatron":
         return
     found = [*draft.framework.stack_options, *_switches(draft.extra)]
@@ -61,14 +65,14 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     parts = stage_layers(extra.get("pipeline_model_parallel_layout", ""))
     if parts:
         yield f"stage-layers={'+'.join(map(str, parts))}"
-    for key, switch in COUNTS.items():
+    for key, name in COUNTS.items():
         if n := count(extra, key):
-            yield f"{switch}={n}"
+            yield f"{name}={n}"
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
-    for key, switch in FLAGS.items():
+    for key, name in FLAGS.items():
         if is_set(extra, key):
-            yield switch
+            yield name
 
 
 def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:

@@ -19,6 +19,9 @@ from lmsize.stacks import habits
 if TYPE_CHECKING:
     from lmsize.memory.training_setup import TrainingSetup
 
+# Blocks that are units of their own: torchtitan shards its table, and its last norm with its head, apart.
+OWN_UNITS = {"torchtitan": ("layer", "embedding", "head")}
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -77,7 +80,7 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
     }  # fmt: skip
     recipe, frozen = setup.recipe, setup.adapters is not None
     apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
-    own_roles = ("layer", "embedding") if apart else ("layer",)
+    own_roles = ("layer", "embedding") if apart else OWN_UNITS.get(recipe.stack, ("layer",))
 
     def size(name: str) -> float:
         return setup.precision(name).bits_per_value / 8
