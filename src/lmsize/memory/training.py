@@ -205,6 +205,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, switches=setup.switches, loss=setup.loss,
+        casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 

@@ -92,7 +92,8 @@ def with_units(
         if line.stands_alone(at):
             yield from _unit_gathers(line, at)
             yield from _unit_reductions(line, at)
-    yield _root_reduction(line)
+    if any(placed.unit.in_root for placed in blocks):
+        yield _root_reduction(line)
 
 
 def _in_forward(line: Timeline, moment: Moment) -> Around:

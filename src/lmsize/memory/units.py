@@ -19,9 +19,6 @@ from lmsize.stacks import habits
 if TYPE_CHECKING:
     from lmsize.memory.training_setup import TrainingSetup
 
-# Blocks that are units of their own: torchtitan shards its table, and its last norm with its head, apart.
-OWN_UNITS = {"torchtitan": ("layer", "embedding", "head")}
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -79,8 +76,7 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         for tower, run in (setup.adapters.runs() if setup.adapters else ())
     }  # fmt: skip
     recipe, frozen = setup.recipe, setup.adapters is not None
-    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
-    own_roles = ("layer", "embedding") if apart else OWN_UNITS.get(recipe.stack, ("layer",))
+    own_roles = _own_roles(setup)
 
     def size(name: str) -> float:
         return setup.precision(name).bits_per_value / 8
@@ -108,6 +104,14 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         return replace(found, kept=kept, in_root=run.block.role not in own_roles)
 
     return made
+
+
+def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:
+    """The roles of the blocks that are units by themselves; the root has the others'."""
+    if setup.recipe.stack == "torchtitan":
+        return ("embedding", "layer", "head")
+    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
+    return ("embedding", "layer") if apart else ("layer",)
 
 
 def _alone(tower: Tower, run: Run) -> Stage:

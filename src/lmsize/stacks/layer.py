@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lmsize.model.spec import Block
+from lmsize.stacks import habits
 from lmsize.stacks.attention import attention
 from lmsize.stacks.experts import mixture
 from lmsize.stacks.latent import is_latent
@@ -12,7 +13,7 @@ from lmsize.stacks.sections import Section, sections
 from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.stacks.spread import keeps_heads_whole
 from lmsize.tape import ops
-from lmsize.tape.program import Program, Tensor
+from lmsize.tape.program import Op, Program, Tensor
 
 
 def layer_program(
@@ -29,6 +30,8 @@ def layer_program(
         "stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad
     )
     stream = given
+    if setting.casts_inputs and setting.conduct.model_type in habits.FP32_ROTARY:
+        _cast_tables(program, setting, itemsize)
     if reads_encoder:
         read = setting.micro_batch * (setting.n_keys or setting.seq_len)
         program.remembered(read * width, itemsize, needs_grad=setting.trains_base)
@@ -44,6 +47,15 @@ def layer_program(
     program.hold(given)  # the loop over the layers still names it
     program.outputs.append(stream)
     return program
+
+
+def _cast_tables(program: Program, setting: Setting, itemsize: float) -> None:
+    """The layer's own copies of cosines and sines that were made in fp32."""
+    numel = setting.seq_len * setting.head_dim
+    tables = [
+        program.input(name, numel, itemsize, needs_grad=False) for name in ("cosines", "sines")
+    ]
+    program.ops.append(Op("rotary tables cast", tuple(tables), (), saves=tuple(tables)))
 
 
 def _is_parallel(branches: list[Section], setting: Setting) -> bool:

@@ -61,6 +61,8 @@ class Setting:
         switches: of the stack.
         quantised: whether the base's adaptable linears are stored in few bits.
         adapting: how adapters and products of few bits are written.
+        casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
+            precisions.
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
@@ -82,6 +84,7 @@ class Setting:
     quant_itemsize: float = 0.0
     switches: Switches = USUAL
     adapting: Adapting = PEFT
+    casts_inputs: bool = False
     spreads: bool = False
     loss: str = ""
 
@@ -132,6 +135,8 @@ class Style:
         qkv: queries, keys and values from the normed stream, where they are not one projection
             each; None where they are.
         down: the last product of a gated MLP, where its input is not saved.
+        casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
+            precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
         built: a model as the stack's own classes have it, where they differ from transformers'.

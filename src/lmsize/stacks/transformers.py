@@ -66,12 +66,13 @@ def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_r
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     """``x * cos + rotate_half(x) * sin``, with tables that all layers share."""
     kind = setting.conduct.model_type
-    itemsize = FP32 if kind in habits.FP32_ROTARY else setting.weight_itemsize
+    in_fp32 = kind in habits.FP32_ROTARY and not setting.casts_inputs
+    itemsize = FP32 if in_fp32 else setting.weight_itemsize
     table = Tensor("rotary table", 0, itemsize, kind="given")
     if kind not in habits.SLICED_ROTARY:
         raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
         turned = _turned(program, raised, table)
-        return ops.cast(program, turned, x.itemsize) if kind in habits.FP32_ROTARY else turned
+        return ops.cast(program, turned, x.itemsize) if in_fp32 else turned
     n_turned = round_half(x.numel * setting.conduct.rotary_frac)
     part = ops.narrow(program, x, numel=n_turned)
     rest = ops.narrow(program, x, numel=x.numel - n_turned)
@@ -170,11 +171,13 @@ def _by_head(program: Program, x: Tensor) -> Tensor:
 def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:
     """The softmax in fp32 and cast back; or in the scores' own type, fp32 under autocast."""
     kind = setting.conduct.model_type
-    if kind not in habits.OWN_SOFTMAX:
-        return ops.cast(program, ops.softmax(program, scores, itemsize=FP32), q.itemsize)
-    itemsize = FP32 if program.autocast else scores.itemsize
+    own = kind in habits.OWN_SOFTMAX
+    itemsize = FP32 if program.autocast or not own else scores.itemsize
     probs = ops.softmax(program, scores, itemsize=itemsize)
-    return ops.cast(program, probs, q.itemsize) if kind in habits.CASTS_PROBABILITIES else probs
+    if not own or kind in habits.CASTS_PROBABILITIES:
+        probs = ops.cast(program, probs, q.itemsize)
+    program.hold(scores)  # whose name the probabilities take
+    return probs
 
 
 def activation(program: Program, x: Tensor, kind: str) -> Tensor:
