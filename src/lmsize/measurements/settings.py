@@ -71,7 +71,7 @@ def question(row: Mapping[str, str]) -> Question:
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
-    read_switches(draft)
+    read_switches(draft, model.n_layers)
     _refuse_offload(draft)
     model = _with_dropout(model, draft)
     name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")

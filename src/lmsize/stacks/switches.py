@@ -101,7 +101,7 @@ COUNTS = (
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
 OF_STACK = {
     "megatron": frozenset(KEYS) - {"compile", "fp32_sums"},
-    "torchtitan": frozenset(("compile",)), "deepspeed": frozenset(("fp32_sums",)),
+    "torchtitan": frozenset(("compile",)), "deepspeed": frozenset(("fp32_sums", "stage_layers")),
 }  # fmt: skip
 MOST = 100_000
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")

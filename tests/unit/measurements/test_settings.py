@@ -228,3 +228,17 @@ def test_a_shape_that_only_its_label_names() -> None:
     layer = 4 * 5120**2 + 3 * 5120 * 13824 + 2 * 5120
     assert n_params(posed.model) == 60 * layer + (2 * 103168 + 1) * 5120
     assert posed.model.n_layers == 60
+
+
+def test_embeddings_that_take_the_place_of_a_layer() -> None:
+    """BLOOM: 70 layers and two embeddings over 12 stages; an even split stays as it is."""
+    bloom = {"framework": "Megatron-DeepSpeed", "model": "GPT 176B", "hidden": "14336", "heads": "112",
+             "vocab": "250880", "n_gpus": "384", "tp": "4", "sharding": "zero1", "precision": "bf16"}  # fmt: skip
+    posed = asked(**bloom, layers="70", pp="12")
+    middle = "+".join(["6"] * 10)
+    assert posed.options["stack_options"] == f"stage-layers=5+{middle}+5"
+    assert "row-stages" in codes(posed)
+    assert option("stack_options", **bloom, layers="78", pp="12") == (
+        "stage-layers=6+" + "+".join(["7"] * 10) + "+2"
+    )
+    assert option("stack_options", **bloom, layers="72", pp="12") is None
