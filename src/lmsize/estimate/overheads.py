@@ -89,24 +89,35 @@ def device_bytes(
     held: Holdings, accelerator: Accelerator | None, catalogue: Catalogue
 ) -> tuple[int, int, tuple[Assumption, ...]]:
     """Reserved and driver-reported bytes, and what was assumed."""
-    vendor = accelerator.vendor if accelerator is not None else "NVIDIA"
-    slack = catalogue.overhead("reserved_frac", vendor)
-    context = catalogue.overhead("context", vendor)
-    buffers = communicators(held, accelerator)
+    slack = catalogue.overhead("reserved_frac", _vendor(accelerator))
     slack_frac = 0 if held.is_expandable else slack.typical
     reserved, passes = (
         reserved_bytes(allocated_bytes=n, slack_frac=slack_frac)
         for n in (held.allocated, held.passes)
     )
+    besides, stated = driver_holds(0, held, accelerator, catalogue)
     room = passes + held.segments
     if accelerator is not None:
-        room = min(room, accelerator.capacity_bytes - context.typical - buffers)
+        room = min(room, accelerator.capacity_bytes - besides)
     reserved = max(reserved, room)
+    device, _ = driver_holds(reserved, held, accelerator, catalogue)
+    return round(reserved), device, (_slack(held, slack), *stated)
+
+
+def driver_holds(
+    reserved: float, held: Holdings, accelerator: Accelerator | None, catalogue: Catalogue
+) -> tuple[int, tuple[Assumption, ...]]:
+    """What the driver reports where the allocator has `reserved` bytes, and what was assumed."""
+    context = catalogue.overhead("context", _vendor(accelerator))
+    buffers = communicators(held, accelerator)
     device = driver_bytes(
         reserved_bytes=reserved, context_bytes=context.typical, communicators_bytes=buffers
     )
-    stated = (*_slack(held, slack), *_driver(context, buffers))
-    return round(reserved), round(device), stated
+    return round(device), tuple(_stated(context, buffers))
+
+
+def _vendor(accelerator: Accelerator | None) -> str:
+    return accelerator.vendor if accelerator is not None else "NVIDIA"
 
 
 def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
@@ -119,19 +130,18 @@ def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
     return int(held.n_groups * group + held.n_neighbours * pair)
 
 
-def _slack(held: Holdings, slack: Overhead) -> Iterator[Assumption]:
+def _slack(held: Holdings, slack: Overhead) -> Assumption:
     if held.is_expandable:
         text = "segments grow by pages (expandable_segments:True): no slack"
-        yield Assumption("reserved-expandable", text)
-        return
+        return Assumption("reserved-expandable", text)
     text = (
         f"the allocator reserves {slack.typical:.1%} more than is live "
         f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
     )
-    yield Assumption("reserved-typical", text)
+    return Assumption("reserved-typical", text)
 
 
-def _driver(context: Overhead, buffers: int) -> Iterator[Assumption]:
+def _stated(context: Overhead, buffers: int) -> Iterator[Assumption]:
     text = (
         f"the driver holds {context.typical / 2**20:.0f} MiB besides "
         f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"
