@@ -53,6 +53,10 @@ CODES: dict[str, str] = {
     "row-method": "The row states no method.",
     "row-adapter": "A variant of LoRA is taken as plain LoRA.",
     "row-targets": "The row's LoRA targets are no known modules: every linear is adapted.",
+    "row-stages": "Layers do not divide evenly over the stages, and the row does not say how they lie: as the "
+    "framework's launch scripts have it.",
+    "row-pipeline-batch": "The framework cuts a rank's batch into micro-batches for its pipeline, and the row "
+    "does not say how many: one a stage.",
     "row-layers-split": "Layers split over accelerators (device_map) are taken as pipeline stages.",
     "row-tensors-split": "Operators split over accelerators are taken as tensor parallelism.",
     "row-dp": "The row's dp does not make its number of accelerators with the other degrees.",
@@ -110,6 +114,9 @@ CODES: dict[str, str] = {
     "step-segments": "The optimizer's step makes flat copies of gradients, larger than any block that "
     "activations leave: torch's allocator keeps segments for them beside those of the backward, and gives "
     "them back where the accelerator has no room.",
+    "stream-segments": "FSDP2 gathers and reduces on streams of its own. torch's allocator keeps their blocks "
+    "apart, so that what it holds is the sum of each stream's fullest instant.",
+    "reserved-expandable": "The stack's launcher asks for expandable segments, which have next to no slack.",
     "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
     "the step's requests.",
     "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "

@@ -74,6 +74,7 @@ class Holdings:
         passes: the same in the forward and backward alone, beside which the allocator keeps
             `segments` for the step; it gives them back where the accelerator has no room.
         n_groups, n_neighbours: that the rank communicates with.
+        is_expandable: segments grow and shrink by pages, so that none is larger than what is live.
     """
 
     allocated: int
@@ -81,6 +82,7 @@ class Holdings:
     segments: int = 0
     n_groups: int = 0
     n_neighbours: int = 0
+    is_expandable: bool = False
 
 
 def device_bytes(
@@ -88,8 +90,9 @@ def device_bytes(
 ) -> tuple[int, int, tuple[Assumption, ...]]:
     """Reserved and driver-reported bytes, and what was assumed."""
     slack = catalogue.overhead("reserved_frac", _vendor(accelerator))
+    slack_frac = 0 if held.is_expandable else slack.typical
     reserved, passes = (
-        reserved_bytes(allocated_bytes=n, slack_frac=slack.typical)
+        reserved_bytes(allocated_bytes=n, slack_frac=slack_frac)
         for n in (held.allocated, held.passes)
     )
     besides, stated = driver_holds(0, held, accelerator, catalogue)
@@ -97,12 +100,8 @@ def device_bytes(
     if accelerator is not None:
         room = min(room, accelerator.capacity_bytes - besides)
     reserved = max(reserved, room)
-    text = (
-        f"the allocator reserves {slack.typical:.1%} more than is live "
-        f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
-    )
     device, _ = driver_holds(reserved, held, accelerator, catalogue)
-    return round(reserved), device, (Assumption("reserved-typical", text), *stated)
+    return round(reserved), device, (_slack(held, slack), *stated)
 
 
 def driver_holds(
@@ -129,6 +128,17 @@ def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
         for n in (OF_GROUP, OF_PAIR)
     )
     return int(held.n_groups * group + held.n_neighbours * pair)
+
+
+def _slack(held: Holdings, slack: Overhead) -> Assumption:
+    if held.is_expandable:
+        text = "segments grow by pages (expandable_segments:True): no slack"
+        return Assumption("reserved-expandable", text)
+    text = (
+        f"the allocator reserves {slack.typical:.1%} more than is live "
+        f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
+    )
+    return Assumption("reserved-typical", text)
 
 
 def _stated(context: Overhead, buffers: int) -> Iterator[Assumption]:

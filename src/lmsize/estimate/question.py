@@ -98,7 +98,7 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
             "--vp", spec.vp, "pp above 1, whose ranks hold several stages", nearest=[1]
         )
     layout = with_count(asked, spec.accelerators)
-    is_even = read_switches(spec.stack_options).split.is_even
+    is_even = read_switches(spec.stack_options, spec.stack).split.is_even
     check(layout, model, seq_len=spec.seq_len or 1, is_even=is_even)
     return layout
 
@@ -162,9 +162,7 @@ def _switches(spec: TrainSpec, capability: int) -> Switches:
     Raises:
         InputError: a switch that is not known, or a stack that has none.
     """
-    if spec.stack_options and spec.stack != "megatron":
-        raise InputError("--stack-options", spec.stack_options, "--stack megatron, which has some")
-    found = read_switches(spec.stack_options)
+    found = read_switches(spec.stack_options, spec.stack)
     if found.attention_backend != "auto":
         return found
     has_fused = capability == HOPPER or (capability > HOPPER and not found.deterministic)

@@ -166,7 +166,9 @@ def _cycled(value: Any, n_layers: int, wanted: int) -> Any:
 
 
 def completed(said: Columns) -> tuple[Columns, tuple[Assumption, ...]]:
-    """Cells that follow from others filled in, each an assumption."""
+    """Cells that follow from others filled in, each an assumption; a known shape is none."""
+    shape = families()["shapes"].get(plain(said.label), {})
+    said = replace(said, **{k: v for k, v in shape.items() if getattr(said, k) is None})
     if said.hidden is None:
         raise UnmodelledError(f"architecture: {said.label!r} is not known and no width is stated")
     stated = []

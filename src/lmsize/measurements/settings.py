@@ -71,7 +71,7 @@ def question(row: Mapping[str, str]) -> Question:
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
-    read_switches(draft)
+    read_switches(draft, model.n_layers)
     _refuse_offload(draft)
     model = _with_dropout(model, draft)
     name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")
@@ -102,10 +102,19 @@ def _batch(draft: Draft) -> None:
         micro = whole // (dp * accum)
     each = BATCH_OF_RANK.search(row.get("extra_config", ""))
     if micro is None and accum is None and each:
-        accum = int(each[1])  # how a rank cuts its batch is not said: micro-batches of 1, as below
+        if draft.framework.runs_batch_whole and o.get("pp", 1) == 1:
+            micro = int(each[1])
+        else:  # how a rank cuts its batch is not said: micro-batches of 1, as below
+            accum = int(each[1])
     if micro is None:
         micro = 1
         draft.assume("row-micro-batch", "micro-batch 1: none stated")
+    pp = o.get("pp", 1)
+    if draft.framework.cuts_batch and pp > 1 and micro % pp == 0 and (accum or 1) == 1:
+        draft.assume(
+            "row-pipeline-batch", f"a rank's batch of {micro} in {pp} micro-batches, one a stage"
+        )
+        micro, accum = micro // pp, pp
     o["micro_batch"] = micro
     if whole and whole % (micro * dp) == 0:
         o["global_batch"] = whole

@@ -17,6 +17,7 @@ from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Setting, Style
+from lmsize.stacks.switches import Switches
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
 
@@ -26,6 +27,10 @@ STYLES: dict[str, Style] = {
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
+SWITCHED: dict[str, Callable[[Switches], Style]] = {
+    "megatron": megatron.style,
+    "torchtitan": torchtitan.style,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +202,8 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
 
 
 def _program(block: Block, ask: _Ask) -> Program:
-    is_megatron = ask.stack == "megatron"
-    style = megatron.style(ask.setting.switches) if is_megatron else STYLES[ask.stack]
+    switched = SWITCHED.get(ask.stack)
+    style = switched(ask.setting.switches) if switched else STYLES[ask.stack]
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),

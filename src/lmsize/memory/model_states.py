@@ -38,6 +38,14 @@ def held_throughout(
     return held
 
 
+def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:
+    """Weights that stay gathered through the forward and backward of all micro-batches."""
+    if not setup.stays_whole:
+        return []
+    kind = setup.recipe.gathered or setup.recipe.weights
+    return [_stored("gathered_weights", base, setup, kind, zero_stage=WHOLE)]
+
+
 def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """The copy of the gradients that the step works on, made for it and let go of before the next."""
     kind = setup.recipe.main_gradients

@@ -63,6 +63,9 @@ def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -
     return n_micro_batches * n_tokens * 2 * bytes_per_number
 
 
+RUNNING = "running: "  # begins the label of what belongs to the block at work
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """An instant at which memory may peak.
@@ -189,7 +192,7 @@ def activations_term(
     if moment.is_backward:
         leaves.append(
             kept_bytes.term(
-                f"running: {moment.where}",
+                f"{RUNNING}{moment.where}",
                 n_layers=1,
                 layer_bytes=moment.saved_bytes,
                 n_in_flight=1,
@@ -249,7 +252,7 @@ def shared_bytes(*, n_bytes: Any) -> Any:
 
 def gradients_term(moment: Moment) -> Term:
     """Gradients of what is undone at a moment, and of the running block so far."""
-    made = [*moment.undone, (f"running: {moment.where}", 1, moment.gradient_bytes)]
+    made = [*moment.undone, (f"{RUNNING}{moment.where}", 1, moment.gradient_bytes)]
     return total("gradients", [
         made_gradient_bytes.term(label, n_layers=n, layer_bytes=each) for label, n, each in made if n
     ])  # fmt: skip

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from functools import partial, reduce
 from typing import Any
 
-from lmsize.formula import Term, highest, maximum, total
+from lmsize.formula import Term, given, highest, maximum, total
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.model_states import (
+    gathered_weights,
     gradients,
     held_throughout,
     main_gradients,
@@ -30,7 +31,7 @@ from lmsize.memory.standing import Libraries, Shape, standing_term
 from lmsize.memory.step_segments import has_flat_steps, step_segments
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.memory.unit_moments import with_units
+from lmsize.memory.unit_moments import gathered_at_once, in_streams, with_units
 from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div, larger
@@ -53,7 +54,13 @@ def training_peak(setup: TrainingSetup) -> Term:
 
 
 def training_segments(setup: TrainingSetup) -> Term | None:
-    """What the allocator holds where the step's flat tensors have segments of their own; else None."""
+    """What the allocator holds beyond what is ever live at once; None where nothing says.
+
+    The fullest forward or backward, and segments that nothing else can use: those of the step's flat
+    tensors (DeepSpeed), those of other streams (FSDP2).
+    """
+    if (setup.is_in_units or setup.stays_whole) and setup.adapters is None:
+        return highest("segments", [_by_streams(setup, stage) for stage in _meant(setup)])
     if not has_flat_steps(setup):
         return None
     held = []
@@ -65,6 +72,17 @@ def training_segments(setup: TrainingSetup) -> Term | None:
         own = step_segments(setup, trained, free)
         held.append(total(_label(stage), [maximum("passes", passes), own]))
     return highest("segments", held)
+
+
+def _by_streams(setup: TrainingSetup, stage: Stage) -> Term:
+    """Each stream's own fullest instant: the allocator never lends a block to another stream."""
+    *found, step = _moments(setup, stage, None)
+    ahead = gathered_at_once(tuple(_blocks(setup, stage)))
+    apart = (lambda _: 0) if setup.stays_whole else in_streams
+    passes = reduce(larger, (moment.value - apart(moment) for moment in found))
+    shards = step.child("gradients")
+    own = [given("gathered in one piece", ahead, "bytes"), *([shards] if shards else [])]
+    return total(_label(stage), [given("passes", passes, "bytes"), total("of other streams", own)])
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
@@ -118,7 +136,10 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing)
     for moment in with_joins(found) if setup.flattens else found:
-        grown = [*(own if setup.accumulates else []), gradients_term(moment)]
+        grown = [
+            *gathered_weights(setup, base), *(own if setup.accumulates else []),
+            gradients_term(moment),
+        ]  # fmt: skip
         activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
@@ -127,8 +148,12 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
 
 
 def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
-    """Whether what a stage sends on stays until its gradient is back: DeepSpeed's pipe_buffers."""
-    return setup.recipe.stack == "deepspeed" and stage.index < stage.n_stages - 1
+    """Whether what a stage sends on stays until its gradient is back.
+
+    DeepSpeed's ``pipe_buffers``, torch's ``fwd_cache``.
+    """
+    keeps = setup.recipe.stack in ("deepspeed", "torchtitan")
+    return keeps and stage.index < stage.n_stages - 1
 
 
 def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:
@@ -219,7 +244,7 @@ def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
 
     FSDP2's stage 2 holds all weights.
     """
-    if not setup.gathers_weights:
+    if not setup.gathers_weights or setup.stays_whole:
         return []
     recipe = setup.recipe
     widest = max(

@@ -58,7 +58,7 @@ class TrainingSetup:
         """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank."""
         return (
             self.recipe.stack == "deepspeed" and self.recipe.weights == "bf16"
-            and self.layout.zero < 2
+            and self.layout.zero < 2 and self.switches.fp32_sums
         )  # fmt: skip
 
     @property
@@ -75,7 +75,17 @@ class TrainingSetup:
     def is_in_units(self) -> bool:
         """Whether FSDP2 shares weights, gradients and states over the ranks, layer by layer."""
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and self.recipe.stack in FSDP2
+        return shares and self.recipe.stack in FSDP2 and not self.stays_whole
+
+    @property
+    def stays_whole(self) -> bool:
+        """Whether weights stay gathered, and gradients whole, from the first micro-batch to the last.
+
+        torchtitan under a pipeline: ``reshard_after_forward`` is off, and its stages reshard and
+        reduce with the last micro-batch alone.
+        """
+        shares = self.layout.zero > 1 and self.layout.n_replicas > 1
+        return shares and self.recipe.stack == "torchtitan" and self.layout.pp > 1
 
     @property
     def gathers_weights(self) -> bool:
@@ -101,7 +111,8 @@ class TrainingSetup:
     @property
     def defers_reduction(self) -> bool:
         """Whether gradients add up whole on every rank until the step's last micro-batch."""
-        return self.gathers_weights and self.recipe.defers_reduction and self.batch.n_micro > 1
+        defers = self.recipe.defers_reduction or self.stays_whole
+        return self.gathers_weights and defers and self.batch.n_micro > 1
 
     @property
     def flattens(self) -> bool:

@@ -211,12 +211,13 @@ def layer_norm(
 
 def fused_attention(
     program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any,
-    bias: Tensor | None = None,
+    bias: Tensor | None = None, forward_bytes: Any = 0, backward_bytes: Any = 0,
 ) -> Tensor:  # fmt: skip
     """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head.
 
     Args:
         bias: added to the scores; a copy that only this operation reads.
+        forward_bytes, backward_bytes: what it holds besides while it runs.
     """
     q, k, v = (lowered(program, x) for x in (q, k, v))
     made = Tensor("attention", numel, q.itemsize)
@@ -226,6 +227,7 @@ def fused_attention(
     return program.record(
         "attention", [q, k, v], made, saves=[q, k, v, made, *side],
         gradients=[Gradient(q), Gradient(k), Gradient(v)], side=side,
+        forward_bytes=forward_bytes, backward_bytes=backward_bytes,
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def piece(
         checkpointed: it keeps its input, and runs again for its backward.
         accumulates: its gradients are added to those of micro-batches before.
         keeps: which outputs a checkpointed block keeps all the same, by operation and the
-            number of products before it.
+            number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
     """
     through = forward(program)
@@ -83,9 +83,22 @@ def largest_tensor(program: Program) -> Any:
 
 def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:
     """Bytes of the outputs that a selective recomputation keeps."""
-    n_products, kept = 0, 0
+    n_products, chosen_ops = 0, []
     for op in program.ops:
         if keeps(op, n_products):
-            kept = kept + sum(t.n_bytes for t in op.writes)
+            chosen_ops.append(op)
         n_products += op.name == "linear"
-    return kept
+    if program.is_compiled:
+        needed = _needed(program, {id(op) for op in chosen_ops})
+        chosen_ops = [op for op in chosen_ops if any(id(t.base) in needed for t in op.writes)]
+    return sum(t.n_bytes for op in chosen_ops for t in op.writes)
+
+
+def _needed(program: Program, kept: set[int]) -> set[int]:
+    """Storages that the backward reads, or that what it reads is made from again, down to what is kept."""
+    needed = {id(t.base) for op in program.ops for t in op.saves}
+    for op in reversed(program.ops):
+        made = any(id(t.base) in needed for t in op.writes)
+        if made and id(op) not in kept:
+            needed |= {id(t.base) for t in op.reads}
+    return needed

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from lmsize.numbers import ceil_div
 
+# Operations whose backward reads its inputs from memory, so that a compiler keeps them as they are.
+WHOLE_INPUTS = frozenset(("linear", "grouped_linear", "matmul", "attention"))
 GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
 GradKind = Literal["new", "same", "saved"]
 
@@ -170,7 +172,7 @@ class Program:
         """
         wanted = tuple(g for g in gradients if g.to.needs_grad)
         write.needs_grad = bool(wanted)
-        if self.is_compiled:
+        if self.is_compiled and name not in WHOLE_INPUTS:
             saves = [dear for tensor in saves for dear in _dear(tensor)]
         if self.fuses_weight_gradients and wanted:
             wanted = tuple(g for g in wanted if g.to.kind == "local")
