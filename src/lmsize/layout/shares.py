@@ -9,10 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.degrees import Layout
-from lmsize.layout.split import EVEN, Split, in_flight_share, layer_counts
+from lmsize.layout.schedule import Schedule
+from lmsize.layout.split import EVEN, Split, layer_counts
 from lmsize.model.parts import Experts, Linear, Parameter, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
+
+ONCE = Schedule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,15 @@ class Stage:
     ordered: tuple[tuple[Tower, Run], ...] = ()
     split: Split = EVEN
 
-    def n_in_flight(self, n_micro: int, vp: int = 1) -> float:
-        """Micro-batches whose activations it keeps at once under one-forward-one-backward.
-
-        Interleaved over `vp` parts, a stage runs twice as far ahead, and a round of all stages for
-        each part but the last; its activations then are whole micro-batches and parts of one.
-        """
-        if vp == 1 or self.n_stages == 1:
-            return min(n_micro, self.n_stages - self.index)
-        n_ahead = 2 * (self.n_stages - self.index - 1) + (vp - 1) * self.n_stages + 1
-        n_ahead = min(n_micro * vp, n_ahead)
-        if self.split.is_even:
-            return n_ahead / vp
-        return in_flight_share(self._parts(vp), pp=self.n_stages, n_ahead=int(n_ahead))
+    def n_in_flight(
+        self, n_micro: int, schedule: Schedule = ONCE, *, at_loss: bool = False
+    ) -> float:
+        """Micro-batches whose activations it keeps at once (while the loss is taken): parts count."""
+        is_even = self.split.is_even or schedule.vp == 1
+        return schedule.in_flight(
+            index=self.index, n_stages=self.n_stages, n_micro=n_micro,
+            parts=() if is_even else self._parts(schedule.vp), in_last=at_loss,
+        )  # fmt: skip
 
     def _parts(self, vp: int) -> tuple[int, ...]:
         """Layers of each part of an uneven stage."""

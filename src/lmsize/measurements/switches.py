@@ -18,6 +18,8 @@ COUNTS = {
     "decoder_last_pipeline_num_layers": "last-stage-layers",
     "num_layers_in_first_pipeline_stage": "first-stage-layers",
     "num_layers_in_last_pipeline_stage": "last-stage-layers",
+    "microbatch_group_size_per_virtual_pipeline_stage": "microbatch-group",
+    "wgrad_deferral_limit": "deferral-limit",
 }  # fmt: skip
 FLAGS = {
     "account_for_embedding_in_pipeline_split": "account-for-embedding",
@@ -26,6 +28,10 @@ FLAGS = {
     "no_rope_fusion": "no-rope-fusion",
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
+    "no_masked_softmax_fusion": "no-softmax-fusion",
+    "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
+    "overlap_moe_expert_parallel_comm": "overlaps-experts",
+    "defer_embedding_wgrad_compute": "deferred-head",
 }  # fmt: skip
 
 

@@ -68,6 +68,7 @@ class Moment:
         peak_bytes: all that the running block holds, of which it keeps `saved_bytes` and has made
             `gradient_bytes` of its parameters' gradients.
         cached_bytes: casts of weights that autocast keeps.
+        at_loss: whether the running block is the one that takes the loss.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Moment:
     saved_bytes: Any
     gradient_bytes: Any = 0
     cached_bytes: Any = 0
+    at_loss: bool = False
 
     @property
     def is_backward(self) -> bool:
@@ -93,9 +95,9 @@ class Moment:
 
 def moments(blocks: Sequence[Placed]) -> list[Moment]:
     """The fullest instants: of the forward, of the loss, of the backward of layers and its end."""
-    found: dict[str, list[Moment]] = {}
+    found: dict[tuple[str, bool], list[Moment]] = {}
     for moment in (*_forwards(blocks), *_backwards(blocks)):
-        found.setdefault(moment.name, []).append(moment)
+        found.setdefault((moment.name, moment.at_loss), []).append(moment)
     return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
 
 
@@ -108,9 +110,13 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
+        loss = placed.role == "head"
         made.append(
-            Moment("forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held)
-        )
+            Moment(
+                "forward", placed.label, here, (), piece.forward_peak, 0,
+                cached_bytes=held, at_loss=loss,
+            )
+        )  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
     return made
@@ -134,6 +140,7 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                     piece.backward_peak,
                     piece.peak_saved,
                     piece.peak_gradients,
+                    at_loss=placed.role == "head",
                 )
             )
     return made

@@ -13,6 +13,7 @@ from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, covers, head_dim, placed_blocks
+from lmsize.memory.deferred import deferred_terms
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.moments import (
     activations_term,
@@ -178,14 +179,16 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         whole = [*held, *gradients, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
-    in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
+    schedule = setup.switches.schedule(setup.layout.vp)
     made = []
     for moment in with_joins(moments(blocks)) if setup.flattens else moments(blocks):
         grown = [*(gradients if setup.accumulates else []), gradients_term(moment)]
+        in_flight = stage.n_in_flight(setup.batch.n_micro, schedule, at_loss=moment.at_loss)
         activations = activations_term(moment, in_flight=in_flight, whole=blocks)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
-        made.append(total(moment.name, [*held, *grown, *after, activations, passing]))
+        waiting = _deferred(setup, stage)
+        made.append(total(moment.name, [*held, *grown, *after, *waiting, activations, passing]))
     return [*made, step]
 
 
@@ -217,22 +220,37 @@ def _main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
 
 
 def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """Workspaces and buffers that a stack keeps."""
+    """Workspaces and buffers that a stage keeps."""
     if setup.recipe.stack != "megatron":
         return []
+    libraries = Libraries(setup.capability, setup.switches)
+    one = setup.layout.inside_replica()
+    shapes = {found for _, run in stage.runs for found in fused_shapes(run.block, one)}
+    n_micro = setup.batch.n_micro
+    return [
+        standing_term(libraries, stage, setup.layout, _shape(setup), n_micro=n_micro, shapes=shapes)
+    ]
+
+
+def _deferred(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """What waits for the end of the step."""
+    if setup.recipe.stack != "megatron":
+        return []
+    heads = [run.block for _, run in stage.runs if run.block.role == "head"]
+    one = setup.layout.inside_replica()
+    shapes = [found for block in heads for found in fused_shapes(block, one)]
+    return deferred_terms(setup.switches, _shape(setup), n_micro=setup.batch.n_micro, heads=shapes)
+
+
+def _shape(setup: TrainingSetup) -> Shape:
+    """A micro-batch on one rank."""
     batch, layout = setup.batch, setup.layout
     n_tokens = ceil_div(batch.micro_batch * batch.seq_len, layout.cp)
     shards = layout.tp if layout.sequence_parallel else 1
-    shape = Shape(
+    return Shape(
         n_tokens, ceil_div(n_tokens, shards), n_tokens * batch.seq_len, setup.model.width,
         setup.precision(setup.recipe.weights).bits / 8,
     )  # fmt: skip
-    libraries = Libraries(setup.capability, setup.switches)
-    one = layout.inside_replica()
-    shapes = {found for _, run in stage.runs for found in fused_shapes(run.block, one)}
-    return [
-        standing_term(libraries, stage, layout, shape, n_micro=batch.n_micro, shapes=shapes)
-    ]  # fmt: skip
 
 
 def _inputs(setup: TrainingSetup) -> Term:

@@ -80,10 +80,26 @@ def _unfused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) 
         k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
         v = ops.copy(program, v, numel=setting.n_tokens * width)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
-    probs = ops.pointwise(program, scores, name="fused softmax", saves="output")
+    probs = _softmax(program, scores, setting)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     return ops.copy(
         program, ops.matmul(program, probs, v, numel=setting.n_tokens * width, name="attention")
+    )
+
+
+def _softmax(program: Program, scores: Tensor, setting: Setting) -> Tensor:
+    """Scaled and masked in one kernel, or by torch: masked in place, in fp32 if so said.
+
+    Source: Megatron-LM core/fusions/fused_softmax.py, FusedScaleMaskSoftmax.
+    """
+    switches = setting.switches
+    if switches.softmax_fusion or switches.transformer_impl != "local":
+        return ops.pointwise(program, scores, name="fused softmax", saves="output")
+    raised = ops.cast(program, scores, FP32) if switches.fp32_softmax else scores
+    scaled = ops.pointwise(program, raised, name="scaled") if switches.fp32_softmax else raised
+    masked = ops.in_place(program, scaled, name="masked")
+    return ops.cast(
+        program, ops.pointwise(program, masked, name="softmax", saves="output"), scores.itemsize
     )
 
 

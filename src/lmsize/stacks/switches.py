@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
+from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
@@ -30,6 +31,7 @@ class Switches:
         dispatcher: how tokens get to their experts.
         recompute_modules: what selective recomputation runs again, in order of name.
         deterministic: cuBLAS gets the workspace that makes it so.
+        cublas_workspace_kib: what ``CUBLAS_WORKSPACE_CONFIG`` adds up to (``:4096:8`` to 32768).
         gradient_fusion: weight gradients are added to the main gradients by the product itself.
         rope_fusion: rotary positions by one kernel.
         grouped_gemm: one product for all experts of a rank, on streams of its own.
@@ -41,6 +43,13 @@ class Switches:
         stage_layers: layers of every part of the pipeline, in the order in which they run.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
+        softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
+        fp32_softmax: where they are not, in fp32.
+        microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
+        overlaps_experts: tokens travel to their experts while another micro-batch computes, which
+            runs ahead for it.
+        deferred_head: gradients of the output layer's weight wait for the end of the step, of the
+            first `deferral_limit` micro-batches; None for all.
     """
 
     attention_backend: str = "auto"
@@ -61,6 +70,13 @@ class Switches:
     account_for_embedding: bool = False
     account_for_loss: bool = False
     decoder_seq_length: int | None = None
+    cublas_workspace_kib: int | None = None
+    softmax_fusion: bool = True
+    fp32_softmax: bool = False
+    microbatch_group: int | None = None
+    overlaps_experts: bool = False
+    deferred_head: bool = False
+    deferral_limit: int | None = None
     stage_layers: tuple[int, ...] = ()
 
     @property
@@ -70,6 +86,10 @@ class Switches:
             self.first_stage_layers, self.last_stage_layers, self.account_for_embedding,
             self.account_for_loss, self.stage_layers,
         )  # fmt: skip
+
+    def schedule(self, vp: int) -> Schedule:
+        """The order of micro-batches on stages of `vp` parts."""
+        return Schedule(vp, self.microbatch_group, int(self.overlaps_experts))
 
 
 USUAL = Switches()
@@ -86,10 +106,14 @@ FLAGS = (
     "grad_reduce_in_bf16",
     "account_for_embedding",
     "account_for_loss",
+    "softmax_fusion",
+    "fp32_softmax",
+    "overlaps_experts",
+    "deferred_head",
 )
 COUNTS = (
     "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
-    "decoder_seq_length",
+    "decoder_seq_length", "cublas_workspace_kib", "microbatch_group", "deferral_limit",
 )  # fmt: skip
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
 MOST = 100_000

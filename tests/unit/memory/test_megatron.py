@@ -57,3 +57,51 @@ def test_a_fused_loss_takes_what_it_holds() -> None:
     )
     assert native - eager == pytest.approx(4 * logits, abs=1024)
     assert 0 < eager - te <= 4 * logits + 1024
+
+
+def test_megatrons_own_attention_keeps_a_buffer_of_scores() -> None:
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 1024, "sequence_parallel": False}
+    ours, theirs = (
+        parts(**run, stack_options=f"transformer-impl={kind},no-gradient-fusion")["workspaces"] or 0
+        for kind in ("local", "transformer_engine")
+    )
+    assert ours - theirs == 32 * 1024**2 * 2 - 32 * 2**20  # less Transformer Engine's workspace
+
+
+def test_softmax_in_parts_keeps_it_in_fp32() -> None:
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 1024, "sequence_parallel": False}
+    options = "transformer-impl=local,no-softmax-fusion"
+    fused, low, high = (
+        peak(**run, stack_options=chosen)
+        for chosen in ("transformer-impl=local", options, f"{options},fp32-softmax")
+    )
+    scores = 32 * 1024**2
+    assert fused == low  # the same result is saved
+    # the result in fp32 and, for the product with the values, in 16 bits
+    assert high - low == 32 * 4 * scores
+
+
+def test_deferred_gradients_of_the_head_wait() -> None:
+    run = {"pp": 2, "grad_accum": 8, "pipeline_stage": "last"}
+    tokens, part, width = 4096, 128256 // 4, 4096
+    none, two, every = (
+        peak(**run, stack_options=chosen)
+        for chosen in (None, "deferred-head,deferral-limit=2", "deferred-head")
+    )
+    each = (tokens * part + tokens // 4 * width) * 2
+    assert (two - none, every - none) == (2 * each, 7 * each)
+
+
+def test_a_larger_group_of_micro_batches_keeps_more_parts() -> None:
+    run = {"pp": 2, "vp": 4, "grad_accum": 16, "pipeline_stage": "last"}
+    usual, more = (peak(**run, stack_options=chosen) for chosen in (None, "microbatch-group=4"))
+    layers = parts(**run)["activations"] or 0
+    assert more - usual == pytest.approx(layers * 6 / 7, rel=0.05)
+
+
+def test_the_workspace_of_cublas_is_what_the_environment_says() -> None:
+    usual, small = (
+        parts(stack_options=chosen)["workspaces"] or 0
+        for chosen in (None, "cublas-workspace-kib=8320")
+    )
+    assert usual - small == 2 * (32 * 1024 - 8320) * 1024
