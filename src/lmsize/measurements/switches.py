@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from lmsize.measurements.cells import count, is_set
 from lmsize.measurements.draft import Draft
+from lmsize.stacks.few_bits import RECIPES
 from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
@@ -31,7 +32,7 @@ FLAGS = {
     "no_masked_softmax_fusion": "no-softmax-fusion",
     "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
     "overlap_moe_expert_parallel_comm": "overlaps-experts",
-    "defer_embedding_wgrad_compute": "deferred-head",
+    "defer_embedding_wgrad_compute": "deferred-head", "tp_comm_overlap": "tp-comm-overlap",
 }  # fmt: skip
 
 
@@ -70,11 +71,23 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     for key, switch in COUNTS.items():
         if n := count(extra, key):
             yield f"{switch}={n}"
+    yield from _of_few_bits(extra)
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
     for key, switch in FLAGS.items():
         if is_set(extra, key):
             yield switch
+
+
+def _of_few_bits(extra: Mapping[str, str]) -> Iterator[str]:
+    recipe = "nvfp4" if "fp4_format" in extra else extra.get("fp8_recipe", "")
+    if recipe in RECIPES:
+        yield f"fp8-recipe={recipe}"
+    if is_set(extra, "fp8_param_gather") or is_set(extra, "fp8_param"):
+        yield "fp8-param-gather"
+    if is_set(extra, "first_last_layers_bf16"):
+        yield f"bf16-first-layers={count(extra, 'num_layers_at_start_in_bf16') or 1}"
+        yield f"bf16-last-layers={count(extra, 'num_layers_at_end_in_bf16') or 1}"
 
 
 def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:

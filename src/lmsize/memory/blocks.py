@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
@@ -97,15 +98,16 @@ def placed_blocks(
     ranks = _ranks(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
-    for tower, run in stage.ordered:
+    for tower, run, is_end in ends_apart(stage, **setting.switches.bf16_ends):
         if tower.stream == "idle":
             continue
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
-        )
+            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting,
+            casts=None if is_end else setting.casts,
+        )  # fmt: skip
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
@@ -17,11 +18,16 @@ FUSED_STEPS = ("megatron",)  # Adam of Transformer Engine or Apex, in one kernel
 
 def held_throughout(
     setup: TrainingSetup, base: list[Stored], adapters: list[Stored], trained: list[Stored], *,
-    frozen: bool,
+    frozen: bool, uncast: Iterable[Stored] = (),
 ) -> list[Term]:  # fmt: skip
-    """Weights, and copies of weights and gradients, that are there throughout the step."""
+    """Weights, and copies of weights and gradients, that are there throughout the step.
+
+    Args:
+        uncast: of the layers whose products are not in few bits, if others' are.
+    """
     recipe = setup.recipe
-    held = [_weights(setup, base)]
+    n_uncast = sum(s.n_params for s in uncast if s.is_linear)
+    held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
         held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=3))
     if recipe.main_weights and not frozen:
@@ -53,22 +59,30 @@ def gradients(
     return _stored("gradients", trained, setup, kind, zero_stage=stage)
 
 
-def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
-    """The base model: quantised linears, the rest in the recipe's type."""
+def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) -> Term:
+    """The base model: quantised linears, the rest in the recipe's type; casts that stay."""
+    casts = setup.casts
     sums: dict[tuple[str, bool, bool], int] = defaultdict(int)
+    in_few_bits = casts is not None and casts.stores_weights
     for stored in tensors:
         quantised = setup.quant is not None and stored.is_linear
-        sums[stored.group, quantised, stored.is_expert] += stored.n_params
+        if not (in_few_bits and stored.is_linear):
+            sums[stored.group, quantised, stored.is_expert] += stored.n_params
+    if in_few_bits and n_uncast:
+        sums["linears of the first and last layers", False, False] += n_uncast
     rest = setup.precision(setup.recipe.unquantised if setup.quant else setup.recipe.weights)
+    n_cast = sum(s.n_params for s in tensors if s.is_linear) - n_uncast
     parts = []
     for (group, quantised, expert), n in sums.items():
         kind = setup.quant if quantised and setup.quant else rest
         label = f"{group} ({kind.name})" if setup.quant else group
         parts.append(storage(label, n, kind, n_shards=setup.shards(3, expert=expert)))
-    if not setup.quant:
-        n_linear = sum(s.n_params for s in tensors if s.is_linear)
+    if casts is not None and casts.keeps_weights:
+        label = f"linears cast to {casts.weights}, {casts.n_copies} each"
+        parts.append(storage(label, casts.n_copies * n_cast, setup.precision(casts.weights)))
+    elif not setup.quant:
         parts += [
-            storage(f"linears cached in {name}", n_linear, setup.precision(name))
+            storage(f"linears cached in {name}", n_cast, setup.precision(name))
             for name in setup.recipe.cached_weights
         ]
     return total("weights", parts)

@@ -37,6 +37,7 @@ SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
 N_THREADS = 2  # the forward's and autograd's, each with a handle of its own
 N_STREAMS = 4  # that grouped products run on
+N_OVERLAPS = 3  # streams of products that overlap with gathers (cpp_extensions/gemm.py there)
 
 
 @formula(source=CUBLAS)
@@ -115,8 +116,9 @@ def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:
     if is_local and not has_experts:  # a router's product is Transformer Engine's all the same
         return
     has_groups = has_experts and switches.grouped_gemm and not is_local
+    n_more = N_STREAMS * has_groups + N_OVERLAPS * switches.tp_comm_overlap
     yield workspace_bytes.term(
-        "cuBLAS of Transformer Engine", n_workspaces=1 + N_STREAMS * has_groups,
+        "cuBLAS of Transformer Engine", n_workspaces=1 + n_more,
         n_bytes=LARGE if is_large else SMALL_ENGINE,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lmsize.formula import Term, highest, maximum, total
+from lmsize.layout.ends import ends
 from lmsize.layout.shares import Stage, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
@@ -73,7 +74,9 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
     )
     trained = adapters if frozen else base
-    held = held_throughout(setup, base, adapters, trained, frozen=frozen)
+    uncast = ends(stage, **setup.switches.bf16_ends) if setup.casts else None
+    plain = stored_parts(uncast, setup.layout, trainable=True) if uncast else ()
+    held = held_throughout(setup, base, adapters, trained, frozen=frozen, uncast=plain)
     held += standing(setup, stage)
     graded = [*flattened(base), *adapters] if frozen and setup.flattens else trained
     freed = setup.optimizer.gradient_is_freed
@@ -124,7 +127,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         autocast=compute if casts and compute < weights else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
-        quant_itemsize=compute, switches=setup.switches, loss=setup.loss,
+        quant_itemsize=compute, switches=setup.switches, loss=setup.loss, casts=setup.casts,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 

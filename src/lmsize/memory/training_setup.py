@@ -10,7 +10,9 @@ from lmsize.layout.degrees import Layout
 from lmsize.memory.blocks import covers
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
+from lmsize.stacks.few_bits import transformer_engine
 from lmsize.stacks.switches import USUAL, Switches
+from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
@@ -64,6 +66,16 @@ class TrainingSetup:
     def is_taped(self) -> bool:
         """Whether the stack's own programs give the activations, rather than a textbook formula."""
         return covers(self.recipe.stack, self.model, self.attention)
+
+    @property
+    def casts(self) -> Casts | None:
+        """How products in few bits keep their operands, where the stack's way is known."""
+        if self.recipe.stack != "megatron" or self.recipe.compute != "fp8":
+            return None
+        return transformer_engine(
+            self.switches.fp8_recipe, capability=self.capability,
+            stores_weights=self.switches.fp8_param_gather,
+        )  # fmt: skip
 
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what `stage` divides."""

@@ -29,7 +29,7 @@ def mixture(
     gates = [part for part in section.linears if part.n_out == 1]
     shared = [part for part in section.linears if part not in gates]
     start = len(program.ops)
-    own = dense_mlp(program, x, shared, setting, style) if shared else None
+    own = dense_mlp(program, x, shared, setting, style, is_shared=True) if shared else None
     if setting.runs_again("shared_experts") and shared:
         program.recompute(start)
     for gate in gates:
@@ -84,8 +84,14 @@ def _experts(
     sent = ops.gather(program, x, numel=n_sent * width, n_rows=n_sent, name="rows by expert")
     rows = _moved(program, sent, n_rows * width, "rows received") if is_split else sent
     sorted_ = _moved(program, rows, n_rows * width, "rows sorted") if has_several else rows
+    if (
+        setting.casts is not None
+    ):  # rows filled up for the kernels (Fp8Padding), and taken out again
+        sorted_ = _moved(program, sorted_, n_rows * width, "rows padded")
     out = _bank(program, sorted_, weights, bank, n_rows=n_rows, setting=setting)
     program.hold(sent, rows)
+    if setting.casts is not None:
+        out = _moved(program, out, n_rows * width, "rows unpadded")
     if has_several:
         out = _moved(program, out, n_rows * width, "rows unsorted")
     back = _moved(program, out, n_sent * width, "rows back") if is_split else out
@@ -124,8 +130,9 @@ def _bank(
         )  # fmt: skip
         program.record("cast", [raised], weighted, gradients=[Gradient(raised)])
     activated = len(program.ops)
-    out = _product(program, weighted, down, bank, setting)
-    if setting.runs_again("moe_act"):
+    again = setting.runs_again("moe_act")
+    out = _product(program, weighted, down, bank, setting.of_shared if again else setting)
+    if again:
         program.recompute(start, stop=activated, outputs=True)
     return out
 
@@ -135,4 +142,6 @@ def _product(
 ) -> Tensor:
     name, n_in, n_out = matrix
     weight = parameter(program, f"{bank.name}.{name}", bank.n_experts * n_in * n_out, setting)
-    return ops.grouped_linear(program, x, weight, n_in=n_in, n_out=n_out, name=name)
+    return ops.grouped_linear(
+        program, x, weight, n_in=n_in, n_out=n_out, name=name, casts=setting.casts
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from lmsize.errors import InputError, nearest_names
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
+from lmsize.stacks.few_bits import RECIPES
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
@@ -40,6 +41,10 @@ class Switches:
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
         first_stage_layers, last_stage_layers: where the ends have fewer; with `account_for_embedding`
             and `account_for_loss` these take the place of a layer.
+        tp_comm_overlap: gathers overlap with products in buffers of Transformer Engine's own.
+        fp8_recipe: how tensors are scaled where products run in 8 bits (``nvfp4``: in 4).
+        fp8_param_gather: weights are held in 8 bits alone.
+        bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
@@ -77,6 +82,11 @@ class Switches:
     overlaps_experts: bool = False
     deferred_head: bool = False
     deferral_limit: int | None = None
+    tp_comm_overlap: bool = False
+    fp8_recipe: str = "delayed"
+    fp8_param_gather: bool = False
+    bf16_first_layers: int | None = None
+    bf16_last_layers: int | None = None
     stage_layers: tuple[int, ...] = ()
 
     @property
@@ -87,6 +97,11 @@ class Switches:
             self.account_for_loss, self.stage_layers,
         )  # fmt: skip
 
+    @property
+    def bf16_ends(self) -> dict[str, int]:
+        """How many layers at each end of the model compute in 16 bits, whatever the rest does."""
+        return {"first": self.bf16_first_layers or 0, "last": self.bf16_last_layers or 0}
+
     def schedule(self, vp: int) -> Schedule:
         """The order of micro-batches on stages of `vp` parts."""
         return Schedule(vp, self.microbatch_group, int(self.overlaps_experts))
@@ -95,7 +110,7 @@ class Switches:
 USUAL = Switches()
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS,
+    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES,
 }  # fmt: skip
 FLAGS = (
     "deterministic",
@@ -110,10 +125,13 @@ FLAGS = (
     "fp32_softmax",
     "overlaps_experts",
     "deferred_head",
+    "fp8_param_gather",
+    "tp_comm_overlap",
 )
 COUNTS = (
     "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
     "decoder_seq_length", "cublas_workspace_kib", "microbatch_group", "deferral_limit",
+    "bf16_first_layers", "bf16_last_layers",
 )  # fmt: skip
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
 MOST = 100_000
