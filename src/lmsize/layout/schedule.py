@@ -10,25 +10,26 @@ from dataclasses import dataclass
 class Schedule:
     """One-forward-one-backward; interleaved where a stage's layers fall into several parts.
 
+    Where experts' communication overlaps (``--overlap-moe-expert-parallel-comm``) one more pass runs
+    ahead, but its layers take turns with those of the backward, so that no more are kept.
+
     The order is that of Megatron's ``get_schedule_table`` and ``get_pp_rank_microbatches``
     (core/pipeline_parallel/schedules.py).
 
     Attributes:
         vp: parts of each stage.
         group: micro-batches that a part takes before the next one's turn; None for one a stage.
-        ahead: passes run ahead beyond what the pipeline needs.
     """
 
     vp: int = 1
     group: int | None = None
-    ahead: int = 0
 
     def n_warmup(self, *, index: int, n_stages: int, n_micro: int) -> int:
         """Passes of a part that a stage runs before its first backward is followed by a forward."""
         n_after = n_stages - index - 1
         if self.vp == 1 or n_stages == 1:
             return min(n_micro, n_after)
-        n_ahead = 2 * n_after + (self.vp - 1) * (self.group or n_stages) + self.ahead
+        n_ahead = 2 * n_after + (self.vp - 1) * (self.group or n_stages)
         return min(n_micro * self.vp, n_ahead)
 
     def in_flight(

@@ -155,7 +155,8 @@ def _stored_parts(stage: Stage, layout: Layout, trainable: bool) -> tuple[Stored
     made: list[Stored] = []
     for tower, run in stage.runs:
         if stage.n_stages > 1 and run.block.role == "head":
-            made += _tied_head(run.block, layout, trainable=trainable)
+            looks_up = any(other.block.role == "further" for _, other in stage.runs)
+            made += _table_copy(run.block, layout, trainable=trainable, looks_up=looks_up)
         if not run.n_copies:
             continue
         reached = trainable and tower.stream != "idle"
@@ -189,10 +190,13 @@ def _stored(
     )
 
 
-def _tied_head(block: Block, layout: Layout, *, trainable: bool) -> Iterator[Stored]:
-    """The last stage's own copy of a matrix that is tied to the first stage's embedding."""
-    for part in block.parts:
-        if isinstance(part, Linear) and part.tied:
-            rows = ceil_div(part.n_out, layout.tp)
-            shape = (rows, part.n_in)
-            yield Stored("output head", shape, 1, trainable, False, False, False)
+def _table_copy(
+    block: Block, layout: Layout, *, trainable: bool, looks_up: bool
+) -> Iterator[Stored]:
+    """The last stage's own copy of the first stage's table, tied to the head or looked up again."""
+    heads = [p for p in block.parts if isinstance(p, Linear) and p.per_token >= 1]
+    tied = [part for part in block.parts if isinstance(part, Linear) and part.tied]
+    for part in tied or (heads[-1:] if looks_up else []):
+        shape = (ceil_div(part.n_out, layout.tp), part.n_in)
+        group = "output head" if tied else "embeddings"
+        yield Stored(group, shape, 1, trainable, False, False, False)

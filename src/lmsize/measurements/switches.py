@@ -20,7 +20,7 @@ COUNTS = {
     "num_layers_in_first_pipeline_stage": "first-stage-layers",
     "num_layers_in_last_pipeline_stage": "last-stage-layers",
     "microbatch_group_size_per_virtual_pipeline_stage": "microbatch-group",
-    "wgrad_deferral_limit": "deferral-limit",
+    "wgrad_deferral_limit": "deferral-limit", "mtp_num_layers": "mtp-layers",
 }  # fmt: skip
 FLAGS = {
     "account_for_embedding_in_pipeline_split": "account-for-embedding",
@@ -31,7 +31,8 @@ FLAGS = {
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
     "no_masked_softmax_fusion": "no-softmax-fusion",
     "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
-    "overlap_moe_expert_parallel_comm": "overlaps-experts",
+    "moe_router_fusion": "router-fusion", "moe_permute_fusion": "permute-fusion",
+    "moe_pad_expert_input_to_capacity": "pads-to-capacity",
     "defer_embedding_wgrad_compute": "deferred-head", "tp_comm_overlap": "tp-comm-overlap",
 }  # fmt: skip
 
@@ -98,6 +99,14 @@ def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:
         yield "dispatcher=allgather"  # the argument's default
     if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
         yield "no-grouped-gemm"
+    if extra.get("moe_router_score_function") == "sigmoid":
+        yield "router-score=sigmoid"
+    elif is_set(extra, "moe_router_pre_softmax"):
+        yield "router-score=pre-softmax"
+    if extra.get("moe_router_load_balancing_type", "") in ("none", "sinkhorn"):
+        yield "no-aux-loss"
+    if capacity := extra.get("moe_expert_capacity_factor", ""):
+        yield f"capacity-factor={capacity}"
 
 
 def _of_recompute(extra: Mapping[str, str]) -> Iterator[str]:

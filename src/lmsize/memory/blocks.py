@@ -14,9 +14,11 @@ from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
 from lmsize.stacks.ends import Use, embedding_program, head_program
+from lmsize.stacks.further import further_program, is_further_understood
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Setting, Style
+from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
 
@@ -62,11 +64,17 @@ class _Ask:
     n_masks: int = 0
     n_bias_heads: int = 0
     recomputes: bool = False
+    n_further: int = 0
 
 
-def as_built(stack: str, model: ModelSpec) -> ModelSpec:
+def style_of(stack: str, switches: Switches) -> Style:
+    """How a stack writes its pieces, as its switches have it."""
+    return megatron.style(switches) if stack == "megatron" else STYLES[stack]
+
+
+def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelSpec:
     """The model as the stack's own classes have it."""
-    return STYLES[stack].built(model) if stack in STYLES else model
+    return style_of(stack, switches).built(model) if stack in STYLES else model
 
 
 def covers(stack: str, model: ModelSpec, attention: str) -> bool:
@@ -75,8 +83,12 @@ def covers(stack: str, model: ModelSpec, attention: str) -> bool:
     live = [tower for tower in model.towers if tower.stream != "idle"]
     is_whole = len(live) == 1 or (len(live) == 2 and model.is_encoder_decoder)
     return stack in STYLES and is_whole and all(
-        is_understood(run.block) for tower in live for run in tower.runs
+        _is_understood(run.block) for tower in live for run in tower.runs
     )  # fmt: skip
+
+
+def _is_understood(block: Block) -> bool:
+    return is_further_understood(block) if block.role == "further" else is_understood(block)
 
 
 def placed_blocks(
@@ -98,6 +110,7 @@ def placed_blocks(
     ranks = _ranks(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
+    n_further = 0
     for tower, run, is_end in ends_apart(stage, **setting.switches.bf16_ends):
         if tower.stream == "idle":
             continue
@@ -111,19 +124,23 @@ def placed_blocks(
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
-            again = _is_checkpointed(block, stack, recompute) and budget > 0
+            again = _is_checkpointed(block, stack, recompute) and (
+                budget > 0 or block.role == "further"
+            )
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
                 again, accumulates,
                 upcasts=STYLES[stack].upcasts(model), use=_use(model, tower),
-                n_masks=_n_masks(model), recomputes=recompute == "full",
+                n_masks=_n_masks(model), recomputes=recompute == "full", n_further=n_further,
                 n_bias_heads=_n_bias_heads(model, stack), **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
-            n = left if steady or not first else 1
-            n = min(n, budget) if again else n
-            budget -= n if again else 0
+            n = 1 if block.role == "further" or (first and not steady) else left
+            if again and block.role == "layer":
+                n = min(n, budget)
+                budget -= n
+            n_further += block.role == "further"
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
             yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
             left, first = left - n, False
@@ -190,18 +207,23 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
 
 
 def _program(block: Block, ask: _Ask) -> Program:
-    is_megatron = ask.stack == "megatron"
-    style = megatron.style(ask.setting.switches) if is_megatron else STYLES[ask.stack]
+    style = style_of(ask.stack, ask.setting.switches)
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
             n_bias_heads=ask.n_bias_heads, reads_encoder=ask.reads_encoder,
         )  # fmt: skip
+    if block.role == "further":
+        return further_program(
+            block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+            needs_grad=ask.needs_grad, n_before=ask.n_further,
+        )  # fmt: skip
     if block.role == "head":
         return head_program(
             block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
             needs_grad=ask.needs_grad, upcasts=ask.upcasts, is_read=ask.is_read,
+            n_further=ask.n_further,
         )  # fmt: skip
     return layer_program(
         block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
@@ -218,7 +240,7 @@ def _rotary_numel(ask: _Ask) -> Any:
 def _is_checkpointed(block: Block, stack: str, recompute: str) -> bool:
     """Whether a block runs again for its backward, in whole or but for some operations."""
     by_operation = recompute == "selective" and stack == "torchtitan"
-    return block.role == "layer" and (recompute == "full" or by_operation)
+    return block.role in ("layer", "further") and (recompute == "full" or by_operation)
 
 
 def _mask_numel(ask: _Ask) -> Any:

@@ -18,6 +18,8 @@ AUTOGRAD = Source(
     "PyTorch 2.13", "tools/autograd/derivatives.yaml", "https://github.com/pytorch/pytorch"
 )
 
+LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
+
 
 @formula(source=AUTOGRAD)
 def kept_bytes(*, n_layers: Any, layer_bytes: Any, n_in_flight: Any) -> Any:
@@ -68,7 +70,7 @@ class Moment:
         peak_bytes: all that the running block holds, of which it keeps `saved_bytes` and has made
             `gradient_bytes` of its parameters' gradients.
         cached_bytes: casts of weights that autocast keeps.
-        at_loss: whether the running block is the one that takes the loss.
+        at_loss: whether the running block is one that takes a loss.
     """
 
     name: str
@@ -110,7 +112,7 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
-        loss = placed.role == "head"
+        loss = placed.role in LOSS_ROLES
         made.append(
             Moment(
                 "forward", placed.label, here, (), piece.forward_peak, 0,
@@ -140,14 +142,14 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                     piece.backward_peak,
                     piece.peak_saved,
                     piece.peak_gradients,
-                    at_loss=placed.role == "head",
+                    at_loss=placed.role in LOSS_ROLES,
                 )
             )
     return made
 
 
 def _name(placed: Placed) -> str:
-    if placed.role == "layer":
+    if placed.role in ("layer", "further"):
         return "layer_recompute" if placed.checkpointed else "layer_backward"
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
@@ -176,7 +178,7 @@ def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed
             n_in_flight=in_flight - 1,
         )
         for p in whole
-        if in_flight > 1 and p.role != "head"
+        if in_flight > 1 and p.role not in LOSS_ROLES
     ]
     return total("activations", leaves)
 

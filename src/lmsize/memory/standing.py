@@ -35,6 +35,7 @@ HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
 LARGE = 32 * MIB  # from Hopper on, and what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
+ROUTED = 4 + 1  # a weight in fp32 and a byte of the mask
 N_THREADS = 2  # the forward's and autograd's, each with a handle of its own
 N_STREAMS = 4  # that grouped products run on
 N_OVERLAPS = 3  # streams of products that overlap with gathers (cpp_extensions/gemm.py there)
@@ -69,6 +70,17 @@ def score_bytes(*, n_pairs: Any, n_heads: Any, bytes_per_number: Any) -> Any:
     Valid for: layers of Megatron's own, `n_heads` those of a rank.
     """
     return n_pairs * n_heads * bytes_per_number
+
+
+@formula(source=MEGATRON)
+def routing_bytes(*, n_layers: Any, n_tokens: Any, n_experts: Any, bytes_per_number: Any) -> Any:
+    """Bytes of the weights and the mask of all experts that each layer's dispatcher names.
+
+    Assumes: ``self.probs`` in fp32 and ``self.routing_map`` of core/transformer/moe/token_dispatcher.py,
+    of the last micro-batch that passed.
+    Valid for: layers with experts.
+    """
+    return n_layers * n_tokens * n_experts * bytes_per_number
 
 
 @formula(source=DUMMIES)
@@ -183,6 +195,13 @@ def standing_term(
     shared = list(_shared(libraries, stage, layout, shape))
     if shared:  # one storage for all, of the largest that was asked for
         parts.append(maximum("GlobalMemoryBuffer", shared))
+    parts += [
+        routing_bytes.term(
+            f"routing, {part.n_experts} experts", n_layers=run.n_layers, n_experts=part.n_experts,
+            n_tokens=shape.n_stream_tokens, bytes_per_number=ROUTED,
+        )
+        for _, run in stage.runs for part in run.block.parts if isinstance(part, Experts)
+    ]  # fmt: skip
     if stage.index > 0 and n_micro > 1:
         parts.append(buffer("gradient sent to the stage before", shape.n_stream_tokens))
     if switches.gradient_fusion and switches.transformer_impl != "local":

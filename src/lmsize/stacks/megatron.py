@@ -13,6 +13,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import transformers
+from lmsize.stacks.further import with_further
 from lmsize.stacks.megatron_experts import mixture
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
@@ -145,4 +146,7 @@ STYLE = Style(
 @cache
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
-    return replace(STYLE, loss=partial(loss, kind=switches.cross_entropy))
+    return replace(
+        STYLE, loss=partial(loss, kind=switches.cross_entropy),
+        built=partial(with_further, n_layers=switches.mtp_layers or 0),
+    )  # fmt: skip

@@ -15,6 +15,7 @@ BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
 DISPATCHERS = ("alltoall", "allgather", "flex")
+SCORES = ("softmax", "pre-softmax", "sigmoid")
 MODULES = (
     "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
 )  # fmt: skip
@@ -30,6 +31,11 @@ class Switches:
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
         dispatcher: how tokens get to their experts.
+        router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
+        router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
+        aux_loss: a loss for balance takes scores of all experts.
+        capacity_factor: of an expert's even share of the tokens, where more are dropped.
+        pads_to_capacity: every expert gets as many rows.
         recompute_modules: what selective recomputation runs again, in order of name.
         deterministic: cuBLAS gets the workspace that makes it so.
         cublas_workspace_kib: what ``CUBLAS_WORKSPACE_CONFIG`` adds up to (``:4096:8`` to 32768).
@@ -45,14 +51,13 @@ class Switches:
         fp8_recipe: how tensors are scaled where products run in 8 bits (``nvfp4``: in 4).
         fp8_param_gather: weights are held in 8 bits alone.
         bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
+        mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
         microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
-        overlaps_experts: tokens travel to their experts while another micro-batch computes, which
-            runs ahead for it.
         deferred_head: gradients of the output layer's weight wait for the end of the step, of the
             first `deferral_limit` micro-batches; None for all.
     """
@@ -61,6 +66,12 @@ class Switches:
     cross_entropy: str = "eager"
     transformer_impl: str = "transformer_engine"
     dispatcher: str = "alltoall"
+    router_score: str = "softmax"
+    router_fusion: bool = False
+    permute_fusion: bool = False
+    aux_loss: bool = True
+    capacity_factor: float | None = None
+    pads_to_capacity: bool = False
     recompute_modules: tuple[str, ...] = ("core_attn",)
     deterministic: bool = False
     gradient_fusion: bool = True
@@ -79,7 +90,6 @@ class Switches:
     softmax_fusion: bool = True
     fp32_softmax: bool = False
     microbatch_group: int | None = None
-    overlaps_experts: bool = False
     deferred_head: bool = False
     deferral_limit: int | None = None
     tp_comm_overlap: bool = False
@@ -87,6 +97,7 @@ class Switches:
     fp8_param_gather: bool = False
     bf16_first_layers: int | None = None
     bf16_last_layers: int | None = None
+    mtp_layers: int | None = None
     stage_layers: tuple[int, ...] = ()
 
     @property
@@ -104,13 +115,13 @@ class Switches:
 
     def schedule(self, vp: int) -> Schedule:
         """The order of micro-batches on stages of `vp` parts."""
-        return Schedule(vp, self.microbatch_group, int(self.overlaps_experts))
+        return Schedule(vp, self.microbatch_group)
 
 
 USUAL = Switches()
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES,
+    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
 }  # fmt: skip
 FLAGS = (
     "deterministic",
@@ -123,18 +134,22 @@ FLAGS = (
     "account_for_loss",
     "softmax_fusion",
     "fp32_softmax",
-    "overlaps_experts",
     "deferred_head",
     "fp8_param_gather",
     "tp_comm_overlap",
+    "router_fusion",
+    "permute_fusion",
+    "aux_loss",
+    "pads_to_capacity",
 )
 COUNTS = (
     "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
     "decoder_seq_length", "cublas_workspace_kib", "microbatch_group", "deferral_limit",
-    "bf16_first_layers", "bf16_last_layers",
+    "bf16_first_layers", "bf16_last_layers", "mtp_layers",
 )  # fmt: skip
-KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
+KEYS = (*CHOICES, "recompute_modules", "stage_layers", "capacity_factor", *COUNTS, *FLAGS)
 MOST = 100_000
+FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
 WHAT = "--stack-options"
 
@@ -162,6 +177,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
         for name in names:
             _check(f"{WHAT} {key}", name, MODULES)
         return key, names
+    if key == "capacity_factor" and FACTOR.fullmatch(value) and float(value) > 0:
+        return key, float(value)
     if key in COUNTS and value.isdigit() and 0 < int(value[:6]) < MOST:
         return key, int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):

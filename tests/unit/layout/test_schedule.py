@@ -47,19 +47,19 @@ def most_alive(parts: list[int], runs: Iterator[tuple[str, int, int]], *, meant:
 
 @given(
     n_stages=st.integers(2, 6), vp=st.integers(2, 4), rounds=st.integers(1, 5), data=st.data(),
-    ahead=st.integers(0, 1), in_last=st.booleans(),
+    in_last=st.booleans(),
 )  # fmt: skip
 def test_parts_in_flight_are_those_of_the_schedule(
-    n_stages: int, vp: int, rounds: int, data: st.DataObject, ahead: int, in_last: bool
+    n_stages: int, vp: int, rounds: int, data: st.DataObject, in_last: bool
 ) -> None:
     index = data.draw(st.integers(0, n_stages - 1))
     group = n_stages + data.draw(st.integers(0, 3))
     parts = data.draw(st.lists(st.integers(0, 3), min_size=vp, max_size=vp).filter(any))
     n_micro = group * rounds
-    n_warmup = 2 * (n_stages - index - 1) + (vp - 1) * group + ahead
+    n_warmup = 2 * (n_stages - index - 1) + (vp - 1) * group
     runs = events(vp=vp, group=group, n_warmup=n_warmup, n_micro=n_micro)
     meant = vp - 1 if in_last and len(set(parts)) > 1 else None
-    kept = Schedule(vp, group, ahead).in_flight(
+    kept = Schedule(vp, group).in_flight(
         index=index, n_stages=n_stages, n_micro=n_micro, parts=parts, in_last=in_last
     )
     assert kept * sum(parts) == pytest.approx(most_alive(parts, runs, meant=meant))
