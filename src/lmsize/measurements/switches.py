@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from lmsize.measurements.cells import count, is_set
+from lmsize.measurements.cells import count, is_set, number
 from lmsize.measurements.draft import Draft
 from lmsize.stacks.few_bits import RECIPES
-from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
+from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
@@ -72,12 +72,26 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     for key, switch in COUNTS.items():
         if n := count(extra, key):
             yield f"{switch}={n}"
+    yield from _of_optimizer(extra)
     yield from _of_few_bits(extra)
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
     for key, switch in FLAGS.items():
         if is_set(extra, key):
             yield switch
+
+
+def _of_optimizer(extra: Mapping[str, str]) -> Iterator[str]:
+    if is_set(extra, "use_precision_aware_optimizer"):
+        yield "precision-aware"
+        if extra.get("main_grads_dtype", "") == "bf16":
+            yield "grad-reduce-in-bf16"
+        for name in ("exp_avg_dtype", "exp_avg_sq_dtype"):
+            if extra.get(name, "") in STATE_TYPES:
+                yield f"{name.replace('_', '-')}={extra[name]}"
+    if is_set(extra, "optimizer_cpu_offload"):
+        share = number(extra, "optimizer_offload_fraction")
+        yield f"optimizer-offload={1 if share is None else min(share, 1):g}"
 
 
 def _of_few_bits(extra: Mapping[str, str]) -> Iterator[str]:
@@ -115,5 +129,8 @@ def _of_recompute(extra: Mapping[str, str]) -> Iterator[str]:
     if modules:
         yield f"recompute-modules={'+'.join(modules)}"
     layers = extra.get("recompute_num_layers", "")
-    if extra.get("recompute_method") == "block" and layers.isdigit():
-        yield f"recompute-layers={layers}"
+    name = {"block": "recompute-layers", "uniform": "recompute-chunk"}.get(
+        extra.get("recompute_method", "")
+    )
+    if name and layers.isdigit() and int(layers) > 0:
+        yield f"{name}={layers}"

@@ -19,7 +19,7 @@ from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Setting, Style
 from lmsize.stacks.switches import USUAL, Switches
-from lmsize.tape.pieces import Piece, piece
+from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
 
 STYLES: dict[str, Style] = {
@@ -142,8 +142,24 @@ def placed_blocks(
                 budget -= n
             n_further += block.role == "further"
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
-            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
+            together = (setting.switches.recompute_chunk or 1) if again else 1
+            for count, each in _chunks(n, together):
+                label = (
+                    f"{count} x {block.name}" if each == 1 else f"{count} x {each} {block.name}s"
+                )
+                yield Placed(
+                    label, block.role, count, chained(made, each), ask.checkpointed, each * kept
+                )
             left, first = left - n, False
+
+
+def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
+    """How many times so many layers run again together; the last ones may be fewer."""
+    whole, rest = divmod(n_layers, together)
+    if whole:
+        yield whole, together
+    if rest:
+        yield 1, rest
 
 
 def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:

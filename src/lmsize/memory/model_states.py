@@ -8,7 +8,7 @@ from typing import Any
 
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
-from lmsize.memory.optimizer_states import StateTypes, optimizer_states
+from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 
@@ -30,8 +30,9 @@ def held_throughout(
     held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
         held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=3))
-    if recipe.main_weights and not frozen:
-        held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
+    if setup.main_weights and not frozen and setup.optimizer_share:
+        kind, share = setup.main_weights, setup.optimizer_share
+        held.append(_stored("main_weights", trained, setup, kind, zero_stage=1, share=share))
     if setup.sums_in_fp32 and not frozen:
         held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
     if setup.has_buckets:
@@ -93,6 +94,8 @@ def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term
         setup.precision,
         setup.recipe.adapters if frozen else setup.recipe.states,
         setup.recipe.adapters if frozen else setup.recipe.weights,
+        {"exp_avg": setup.switches.exp_avg_dtype, "exp_avg_sq": setup.switches.exp_avg_sq_dtype},
+        setup.optimizer_share,
     )
     return optimizer_states(
         "optimizer_states", trained, setup.optimizer, types, fallback=setup.fallback,
@@ -121,14 +124,18 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
 
 
 def _stored(
-    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int
-) -> Term:
+    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int,
+    share: float = 1.0,
+) -> Term:  # fmt: skip
     """Trainable (or all, if none is trained) tensors in one type, a leaf a group."""
     sums: dict[tuple[str, bool], int] = defaultdict(int)
     for stored in tensors:
         if stored.trainable:
             sums[stored.group, stored.is_expert] += stored.n_params
     return total(label, [
-        storage(group, n, setup.precision(dtype), n_shards=setup.shards(zero_stage, expert=expert))
+        storage(
+            group, part_of(n, share), setup.precision(dtype),
+            n_shards=setup.shards(zero_stage, expert=expert),
+        )
         for (group, expert), n in sums.items()
     ])  # fmt: skip

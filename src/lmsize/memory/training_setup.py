@@ -77,6 +77,17 @@ class TrainingSetup:
             stores_weights=self.switches.fp8_param_gather,
         )  # fmt: skip
 
+    @property
+    def main_weights(self) -> str | None:
+        """The type of the optimizer's own copy of the weights; None for none."""
+        is_rest = self.switches.precision_aware and not self.switches.fp8_param_gather
+        return self.recipe.weights if is_rest else self.recipe.main_weights
+
+    @property
+    def optimizer_share(self) -> float:
+        """What of the optimizer's copies and states lies on the accelerator."""
+        return 1 - self.switches.optimizer_offload
+
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what `stage` divides."""
         whole = self.layout.shards(stage, expert=expert)

@@ -15,6 +15,7 @@ BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
 DISPATCHERS = ("alltoall", "allgather", "flex")
+STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
 SCORES = ("softmax", "pre-softmax", "sigmoid")
 MODULES = (
     "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
@@ -43,7 +44,11 @@ class Switches:
         rope_fusion: rotary positions by one kernel.
         grouped_gemm: one product for all experts of a rank, on streams of its own.
         grad_reduce_in_bf16: main gradients are in the type of the weights.
+        precision_aware: the optimizer keeps, instead of a full copy of 16-bit weights, the 16 bits
+            that they lack; `exp_avg_dtype` and `exp_avg_sq_dtype` are its states' types.
+        optimizer_offload: share of its copies and states that lies on the host.
         recompute_layers: of each part of a stage, under full recomputation by block; None for all.
+        recompute_chunk: layers that run again together, under full recomputation.
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
         first_stage_layers, last_stage_layers: where the ends have fewer; with `account_for_embedding`
             and `account_for_loss` these take the place of a layer.
@@ -79,7 +84,12 @@ class Switches:
     grouped_gemm: bool = True
     dataloader_mask: bool = True
     grad_reduce_in_bf16: bool = False
+    precision_aware: bool = False
+    exp_avg_dtype: str = ""
+    exp_avg_sq_dtype: str = ""
+    optimizer_offload: float = 0.0
     recompute_layers: int | None = None
+    recompute_chunk: int | None = None
     optimizer_instances: int = 1
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
@@ -122,6 +132,7 @@ USUAL = Switches()
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
     "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
+    "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (
     "deterministic",
@@ -130,6 +141,7 @@ FLAGS = (
     "grouped_gemm",
     "dataloader_mask",
     "grad_reduce_in_bf16",
+    "precision_aware",
     "account_for_embedding",
     "account_for_loss",
     "softmax_fusion",
@@ -143,11 +155,12 @@ FLAGS = (
     "pads_to_capacity",
 )
 COUNTS = (
-    "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
+    "recompute_layers", "recompute_chunk", "optimizer_instances", "first_stage_layers", "last_stage_layers",
     "decoder_seq_length", "cublas_workspace_kib", "microbatch_group", "deferral_limit",
     "bf16_first_layers", "bf16_last_layers", "mtp_layers",
 )  # fmt: skip
-KEYS = (*CHOICES, "recompute_modules", "stage_layers", "capacity_factor", *COUNTS, *FLAGS)
+FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
+KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
@@ -177,7 +190,7 @@ def _one(key: str, value: str) -> tuple[str, Any]:
         for name in names:
             _check(f"{WHAT} {key}", name, MODULES)
         return key, names
-    if key == "capacity_factor" and FACTOR.fullmatch(value) and float(value) > 0:
+    if key in FACTORS and FACTOR.fullmatch(value) and 0 < float(value) <= FACTORS[key]:
         return key, float(value)
     if key in COUNTS and value.isdigit() and 0 < int(value[:6]) < MOST:
         return key, int(value[:6])

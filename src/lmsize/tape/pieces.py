@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmsize.numbers import chosen, larger
@@ -22,6 +22,7 @@ class Piece:
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
+        again: what it keeps once it has run again, for the backward of a block before it.
     """
 
     saved: Any
@@ -32,6 +33,18 @@ class Piece:
     peak_gradients: Any
     gradients: Any
     output: Any
+    again: Any = 0
+
+
+def chained(one: Piece, n: int) -> Piece:
+    """`n` equal blocks that run again together: they keep the input of the first."""
+    if n == 1:
+        return one
+    more = (n - 1) * one.again
+    return replace(
+        one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
+        gradients=n * one.gradients,
+    )  # fmt: skip
 
 
 def piece(
@@ -67,7 +80,7 @@ def piece(
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
-        gradients=back.gradients, output=output,
+        gradients=back.gradients, output=output, again=through.saved,
     )  # fmt: skip
 
 
