@@ -10,19 +10,20 @@ from dataclasses import dataclass
 class Schedule:
     """One-forward-one-backward; interleaved where a stage's layers fall into several parts.
 
-    Where experts' communication overlaps (``--overlap-moe-expert-parallel-comm``) one more pass runs
-    ahead, but its layers take turns with those of the backward, so that no more are kept.
-
     The order is that of Megatron's ``get_schedule_table`` and ``get_pp_rank_microbatches``
     (core/pipeline_parallel/schedules.py).
 
     Attributes:
         vp: parts of each stage.
+        overlaps: a forward and a backward take turns layer by layer, so that a layer more is kept
+            than where one comes after the other (``--overlap-moe-expert-parallel-comm``; one more
+            pass runs ahead there, and is undone while the next one runs).
         group: micro-batches that a part takes before the next one's turn; None for one a stage.
     """
 
     vp: int = 1
     group: int | None = None
+    overlaps: bool = False
 
     def n_warmup(self, *, index: int, n_stages: int, n_micro: int) -> int:
         """Passes of a part that a stage runs before its first backward is followed by a forward."""

@@ -40,10 +40,17 @@ class Stage:
     ) -> float:
         """Micro-batches whose activations it keeps at once (while the loss is taken): parts count."""
         is_even = self.split.is_even or schedule.vp == 1
-        return schedule.in_flight(
+        kept = schedule.in_flight(
             index=self.index, n_stages=self.n_stages, n_micro=n_micro,
             parts=() if is_even else self._parts(schedule.vp), in_last=at_loss,
         )  # fmt: skip
+        takes_turns = schedule.overlaps and not at_loss and n_micro > 1
+        return kept + 1 / max(1, self.n_layers) if takes_turns else kept
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of all its parts together."""
+        return sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))
 
     def _parts(self, vp: int) -> tuple[int, ...]:
         """Layers of each part of an uneven stage."""
@@ -51,8 +58,7 @@ class Stage:
             return self.split.parts[self.index :: self.n_stages]
         has_embedding = self.split.embedding and self.index == 0
         has_loss = self.split.loss and self.index == self.n_stages - 1
-        n_layers = sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))
-        parts = [(n_layers + has_embedding + has_loss) // vp] * vp
+        parts = [(self.n_layers + has_embedding + has_loss) // vp] * vp
         parts[0] -= has_embedding
         parts[-1] -= has_loss
         return tuple(parts)

@@ -22,6 +22,10 @@ COUNTS = {
     "microbatch_group_size_per_virtual_pipeline_stage": "microbatch-group",
     "wgrad_deferral_limit": "deferral-limit", "mtp_num_layers": "mtp-layers",
 }  # fmt: skip
+BF16_ENDS = {
+    "num_layers_at_start_in_bf16": "bf16-first-layers",
+    "num_layers_at_end_in_bf16": "bf16-last-layers",
+}
 FLAGS = {
     "account_for_embedding_in_pipeline_split": "account-for-embedding",
     "account_for_loss_in_pipeline_split": "account-for-loss",
@@ -31,6 +35,7 @@ FLAGS = {
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
     "no_masked_softmax_fusion": "no-softmax-fusion",
     "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
+    "overlap_moe_expert_parallel_comm": "overlaps-experts",
     "moe_router_fusion": "router-fusion", "moe_permute_fusion": "permute-fusion",
     "moe_pad_expert_input_to_capacity": "pads-to-capacity",
     "defer_embedding_wgrad_compute": "deferred-head", "tp_comm_overlap": "tp-comm-overlap",
@@ -101,8 +106,10 @@ def _of_few_bits(extra: Mapping[str, str]) -> Iterator[str]:
     if is_set(extra, "fp8_param_gather") or is_set(extra, "fp8_param"):
         yield "fp8-param-gather"
     if is_set(extra, "first_last_layers_bf16"):
-        yield f"bf16-first-layers={count(extra, 'num_layers_at_start_in_bf16') or 1}"
-        yield f"bf16-last-layers={count(extra, 'num_layers_at_end_in_bf16') or 1}"
+        for key, name in BF16_ENDS.items():
+            n = number(extra, key)
+            if n != 0:
+                yield f"{name}={1 if n is None else int(n)}"
 
 
 def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:

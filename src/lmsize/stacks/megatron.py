@@ -21,10 +21,21 @@ from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
+OF_HEADS = ("q_layernorm", "k_layernorm", "q_norm", "k_norm", "query_layernorm", "key_layernorm")
+
+
+def is_part(x: Tensor) -> bool:
+    """Whether it is a view of a part of a larger tensor."""
+    return x.numel is not x.base.numel
 
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
-    """The fused norm saves its input and a deviation (LayerNorm: and a mean) a row."""
+    """The fused norm saves its input and a deviation (LayerNorm: and a mean) a row.
+
+    Heads that are a part of what queries, keys and values were projected to are copied for it.
+    """
+    if is_part(x) and part.name.rpartition(".")[2].startswith(OF_HEADS):
+        x = ops.copy(program, x, name=f"{x.name} heads")
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     made = Tensor("norm", x.numel, x.itemsize, made_from=(x,))
     rows = [Tensor("row deviations", n_rows, FP32)]
@@ -57,7 +68,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         return out
     if setting.switches.attention_backend == "flash":  # its kernels want sequences outermost
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
-    elif setting.conduct.rotary:
+    elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
     out = ops.fused_attention(
         program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads

@@ -63,6 +63,7 @@ class Switches:
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
         microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
+        overlaps_experts: tokens travel to their experts while another micro-batch computes.
         deferred_head: gradients of the output layer's weight wait for the end of the step, of the
             first `deferral_limit` micro-batches; None for all.
     """
@@ -100,6 +101,7 @@ class Switches:
     softmax_fusion: bool = True
     fp32_softmax: bool = False
     microbatch_group: int | None = None
+    overlaps_experts: bool = False
     deferred_head: bool = False
     deferral_limit: int | None = None
     tp_comm_overlap: bool = False
@@ -125,7 +127,7 @@ class Switches:
 
     def schedule(self, vp: int) -> Schedule:
         """The order of micro-batches on stages of `vp` parts."""
-        return Schedule(vp, self.microbatch_group)
+        return Schedule(vp, self.microbatch_group, self.overlaps_experts)
 
 
 USUAL = Switches()
@@ -146,6 +148,7 @@ FLAGS = (
     "account_for_loss",
     "softmax_fusion",
     "fp32_softmax",
+    "overlaps_experts",
     "deferred_head",
     "fp8_param_gather",
     "tp_comm_overlap",
