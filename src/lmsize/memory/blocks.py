@@ -9,7 +9,7 @@ from typing import Any
 
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
-from lmsize.model.parts import AttentionCore, Linear
+from lmsize.model.parts import AttentionCore, Experts, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
@@ -163,13 +163,18 @@ def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
 
 
 def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:
-    """By tower and block: the rank of each adapted linear."""
+    """By tower and block: the rank of each adapted linear and bank of experts."""
     found: dict[tuple[str, str], tuple[tuple[str, int], ...]] = {}
     for tower, run in adapters.runs() if adapters else ():
-        found[tower.name, run.block.name] = tuple(
+        linears = tuple(
             (part.name.removesuffix(".lora_A"), part.n_out)
             for part in run.block.parts
             if isinstance(part, Linear) and part.name.endswith(".lora_A")
+        )
+        banks = [part for part in run.block.parts if isinstance(part, Experts)]
+        found[tower.name, run.block.name] = (
+            *linears,
+            *((bank.name, bank.matrices[0][2]) for bank in banks),
         )
     return found
 

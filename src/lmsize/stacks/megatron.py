@@ -15,7 +15,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import transformers
 from lmsize.stacks.further import with_further
 from lmsize.stacks.megatron_experts import mixture
-from lmsize.stacks.setting import QKV, Setting, Style, parameter
+from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Program, Tensor
@@ -149,7 +149,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 STYLE = Style(
     norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, recomputes_modules=True, fuses_weight_gradients=True,
-    fuses_matrices=True,
+    fuses_matrices=True, adapting=Adapting(itemsize=None, casts=False),
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
 

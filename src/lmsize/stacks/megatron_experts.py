@@ -118,6 +118,28 @@ def _product(
 ) -> Tensor:
     name, n_in, n_out = matrix
     weight = parameter(program, f"{bank.name}.{name}", bank.n_experts * n_in * n_out, setting)
-    return ops.grouped_linear(
+    made = ops.grouped_linear(
         program, x, weight, n_in=n_in, n_out=n_out, name=name, casts=setting.casts
     )
+    rank = setting.rank(bank.name)
+    return (
+        made
+        if rank is None
+        else _adapted(program, x, made, matrix, bank, rank=rank, setting=setting)
+    )
+
+
+def _adapted(
+    program: Program, x: Tensor, base: Tensor, matrix: tuple[str, int, int], bank: Experts, *,
+    rank: int, setting: Setting,
+) -> Tensor:  # fmt: skip
+    """Every expert's own adapter beside its matrix."""
+    _, n_in, n_out = matrix
+    itemsize = setting.adapting.itemsize or setting.weight_itemsize
+    down, up = (
+        program.parameter(name, bank.n_experts * numel, itemsize, trained=True)
+        for name, numel in (("lora_A", n_in * rank), ("lora_B", rank * n_out))
+    )
+    inner = ops.grouped_linear(program, x, down, n_in=n_in, n_out=rank, name="lora_A")
+    outer = ops.grouped_linear(program, inner, up, n_in=rank, n_out=n_out, name="lora_B")
+    return ops.add(program, base, ops.pointwise(program, outer, name="scaled"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsize.layout.schedule import Schedule
@@ -45,6 +45,7 @@ def most_alive(parts: list[int], runs: Iterator[tuple[str, int, int]], *, meant:
     return most
 
 
+@settings(deadline=None)
 @given(
     n_stages=st.integers(2, 6), vp=st.integers(2, 4), rounds=st.integers(1, 5), data=st.data(),
     in_last=st.booleans(),
@@ -65,6 +66,7 @@ def test_parts_in_flight_are_those_of_the_schedule(
     assert kept * sum(parts) == pytest.approx(most_alive(parts, runs, meant=meant))
 
 
+@settings(deadline=None)
 @given(n_stages=st.integers(1, 8), n_micro=st.integers(1, 30), data=st.data())
 def test_a_plain_pipeline_keeps_one_for_each_stage_after(
     n_stages: int, n_micro: int, data: st.DataObject

@@ -143,3 +143,13 @@ def test_layers_in_8_bits_save_casts() -> None:
         MIXTURE, replace(FUSED, casts=Casts(1.0, shares_inputs=True))
     )
     assert experts == T * H + 2 * T * (H + F)  # qkv's input; rows sent and weighted activations
+
+
+def test_adapted_experts_save_their_rows() -> None:
+    rank = 8
+    plain = replace(FUSED, trains_base=False)
+    adapted = replace(plain, ranks=(("mlp.experts", rank),))
+    rows = 2 * T  # each token twice
+    inner = rows * rank * 2
+    # what both matrices read, and what is between the two of each adapter
+    assert saved(MIXTURE, adapted) - saved(MIXTURE, plain) == 2 * rows * (H + F) + 2 * inner
