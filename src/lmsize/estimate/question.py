@@ -16,7 +16,7 @@ from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
-from lmsize.stacks.switches import Switches, read_switches
+from lmsize.stacks.switches import USUAL, Switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
@@ -113,7 +113,9 @@ def training_question(
         LayoutError: an illegal layout.
     """
     filled, stated = with_defaults(spec, max_positions=model.max_positions)
-    model = as_built(filled.stack or "", model)
+    is_megatron = filled.stack == "megatron"
+    switches = read_switches(filled.stack_options) if is_megatron else USUAL
+    model = as_built(filled.stack or "", model, switches)
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
     setup = _setup(model, filled, catalogue, accelerator=row)

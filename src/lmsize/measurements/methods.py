@@ -7,6 +7,7 @@ from lmsize.measurements.draft import Draft
 from lmsize.measurements.targets import lora_targets
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
+from lmsize.model.parts import Experts
 from lmsize.model.spec import ModelSpec
 
 METHODS = {"full": "full", "lora": "lora", "qlora": "qlora", "dora": "lora", "rslora": "lora",
@@ -64,6 +65,12 @@ def _read_adapters(draft: Draft, model: ModelSpec) -> None:
         draft.options["lora_targets"] = targets
     elif cell:
         draft.assume("row-targets", f"targets {cell!r} are not known: every linear is adapted")
+    has_experts = any(
+        isinstance(part, Experts) for _, run in model.runs() for part in run.block.parts
+    )
+    adapts_all = draft.options.get("lora_targets", "all-linear") == "all-linear"
+    if draft.options["stack"] == "megatron" and has_experts and adapts_all:
+        draft.options["lora_experts"] = True  # experts' products are linears of its own there
 
 
 def _method_in_label(label: str) -> str:

@@ -26,7 +26,8 @@ from lmsize.measurements.words import read
 from lmsize.memory.blocks import as_built
 from lmsize.model.spec import ModelSpec
 
-OFFLOADS = ("optimizer_cpu_offload", "fine_grained_activation_offloading", "cpu_offloading")
+OPTIMIZER_OFFLOAD = "optimizer_cpu_offload"
+OFFLOADS = (OPTIMIZER_OFFLOAD, "fine_grained_activation_offloading", "cpu_offloading")
 ON_HOST = ("unsloth",)  # stacks whose checkpoints wait on the host
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
@@ -167,8 +168,13 @@ def _refuse_offload(draft: Draft) -> None:
     meaning = read("offload", cell).meaning if cell else "none"
     if meaning == "activations" and draft.options["stack"] in ON_HOST:
         meaning = "none"  # as the stack does it
+    is_switch = draft.options["stack"] == "megatron" and is_set(draft.extra, OPTIMIZER_OFFLOAD)
+    if meaning == "optimizer" and is_switch:
+        meaning = "none"  # told by the stack's switches
     if meaning is None or meaning != "none":
         raise UnmodelledError(f"offload {cell!r} is not modelled")
     shard = draft.row.get("sharding", "").lower()
-    if "offload" in shard or any(is_set(draft.extra, key) for key in OFFLOADS):
+    if "offload" in shard or any(
+        is_set(draft.extra, key) for key in OFFLOADS if not (is_switch and key == OPTIMIZER_OFFLOAD)
+    ):
         raise UnmodelledError("offload to the host is not modelled")

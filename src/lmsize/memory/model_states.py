@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
-from lmsize.memory.optimizer_states import StateTypes, optimizer_states
+from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 
@@ -20,16 +21,22 @@ FUSED_STEPS = (
 
 def held_throughout(
     setup: TrainingSetup, base: list[Stored], adapters: list[Stored], trained: list[Stored], *,
-    frozen: bool,
+    frozen: bool, uncast: Iterable[Stored] = (),
 ) -> list[Term]:  # fmt: skip
-    """Weights, and copies of weights and gradients, that are there throughout the step."""
+    """Weights, and copies of weights and gradients, that are there throughout the step.
+
+    Args:
+        uncast: of the layers whose products are not in few bits, if others' are.
+    """
     recipe = setup.recipe
-    held = [_weights(setup, base)]
+    n_uncast = sum(s.n_params for s in uncast if s.is_linear)
+    held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
         stage = setup.weights_stage
         held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
-    if recipe.main_weights and not frozen:
-        held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
+    if setup.main_weights and not frozen and setup.optimizer_share:
+        kind, share = setup.main_weights, setup.optimizer_share
+        held.append(_stored("main_weights", trained, setup, kind, zero_stage=1, share=share))
     if setup.sums_in_fp32 and not frozen:
         held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
     if setup.has_buckets:
@@ -74,23 +81,31 @@ def gradients(
     return _stored("gradients", trained, setup, kind, zero_stage=stage)
 
 
-def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
-    """The base model: quantised linears, the rest in the recipe's type."""
+def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) -> Term:
+    """The base model: quantised linears, the rest in the recipe's type; casts that stay."""
+    casts = setup.casts
     sums: dict[tuple[str, bool, bool], int] = defaultdict(int)
+    in_few_bits = casts is not None and casts.stores_weights
     for stored in tensors:
         quantised = setup.quant is not None and stored.is_linear
-        sums[stored.group, quantised, stored.is_expert] += stored.n_params
+        if not (in_few_bits and stored.is_linear):
+            sums[stored.group, quantised, stored.is_expert] += stored.n_params
+    if in_few_bits and n_uncast:
+        sums["linears of the first and last layers", False, False] += n_uncast
     rest = setup.precision(setup.recipe.unquantised if setup.quant else setup.recipe.weights)
+    n_cast = sum(s.n_params for s in tensors if s.is_linear) - n_uncast
     parts = []
     for (group, quantised, expert), n in sums.items():
         kind = setup.quant if quantised and setup.quant else rest
         label = f"{group} ({kind.name})" if setup.quant else group
         n_shards = setup.shards(setup.weights_stage, expert=expert)
         parts.append(storage(label, n, kind, n_shards=n_shards))
-    if not setup.quant:
-        n_linear = sum(s.n_params for s in tensors if s.is_linear)
+    if casts is not None and casts.keeps_weights:
+        label = f"linears cast to {casts.weights}, {casts.n_copies} each"
+        parts.append(storage(label, casts.n_copies * n_cast, setup.precision(casts.weights)))
+    elif not setup.quant:
         parts += [
-            storage(f"linears cached in {name}", n_linear, setup.precision(name))
+            storage(f"linears cached in {name}", n_cast, setup.precision(name))
             for name in setup.recipe.cached_weights
         ]
     return total("weights", parts)
@@ -101,6 +116,8 @@ def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term
         setup.precision,
         setup.recipe.adapters if frozen else setup.recipe.states,
         setup.recipe.adapters if frozen else setup.recipe.weights,
+        {"exp_avg": setup.switches.exp_avg_dtype, "exp_avg_sq": setup.switches.exp_avg_sq_dtype},
+        setup.optimizer_share,
     )
     return optimizer_states(
         "optimizer_states", trained, setup.optimizer, types, fallback=setup.fallback,
@@ -129,14 +146,18 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
 
 
 def _stored(
-    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int
-) -> Term:
+    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int,
+    share: float = 1.0,
+) -> Term:  # fmt: skip
     """Trainable (or all, if none is trained) tensors in one type, a leaf a group."""
     sums: dict[tuple[str, bool], int] = defaultdict(int)
     for stored in tensors:
         if stored.trainable:
             sums[stored.group, stored.is_expert] += stored.n_params
     return total(label, [
-        storage(group, n, setup.precision(dtype), n_shards=setup.shards(zero_stage, expert=expert))
+        storage(
+            group, part_of(n, share), setup.precision(dtype),
+            n_shards=setup.shards(zero_stage, expert=expert),
+        )
         for (group, expert), n in sums.items()
     ])  # fmt: skip

@@ -22,6 +22,8 @@ FSDP = Source(
     "https://github.com/pytorch/pytorch",
 )  # fmt: skip
 
+LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
+
 
 @formula(source=AUTOGRAD)
 def kept_bytes(*, n_layers: Any, layer_bytes: Any, n_in_flight: Any) -> Any:
@@ -78,6 +80,7 @@ class Moment:
         at: which of the stage's blocks runs; of its layers `n_before` come before the one that
             does, and `n_after` after it.
         around: what it needs of other ranks, or for them: (what, bytes).
+        at_loss: whether the running block is one that takes a loss.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Moment:
     n_before: int = 0
     n_after: int = 0
     around: tuple[tuple[str, Any], ...] = ()
+    at_loss: bool = False
 
     @property
     def is_backward(self) -> bool:
@@ -117,9 +121,9 @@ def moments(blocks: Sequence[Placed], *, sharing: Sharing | None = None) -> list
             the last may hold more than those.
     """
     every: Iterable[Moment] = (*_forwards(blocks), *_backwards(blocks, inner=sharing is not None))
-    found: dict[str, list[Moment]] = {}
+    found: dict[tuple[str, bool], list[Moment]] = {}
     for moment in every if sharing is None else sharing(every, blocks):
-        found.setdefault(moment.name, []).append(moment)
+        found.setdefault((moment.name, moment.at_loss), []).append(moment)
     return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
 
 
@@ -132,10 +136,11 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
+        loss = placed.role in LOSS_ROLES
         made.append(
             Moment(
                 "forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held,
-                at=at, n_before=before,
+                at=at, n_before=before, at_loss=loss,
             )
         )  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
@@ -165,13 +170,14 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
                     at=at,
                     n_before=n_left,
                     n_after=n_done,
+                    at_loss=placed.role in LOSS_ROLES,
                 )
             )
     return made
 
 
 def _name(placed: Placed) -> str:
-    if placed.role == "layer":
+    if placed.role in ("layer", "further"):
         return "layer_recompute" if placed.checkpointed else "layer_backward"
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
@@ -206,7 +212,7 @@ def activations_term(
             n_in_flight=in_flight - 1,
         )
         for p in whole
-        if in_flight > 1 and p.role != "head"
+        if in_flight > 1 and p.role not in LOSS_ROLES
     ]
     if not (isinstance(waiting, int) and waiting == 0):
         leaves.append(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lmsize.catalogue import Optimizer, Precision, StateRule
 from lmsize.formula import Term, total
@@ -23,11 +24,15 @@ class StateTypes:
     Attributes:
         precision: name -> number type.
         state: the recipe's state type; `weights` that of the weights.
+        named: types of single states, by their names, where they are said.
+        share: of the states that lies on the accelerator.
     """
 
     precision: Callable[[str], Precision]
     state: str
     weights: str
+    named: Mapping[str, str] = field(default_factory=dict)
+    share: float = 1.0
 
     def of(self, dtype: str) -> Precision:
         """The number type of a rule; ``int8-block256`` is int8 with an fp32 scale for each 256."""
@@ -109,6 +114,11 @@ def _states(optimizer: Optimizer, stored: Stored) -> Iterator[tuple[str, str, in
             yield rule.name, dtype, numel * stored.n_tensors
 
 
+def part_of(numel: Any, share: float) -> Any:
+    """So much of a number of numbers, rounded up; all of it as it is."""
+    return numel if share == 1 else int(-(-numel * share // 1))
+
+
 def optimizer_states(
     label: str, tensors: Iterable[Stored], optimizer: Optimizer, types: StateTypes,
     *, fallback: Optimizer | None, n_shards: int, n_expert_shards: int,
@@ -120,7 +130,8 @@ def optimizer_states(
             continue
         acting = optimizer if fallback is None or handles(optimizer, stored) else fallback
         for name, dtype, numel in _states(acting, stored):
-            sums[name, dtype, stored.is_expert] += numel
+            kind = types.named.get(name) or dtype
+            sums[name, kind, stored.is_expert] += part_of(numel, types.share)
     parts = [
         storage(
             f"{name} ({types.of(dtype).name}{', experts' if expert else ''})",

@@ -7,6 +7,7 @@ from functools import partial, reduce
 from typing import Any
 
 from lmsize.formula import Term, given, highest, maximum, total
+from lmsize.layout.ends import ends
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
@@ -27,7 +28,7 @@ from lmsize.memory.moments import (
     moments,
     passing_term,
 )
-from lmsize.memory.standing import Libraries, Shape, standing_term
+from lmsize.memory.stack_buffers import deferred, standing
 from lmsize.memory.step_segments import has_flat_steps, step_segments
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
@@ -35,7 +36,6 @@ from lmsize.memory.unit_moments import gathered_at_once, in_streams, with_units
 from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div, larger
-from lmsize.stacks.fused_shapes import fused_shapes
 from lmsize.stacks.setting import Setting
 
 STEP = "optimizer_step"
@@ -59,7 +59,8 @@ def training_segments(setup: TrainingSetup) -> Term | None:
     The fullest forward or backward, and segments that nothing else can use: those of the step's flat
     tensors (DeepSpeed), those of other streams (FSDP2).
     """
-    if (setup.is_in_units or setup.stays_whole) and setup.adapters is None:
+    shares = setup.is_taped and (setup.is_in_units or setup.stays_whole)
+    if shares and setup.adapters is None:
         return highest("segments", [_by_streams(setup, stage) for stage in _meant(setup)])
     if not has_flat_steps(setup):
         return None
@@ -112,8 +113,10 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     base = _parts(setup, stage, trainable=not frozen)
     adapters = _parts(setup, adapter_stage, trainable=True) if adapter_stage else []
     trained = adapters if frozen else base
-    held = held_throughout(setup, base, adapters, trained, frozen=frozen)
-    held += _standing(setup, stage)
+    uncast = ends(stage, **setup.switches.bf16_ends) if setup.casts else None
+    plain = stored_parts(uncast, setup.layout, trainable=True) if uncast else ()
+    held = held_throughout(setup, base, adapters, trained, frozen=frozen, uncast=plain)
+    held += standing(setup, stage)
     graded = [*flattened(base), *adapters] if frozen and setup.flattens else trained
     freed = setup.optimizer.gradient_is_freed
     own = [] if freed else [gradients(setup, graded)]
@@ -130,8 +133,9 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
-    in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
-    waiting = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
+    schedule = setup.switches.schedule(setup.layout.vp)
+    outputs = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
+    waiting = deferred(setup, stage)
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing)
@@ -140,10 +144,11 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
             *gathered_weights(setup, base), *(own if setup.accumulates else []),
             gradients_term(moment),
         ]  # fmt: skip
-        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
+        in_flight = stage.n_in_flight(setup.batch.n_micro, schedule, at_loss=moment.at_loss)
+        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=outputs)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
-        made.append(total(moment.name, [*held, *grown, *after, activations, passing]))
+        made.append(total(moment.name, [*held, *grown, *after, *waiting, activations, passing]))
     return [*made, step]
 
 
@@ -162,25 +167,6 @@ def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Store
     if not setup.is_in_units:
         return list(found)
     return [padded(stored, setup.shards(2, expert=stored.is_expert)) for stored in found]
-
-
-def _standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """Workspaces and buffers that a stack keeps."""
-    if setup.recipe.stack != "megatron":
-        return []
-    batch, layout = setup.batch, setup.layout
-    n_tokens = ceil_div(batch.micro_batch * batch.seq_len, layout.cp)
-    shards = layout.tp if layout.sequence_parallel else 1
-    shape = Shape(
-        n_tokens, ceil_div(n_tokens, shards), n_tokens * batch.seq_len, setup.model.width,
-        setup.precision(setup.recipe.weights).bits / 8,
-    )  # fmt: skip
-    libraries = Libraries(setup.capability, setup.switches)
-    one = layout.inside_replica()
-    shapes = {found for _, run in stage.runs for found in fused_shapes(run.block, one)}
-    return [
-        standing_term(libraries, stage, layout, shape, n_micro=batch.n_micro, shapes=shapes)
-    ]  # fmt: skip
 
 
 def _inputs(setup: TrainingSetup) -> Term:
@@ -206,7 +192,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         autocast=compute if casts and (gathered or compute < weights) else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
-        quant_itemsize=compute, switches=setup.switches, loss=setup.loss,
+        quant_itemsize=compute, switches=setup.switches, loss=setup.loss, casts=setup.casts,
         casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip

@@ -10,7 +10,9 @@ from lmsize.layout.degrees import Layout
 from lmsize.memory.blocks import covers
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
+from lmsize.stacks.few_bits import transformer_engine
 from lmsize.stacks.switches import USUAL, Switches
+from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
 FSDP2 = ("transformers", "torchtitan")  # stacks whose ranks share by it at stages 2 and 3
@@ -65,6 +67,27 @@ class TrainingSetup:
     def is_taped(self) -> bool:
         """Whether the stack's own programs give the activations, rather than a textbook formula."""
         return covers(self.recipe.stack, self.model, self.attention)
+
+    @property
+    def casts(self) -> Casts | None:
+        """How products in few bits keep their operands, where the stack's way is known."""
+        if self.recipe.stack != "megatron" or self.recipe.compute != "fp8":
+            return None
+        return transformer_engine(
+            self.switches.fp8_recipe, capability=self.capability,
+            stores_weights=self.switches.fp8_param_gather,
+        )  # fmt: skip
+
+    @property
+    def main_weights(self) -> str | None:
+        """The type of the optimizer's own copy of the weights; None for none."""
+        is_rest = self.switches.precision_aware and not self.switches.fp8_param_gather
+        return self.recipe.weights if is_rest else self.recipe.main_weights
+
+    @property
+    def optimizer_share(self) -> float:
+        """What of the optimizer's copies and states lies on the accelerator."""
+        return 1 - self.switches.optimizer_offload
 
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what `stage` divides."""

@@ -81,15 +81,20 @@ def _looked_up(
 
 def head_program(
     block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
-    upcasts: bool, is_read: bool = False,
+    upcasts: bool, is_read: bool = False, n_further: int = 0,
 ) -> Program:  # fmt: skip
     """The last norm, the projections and the loss of every token.
 
     Args:
         is_read: the output is not a loss but what a decoder reads, until it is undone.
+        n_further: streams of further tokens that come beside, whose losses are taken first.
     """
     program = new_program(setting, style)
-    x = program.input("stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad)
+    one = setting.n_stream_tokens * width
+    x = program.input("stream", one * (1 + n_further), itemsize, needs_grad=needs_grad)
+    if n_further:
+        x, *others = ops.split(program, x, (one,) * (1 + n_further))
+        _further_losses(program, others, block, setting, style, upcasts=upcasts)
     last: Linear | None = None
     outputs = x  # of the model below the head, which names them until the loss is taken
     for part in block.parts:
@@ -113,15 +118,40 @@ def head_program(
     elif last is None:
         x = ops.mean(program, x, numel=1)
     else:
-        if setting.conduct.final_softcap:
-            x = ops.pointwise(program, x, name="over cap")
-            x = ops.pointwise(program, x, name="tanh", saves="output")
-            x = ops.pointwise(program, x, name="times cap")
-        logits = x
-        x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
-        program.hold(logits, outputs)
+        x = _whole_loss(program, x, setting, style, upcasts=upcasts)
+        program.hold(outputs)
     program.outputs.append(x)
     return program
+
+
+def _whole_loss(
+    program: Program, logits: Tensor, setting: Setting, style: Style, *, upcasts: bool
+) -> Tensor:
+    """The stack's own loss of all logits, capped where the model caps them."""
+    x = logits
+    if setting.conduct.final_softcap:
+        x = ops.pointwise(program, x, name="over cap")
+        x = ops.pointwise(program, x, name="tanh", saves="output")
+        x = logits = ops.pointwise(program, x, name="times cap")
+    x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
+    program.hold(logits)
+    return x
+
+
+def _further_losses(
+    program: Program, streams: list[Tensor], block: Block, setting: Setting, style: Style, *,
+    upcasts: bool,
+) -> None:  # fmt: skip
+    """A loss for each stream of further tokens, by the same projection."""
+    output = [p for p in block.parts if isinstance(p, Linear) and p.per_token >= 1][-1]
+    local = local_linear(output, setting.layout)
+    for stream in streams:
+        if setting.loss:
+            made = LOSSES[setting.loss](program, stream, local, setting, upcasts)
+        else:
+            logits = applied(program, stream, local, setting)
+            made = _whole_loss(program, logits, setting, style, upcasts=upcasts)
+        program.outputs.append(made)
 
 
 def _is_output(part: Linear, block: Block) -> bool:

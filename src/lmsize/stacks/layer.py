@@ -43,7 +43,7 @@ def layer_program(
         stream = _parallel(program, stream, branches, setting, style)
     else:
         for branch in branches:
-            stream = _residual(program, stream, branch, setting, style)
+            stream = residual(program, stream, branch, setting, style)
     program.hold(given)  # the loop over the layers still names it
     program.outputs.append(stream)
     return program
@@ -65,9 +65,10 @@ def _is_parallel(branches: list[Section], setting: Setting) -> bool:
     return setting.conduct.parallel or (branches[1].before is None and branches[0].after is None)
 
 
-def _residual(
+def residual(
     program: Program, stream: Tensor, branch: Section, setting: Setting, style: Style
 ) -> Tensor:
+    """One branch of a layer, added to the stream."""
     x = stream
     start = len(program.ops)
     if branch.before is not None:

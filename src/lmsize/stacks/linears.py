@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import Linear
@@ -21,6 +23,14 @@ def applied(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Te
     return adapted(program, x, base, linear, rank=rank, setting=setting)
 
 
+def as_one(linears: Sequence[Linear], setting: Setting) -> Linear:
+    """Matrices that read the same input as one product; with one adapter, if any of them has one."""
+    named = next((part for part in linears if setting.rank(part.name) is not None), linears[0])
+    return replace(
+        named, n_out=sum(part.n_out for part in linears), bias=any(part.bias for part in linears)
+    )
+
+
 def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tensor:
     """The product with the base's own weight, in full or in few bits."""
     n_weights = linear.n_in * linear.n_out
@@ -33,6 +43,7 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
         program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name,
         gathers=setting.sequence_shards if linear.split == "column" else 1,
         scatters=setting.sequence_shards if linear.split == "row" else 1,
+        casts=setting.casts if linear.adaptable else None,
     )  # fmt: skip
     return left(program, made, linear, setting)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmsize.layout.degrees import Layout
@@ -12,6 +12,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
 from lmsize.stacks.switches import USUAL, Switches
+from lmsize.tape.casts import Casts
 from lmsize.tape.program import Program, Tensor
 
 ONE = Layout()
@@ -64,6 +65,7 @@ class Setting:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
+        casts: how hidden linears cast their operands to few bits; None where they do not.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
@@ -87,6 +89,12 @@ class Setting:
     casts_inputs: bool = False
     spreads: bool = False
     loss: str = ""
+    casts: Casts | None = None
+
+    @property
+    def of_shared(self) -> Setting:
+        """For linears whose input something else saves."""
+        return replace(self, casts=self.casts.of_shared) if self.casts is not None else self
 
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
@@ -128,6 +136,7 @@ class Style:
         gated: an activation times its gate in one operation; None where they are two.
         mixture: routed and shared experts; None for those of transformers.
         fuses_weight_gradients: whether products add to the main gradients themselves.
+        fuses_matrices: whether queries, keys and values, gate and up are one matrix each.
         is_compiled: whether a compiler computes cheap tensors again rather than save them.
         recomputes_modules: whether selective recomputation goes by modules.
         upcasts: whether a model's loss takes logits to fp32.
@@ -150,6 +159,7 @@ class Style:
     gated: Callable[[Program, Tensor, Tensor, str], Tensor] | None = None
     mixture: Callable[..., Tensor] | None = None
     fuses_weight_gradients: bool = False
+    fuses_matrices: bool = False
     is_compiled: bool = False
     recomputes_modules: bool = False
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lmsize.tape.casts import Casts, both, operands, record_cast
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
@@ -49,13 +50,14 @@ def raised(program: Program, x: Tensor) -> Tensor:
 
 def linear(
     program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, bias: Tensor | None = None,
-    name: str = "", gathers: Any = 1, scatters: Any = 1,
+    name: str = "", gathers: Any = 1, scatters: Any = 1, casts: Casts | None = None,
 ) -> Tensor:  # fmt: skip
     """A matrix product: saves its input for the weight, and its weight for the input.
 
     Args:
         gathers: ranks whose tokens it gathers for the product, and again for its backward.
         scatters: ranks over which its summed output is divided.
+        casts: how operands are cast to fewer bits for it; None where they are not.
     """
     x, weight = lowered(program, x), lowered(program, weight)
     if bias is not None:
@@ -63,14 +65,22 @@ def linear(
     whole_in = x.n_bytes * gathers if _is_spread(gathers) else 0
     made = Tensor(name or weight.name, x.numel * gathers // n_in * n_out // scatters, x.itemsize)
     whole_out = made.n_bytes * scatters if _is_spread(scatters) else 0
-    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
     gradients = [Gradient(bias)] if bias is not None else []
     reads = [x, weight] if bias is None else [bias, x, weight]
+    if casts is not None:
+        few = operands(casts, x, made.numel * scatters, n_ranks=gathers)
+        gradients += [
+            Gradient(x, scratch_bytes=whole_in + few.backward_bytes),
+            Gradient(weight, scratch_bytes=few.backward_bytes),
+        ]
+        return record_cast(
+            program, "linear", reads, made, gradients=gradients, few=few, forward_bytes=whole_out
+        )
     # Added to the main gradients, the weight's product comes last and still needs what was gathered.
     held = whole_in + whole_out if program.fuses_weight_gradients else 0
+    gradients += [Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)]
     return program.record(
-        "linear", reads, made, saves=saves,
-        gradients=[*gradients, Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)],
+        "linear", reads, made, saves=both(x, weight), gradients=gradients,
         forward_bytes=whole_in + whole_out, backward_bytes=whole_in + whole_out,
     )  # fmt: skip
 
@@ -80,13 +90,18 @@ def _is_spread(n_ranks: Any) -> bool:
 
 
 def grouped_linear(
-    program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, name: str = ""
-) -> Tensor:
+    program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, name: str = "",
+    casts: Casts | None = None,
+) -> Tensor:  # fmt: skip
     """A product for each group of rows with a matrix of its own; saves what a linear saves."""
     made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
-    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
+    gradients = [Gradient(x), Gradient(weight)]
+    if casts is not None:
+        few = operands(casts, x, made.numel, n_ranks=1)
+        held = [Gradient(g.to, scratch_bytes=few.backward_bytes) for g in gradients]
+        return record_cast(program, "grouped_linear", [x, weight], made, gradients=held, few=few)
     return program.record(
-        "grouped_linear", [x, weight], made, saves=saves, gradients=[Gradient(x), Gradient(weight)]
+        "grouped_linear", [x, weight], made, saves=both(x, weight), gradients=gradients
     )
 
 
@@ -94,8 +109,9 @@ def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = ""
     """A product of two activations."""
     a, b = lowered(program, a), lowered(program, b)
     made = Tensor(name, numel, a.itemsize)
-    saves = ([a] if b.needs_grad else []) + ([b] if a.needs_grad else [])
-    return program.record("matmul", [a, b], made, saves=saves, gradients=[Gradient(a), Gradient(b)])
+    return program.record(
+        "matmul", [a, b], made, saves=both(a, b), gradients=[Gradient(a), Gradient(b)]
+    )
 
 
 def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
@@ -116,12 +132,11 @@ def mul(
     """
     itemsize = max(a.itemsize, b.itemsize)
     made = Tensor(name, b.numel if small is a else a.numel, itemsize, made_from=(a, b))
-    saves = ([a] if b.needs_grad else []) + ([b] if a.needs_grad else [])
     gradients = [
         Gradient(x, scratch_bytes=made.n_bytes if x is small or x.itemsize != itemsize else 0)
         for x in (a, b)
     ]
-    return program.record("mul", [a, b], made, saves=saves, gradients=gradients)
+    return program.record("mul", [a, b], made, saves=both(a, b), gradients=gradients)
 
 
 def pointwise(program: Program, x: Tensor, *, name: str, saves: str = "nothing") -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -24,6 +24,7 @@ class Piece:
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
         largest: the largest tensor that it makes.
+        again: what it keeps once it has run again, for the backward of a block before it.
     """
 
     saved: Any
@@ -35,6 +36,18 @@ class Piece:
     gradients: Any
     output: Any
     largest: Any = 0
+    again: Any = 0
+
+
+def chained(one: Piece, n: int) -> Piece:
+    """`n` equal blocks that run again together: they keep the input of the first."""
+    if n == 1:
+        return one
+    more = (n - 1) * one.again
+    return replace(
+        one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
+        gradients=n * one.gradients,
+    )  # fmt: skip
 
 
 def piece(
@@ -72,6 +85,7 @@ def piece(
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output, largest=largest_tensor(program),
+        again=through.saved,
     )  # fmt: skip
 
 
