@@ -93,6 +93,7 @@ TRAINING = (
         help="The stack's own switches, e.g. attention-backend=flash,no-gradient-fusion.",
     ),
     option("--loss", metavar="KIND", help="plain, chunked, liger or cut (the stack's own)."),
+    option("--lengths", metavar="KIND", help="equal, or varied: --seq-len is the longest (equal)."),
     option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (

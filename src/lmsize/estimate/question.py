@@ -144,7 +144,7 @@ def _setup(
         fallback=_fallback(optimizer, catalogue),
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
-        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
+        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage, lengths=spec.lengths,
         switches=_switches(spec, capability), capability=capability,
         loss="" if spec.loss == OWN_STYLE_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip

@@ -28,6 +28,7 @@ from lmsize.model.spec import ModelSpec
 
 OFFLOADS = ("optimizer_cpu_offload", "fine_grained_activation_offloading", "cpu_offloading")
 ON_HOST = ("unsloth",)  # stacks whose checkpoints wait on the host
+LONGEST = re.compile(r"\blongest \w+ sample\b", re.IGNORECASE)
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
 )
@@ -72,6 +73,8 @@ def question(row: Mapping[str, str]) -> Question:
     read_numbers(draft)
     _kernels(draft)
     read_switches(draft)
+    if is_set(draft.extra, "use_liger_kernel"):
+        draft.options["loss"] = "liger"
     _refuse_offload(draft)
     model = _with_dropout(model, draft)
     name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")
@@ -95,6 +98,8 @@ def _batch(draft: Draft) -> None:
     seq_len = count(row, "seq_len")
     if seq_len:
         draft.options["seq_len"] = seq_len
+    if LONGEST.search(row.get("notes", "")):
+        draft.options["lengths"] = "varied"
     o = draft.options
     dp = o["accelerators"] // (o.get("tp", 1) * o.get("pp", 1) * o.get("cp", 1))
     micro, accum, whole = (count(row, c) for c in ("micro_batch", "grad_accum", "global_batch"))

@@ -59,6 +59,9 @@ def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -
     return n_micro_batches * n_tokens * 2 * bytes_per_number
 
 
+Kept = tuple[tuple[str, int, Any], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """An instant at which memory may peak.
@@ -72,8 +75,8 @@ class Moment:
 
     name: str
     where: str
-    kept: tuple[tuple[str, int, Any], ...]
-    undone: tuple[tuple[str, int, Any], ...]
+    kept: Kept
+    undone: Kept
     peak_bytes: Any
     saved_bytes: Any
     gradient_bytes: Any = 0
@@ -91,16 +94,23 @@ class Moment:
         return kept + made + self.cached_bytes + self.peak_bytes
 
 
-def moments(blocks: Sequence[Placed]) -> list[Moment]:
-    """The fullest instants: of the forward, of the loss, of the backward of layers and its end."""
+def moments(blocks: Sequence[Placed], *, alike: bool = True) -> list[Moment]:
+    """The fullest instants: of the forward, of the loss, of the backward of layers and its end.
+
+    Args:
+        alike: the micro-batch before was as large as this one.
+    """
     found: dict[str, list[Moment]] = {}
-    for moment in (*_forwards(blocks), *_backwards(blocks)):
+    for moment in (*_forwards(blocks, _clinging(blocks) if alike else ()), *_backwards(blocks)):
         found.setdefault(moment.name, []).append(moment)
-    return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
+    return [m for named in found.values() for m in undominated(named, key=lambda m: m.n_bytes)]
 
 
-def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
-    """The last layer of each run, when all before it are kept."""
+def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
+    """The last layer of each run, when all before it are kept.
+
+    Until the model returns, what the graph of the micro-batch before holds is there too: `old`.
+    """
     made: list[Moment] = []
     kept: list[tuple[str, int, Any]] = []
     cached: Any = 0
@@ -108,9 +118,11 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
-        made.append(
-            Moment("forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held)
-        )
+        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        made += [
+            Moment("forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held)
+            for stuck, peak in peaks
+        ]
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
     return made
@@ -121,15 +133,17 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
+        kept += _clinging(blocks[at + 1 :])
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
         for n_done in sorted({0, placed.n_layers - 1}):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
+            here = [*_clinging([placed], n_done), (placed.label, n_left, piece.saved)]
             made.append(
                 Moment(
                     _name(placed),
                     placed.label,
-                    (*kept, (placed.label, n_left, piece.saved)),
+                    (*kept, *here),
                     (*undone, (placed.label, n_done, placed.gradients)),
                     piece.backward_peak,
                     piece.peak_saved,
@@ -137,6 +151,25 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                 )
             )
     return made
+
+
+def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
+    """What the nodes of blocks that are undone hold on to, as long as the graph is there."""
+    return tuple(
+        (f"{p.label}, held by the graph", n, p.piece.clinging)
+        for p in blocks
+        if p.piece.clings and (n := p.n_layers if n_layers is None else n_layers)
+    )
+
+
+def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
+    """The same once all are undone, as at the optimizer's step."""
+    kept = _clinging(blocks)
+    leaves = [
+        kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
+        for label, n, each in kept
+    ]
+    return [total("activations", leaves)] if leaves else []
 
 
 def _name(placed: Placed) -> str:

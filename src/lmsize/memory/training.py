@@ -17,6 +17,7 @@ from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.moments import (
     activations_term,
     gradients_term,
+    held_by_graph,
     input_bytes,
     moments,
     passing_term,
@@ -48,6 +49,7 @@ class TrainingSetup:
         switches: of the stack; `capability` the compute capability of the accelerator.
         pipeline_stage: whose peak is meant: ``worst``, ``first`` or ``last``.
         loss: how the loss is taken, if not as the stack does.
+        lengths: ``equal``, or ``varied`` where the batch's length is the longest, met once.
     """
 
     model: ModelSpec
@@ -65,6 +67,7 @@ class TrainingSetup:
     switches: Switches = USUAL
     capability: int = HOPPER
     loss: str = ""
+    lengths: str = "equal"
 
     @property
     def has_buckets(self) -> bool:
@@ -171,16 +174,18 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     reduced = [] if freed else [_gradients(setup, graded, zero_stage=2)]
     gathers = [] if setup.flattens else _gathers(setup, stage)
     after = [_states(setup, trained, frozen=frozen), _inputs(setup)]
+    blocks = tuple(_blocks(setup, stage)) if setup.is_taped else ()
     step = total("optimizer_step", [
-        *held, *reduced, *after, *_main_gradients(setup, trained), *_step_copies(setup, trained)
+        *held, *reduced, *after, *_main_gradients(setup, trained), *held_by_graph(blocks),
+        *_step_copies(setup, trained),
     ])  # fmt: skip
     if not setup.is_taped:
         whole = [*held, *gradients, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
-    blocks = tuple(_blocks(setup, stage))
     in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
     made = []
-    for moment in with_joins(moments(blocks)) if setup.flattens else moments(blocks):
+    found = moments(blocks, alike=setup.lengths == "equal")
+    for moment in with_joins(found) if setup.flattens else found:
         grown = [*(gradients if setup.accumulates else []), gradients_term(moment)]
         activations = activations_term(moment, in_flight=in_flight, whole=blocks)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers

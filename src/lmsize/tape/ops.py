@@ -252,14 +252,14 @@ def quantised_linear(
     """A product with a frozen weight of few bits, dequantised whole for it, forward and backward.
 
     Args:
-        keeps_input: it saves its input too, which no backward reads.
+        keeps_input: its node holds its input too, as an attribute which no backward reads.
         n_copies: of the whole weight: two where it is dequantised in one type and cast to another.
     """
     made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
     whole = n_copies * Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
     return program.record(
         "quantised_linear", [x], made, saves=[x] if keeps_input else [],
-        gradients=[Gradient(x, scratch_bytes=whole)], forward_bytes=whole,
+        gradients=[Gradient(x, scratch_bytes=whole)], forward_bytes=whole, clings=True,
     )  # fmt: skip
 
 

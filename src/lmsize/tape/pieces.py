@@ -22,6 +22,9 @@ class Piece:
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
+        returned_peak: the most its forward holds until the model returns.
+        clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
+            whether anything does.
     """
 
     saved: Any
@@ -32,6 +35,9 @@ class Piece:
     peak_gradients: Any
     gradients: Any
     output: Any
+    returned_peak: Any
+    clinging: Any = 0
+    clings: bool = False
 
 
 def piece(
@@ -56,6 +62,8 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
+            returned_peak=through.returned_peak, clinging=through.clinging,
+            clings=any(op.clings for op in program.ops),
         )  # fmt: skip
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
@@ -67,7 +75,7 @@ def piece(
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
-        gradients=back.gradients, output=output,
+        gradients=back.gradients, output=output, returned_peak=once.returned_peak,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ ATTENTION = ("eager", "sdpa", "flash")
 LOSSES = ("plain", "chunked", "liger", "cut")
 OWN_LOSSES = {"litgpt": "chunked", "unsloth": "cut"}  # by stack; the others' is plain
 OWN_STYLE_LOSSES = {"litgpt": "chunked"}  # those that a stack's style writes in a way of its own
+LENGTHS = ("equal", "varied")
 PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
@@ -40,6 +41,7 @@ class TrainSpec:
         vp: pieces that a pipeline's rank holds of the model (an interleaved schedule).
         stack_options: the stack's own switches, as ``name=value,no-name``.
         loss: how the loss is taken from the last hidden stream (:data:`LOSSES`).
+        lengths: of micro-batches: ``equal`` to seq_len, or ``varied``, of which it is the longest.
         pipeline_stage: whose memory is told: the ``worst`` stage's, the ``first``'s or the ``last``'s.
     """
 
@@ -73,6 +75,7 @@ class TrainSpec:
     stack: str | None = None
     stack_options: str | None = None
     loss: str | None = None
+    lengths: str = "equal"
     pipeline_stage: str = "worst"
     mfu: float | None = None
 
@@ -136,6 +139,7 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--recompute", str(spec.recompute), RECOMPUTE)
     check_choice("--attention", str(spec.attention), ATTENTION)
     check_choice("--loss", str(spec.loss), LOSSES)
+    check_choice("--lengths", spec.lengths, LENGTHS)
     check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
     if spec.method == "full":
         for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):

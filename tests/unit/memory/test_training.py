@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import lmsize
+from lmsize.estimate.answer import Memory
 
 N = 8_030_261_248  # llama-3.1-8b
 G = 41_943_040  # its adapters at rank 16, all linears
@@ -160,3 +161,24 @@ def test_bf16_under_deepspeed_adds_gradients_up_in_fp32() -> None:
     assert "main_gradients" not in components(
         stack="deepspeed", precision="bf16", accelerators=4, zero=2
     )
+
+
+def test_the_graph_of_the_micro_batch_before_holds_inputs_of_few_bit_products() -> None:
+    """bitsandbytes before 0.44 under litgpt: x of qkv, of the output and of the MLP, and its product."""
+    options = {
+        "method": "qlora", "stack": "litgpt", "precision": "bf16", "lora_targets": "q_proj,v_proj",
+        "micro_batch": 2, "seq_len": 512,
+    }  # fmt: skip
+    equal = lmsize.train("llama-2-7b", **options).memory
+    a_layer = 2 * 512 * (6 * 4096 + 2 * 11_008)
+    assert (
+        held_by_graph(equal) == 32 * a_layer - 2 * 512 * 2 * 4096
+    )  # no gradient reaches the first qkv
+    assert not held_by_graph(lmsize.train("llama-2-7b", lengths="varied", **options).memory)
+    assert not held_by_graph(lmsize.train("llama-2-7b", **{**options, "stack": "unsloth"}).memory)
+
+
+def held_by_graph(memory: Memory) -> float:
+    assert memory.tree is not None
+    found = memory.tree.winner.walk()
+    return sum(term.value for term in found if term.label.endswith("layer, held by the graph"))
