@@ -65,6 +65,7 @@ STEP = (
     click.option(
         "--lora-experts", is_flag=True, default=None, help="Adapters on routed experts as well."
     ),
+    option("--modules-to-save", metavar="NAMES", help="Modules trained whole beside the adapters."),
     option(
         "--precision", metavar="TYPE", help="fp32, tf32, amp-fp16, amp-bf16, bf16, fp16 or fp8."
     ),

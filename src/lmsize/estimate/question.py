@@ -135,6 +135,7 @@ def _setup(
             rank=spec.lora_rank or 1,
             targets=spec.lora_targets or "",
             experts=spec.lora_experts,
+            saved=spec.modules_to_save or "",
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
     capability = _capability(accelerator)

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.shares import Stage
-from lmsize.model.parts import AttentionCore, Linear
+from lmsize.model.adapted import SAVED
+from lmsize.model.parts import AttentionCore, Embedding, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
@@ -94,7 +95,7 @@ def placed_blocks(
             soon as they are made; None where they stay as they are.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
-    ranks = _ranks(adapters)
+    ranks, saved = _ranks(adapters), _saved(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     for tower, run in stage.ordered:
@@ -104,8 +105,9 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
-        )
+            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting,
+            saved=saved,
+        )  # fmt: skip
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
@@ -137,6 +139,16 @@ def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str,
             if isinstance(part, Linear) and part.name.endswith(".lora_A")
         )
     return found
+
+
+def _saved(adapters: ModelSpec | None) -> tuple[str, ...]:
+    """Modules of the base that are trained whole."""
+    return tuple(
+        part.name.removesuffix(SAVED)
+        for _, run in (adapters.runs() if adapters else ())
+        for part in run.block.parts
+        if isinstance(part, Linear | Embedding) and part.name.endswith(SAVED)
+    )
 
 
 def _is_tied(model: ModelSpec) -> bool:

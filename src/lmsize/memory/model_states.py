@@ -59,7 +59,7 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
     for stored in tensors:
         quantised = setup.quant is not None and stored.is_linear
         sums[stored.group, quantised, stored.is_expert] += stored.n_params
-    rest = setup.precision(setup.recipe.unquantised if setup.quant else setup.recipe.weights)
+    rest = setup.precision(setup.base_type)
     parts = []
     for (group, quantised, expert), n in sums.items():
         kind = setup.quant if quantised and setup.quant else rest
@@ -75,46 +75,67 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
 
 
 def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term:
-    types = StateTypes(
-        setup.precision,
-        setup.recipe.adapters if frozen else setup.recipe.states,
-        setup.recipe.adapters if frozen else setup.recipe.weights,
-    )
-    return optimizer_states(
-        "optimizer_states", trained, setup.optimizer, types, fallback=setup.fallback,
-        n_shards=setup.shards(1), n_expert_shards=setup.shards(1, expert=True),
-    )  # fmt: skip
+    recipe = setup.recipe
+    kinds = (recipe.states, recipe.weights)
+    if frozen:
+        kinds = (recipe.adapters, recipe.adapters)
+    whole = [stored for stored in trained if stored.is_whole]
+    own = [stored for stored in trained if not stored.is_whole]
+    found = [
+        optimizer_states(
+            "optimizer_states", tensors, setup.optimizer, StateTypes(setup.precision, *types),
+            fallback=setup.fallback, n_shards=setup.shards(1),
+            n_expert_shards=setup.shards(1, expert=True),
+        )
+        for tensors, types in ((own, kinds), (whole, (setup.base_type, setup.base_type)))
+    ]  # fmt: skip
+    return total("optimizer_states", [leaf for term in found for leaf in term.children])
 
 
 def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """Temporaries of the optimizer's own arithmetic."""
     optimizer = setup.optimizer
     trainable = [s for s in trained if s.trainable]
-    state = setup.precision(setup.recipe.adapters if setup.adapters else setup.recipe.states)
-    n_shards = setup.shards(1)
+    state = setup.recipe.adapters if setup.adapters else setup.recipe.states
     usual = optimizer.default_implementation
     kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
-    if kind == "foreach":
-        copies, numel = optimizer.foreach_copies or 0, sum(s.n_params for s in trainable)
-    elif kind == "fused":
-        copies, numel = optimizer.fused_copies or 0, sum(s.n_params for s in trainable)
-    else:
-        copies, numel = optimizer.loop_copies or 0, max((s.numel for s in trainable), default=0)
+    copies = {
+        "foreach": optimizer.foreach_copies, "fused": optimizer.fused_copies
+    }.get(kind, optimizer.loop_copies)  # fmt: skip
     if not copies:
         return []
     label = f"{kind} step, {copies:g} copies"
-    return [total("temporaries", [storage(label, round(copies * numel), state, n_shards=n_shards)])]
+    leaves = []
+    for dtype, tensors in _by_type(setup, trainable, state):
+        at_once = [s.n_params for s in tensors] if kind in ("foreach", "fused") else []
+        numel = sum(at_once) or max((s.numel for s in tensors), default=0)
+        copied = storage(
+            label, round(copies * numel), setup.precision(dtype), n_shards=setup.shards(1)
+        )
+        leaves.append(copied)
+    return [total("temporaries", leaves)]
+
+
+def _by_type(
+    setup: TrainingSetup, tensors: Iterable[Stored], dtype: str
+) -> list[tuple[str, list[Stored]]]:
+    """Tensors by their number type: whole modules of the base have its own."""
+    sums: dict[str, list[Stored]] = {}
+    for stored in tensors:
+        sums.setdefault(setup.base_type if stored.is_whole else dtype, []).append(stored)
+    return list(sums.items())
 
 
 def _stored(
     label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int
 ) -> Term:
     """Trainable (or all, if none is trained) tensors in one type, a leaf a group."""
-    sums: dict[tuple[str, bool], int] = defaultdict(int)
-    for stored in tensors:
-        if stored.trainable:
+    leaves = []
+    for kind, alike in _by_type(setup, (s for s in tensors if s.trainable), dtype):
+        sums: dict[tuple[str, bool], int] = defaultdict(int)
+        for stored in alike:
             sums[stored.group, stored.is_expert] += stored.n_params
-    return total(label, [
-        storage(group, n, setup.precision(dtype), n_shards=setup.shards(zero_stage, expert=expert))
-        for (group, expert), n in sums.items()
-    ])  # fmt: skip
+        for (group, expert), n in sums.items():
+            n_shards = setup.shards(zero_stage, expert=expert)
+            leaves.append(storage(group, n, setup.precision(kind), n_shards=n_shards))
+    return total(label, leaves)

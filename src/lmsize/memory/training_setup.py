@@ -50,6 +50,11 @@ class TrainingSetup:
     lengths: str = "equal"
 
     @property
+    def base_type(self) -> str:
+        """The number type of what is not quantised of the base."""
+        return self.recipe.unquantised if self.quant else self.recipe.weights
+
+    @property
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0

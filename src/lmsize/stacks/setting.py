@@ -53,6 +53,7 @@ class Setting:
         attention: ``eager``, ``sdpa`` or ``flash``.
         trains_base: False where only adapters are trained.
         ranks: LoRA rank of each adapted linear, by its name in the block.
+        saved: names of modules that are trained whole though the base is frozen.
         head_dim: width of what rotary positions turn.
         inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
             frozen, as checkpointing of a model with adapters has it.
@@ -72,6 +73,7 @@ class Setting:
     attention: str = "sdpa"
     trains_base: bool = True
     ranks: tuple[tuple[str, int], ...] = ()
+    saved: tuple[str, ...] = ()
     quantised: bool = False
     n_keys: Any = None
     head_dim: int = 0
@@ -86,6 +88,10 @@ class Setting:
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
         return next((rank for adapted, rank in self.ranks if adapted == name), None)
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the base gets a gradient."""
+        return self.trains_base or name in self.saved
 
     def runs_again(self, module: str) -> bool:
         """Whether selective recomputation, under Megatron, takes in a module."""
@@ -165,8 +171,8 @@ def parameter(
 ) -> Tensor:
     """A parameter of the base model, trained or not; a tied one waits for its other gradient."""
     return program.parameter(
-        name, numel, setting.weight_itemsize, trained=setting.trains_base,
-        kind="waiting" if tied else "parameter",
+        name, numel, setting.weight_itemsize, trained=setting.trains(name),
+        kind="waiting" if tied and name not in setting.saved else "parameter",
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class TrainSpec:
         accelerators: how many accelerators (``-n``).
         lora_targets: ``attention``, ``all-linear`` or module names, comma-separated.
         lora_experts: whether routed experts get adapters as well.
+        modules_to_save: modules that are trained whole beside the adapters, comma-separated.
         quant: precision in which the frozen base is stored.
         grad_accum: micro-batches that one rank runs for a step.
         global_batch: sequences a step over all ranks.
@@ -52,6 +53,7 @@ class TrainSpec:
     lora_rank: int | None = None
     lora_targets: str | None = None
     lora_experts: bool = False
+    modules_to_save: str | None = None
     micro_batch: int | None = None
     global_batch: int | None = None
     grad_accum: int | None = None
@@ -142,7 +144,7 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--lengths", spec.lengths, LENGTHS)
     check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
     if spec.method == "full":
-        for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):
+        for name in ("quant", "lora_rank", "lora_targets", "lora_experts", "modules_to_save"):
             if getattr(spec, name) not in (None, False):
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(option, getattr(spec, name), "no value with --method full")

@@ -198,3 +198,17 @@ def test_nine_in_ten_of_the_good_rows_are_modelled() -> None:
                 except UnmodelledError:
                     outcome[False] += 1
         assert outcome[True] >= 0.9 * outcome.total(), (name, outcome)
+
+
+def test_modules_trained_whole_are_read_beside_the_targets() -> None:
+    cells = {
+        "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",
+        "lora_targets": "q,v + wte,lm_head trained",
+    }  # fmt: skip
+    assert option("lora_targets", **cells) == "self_attn.q_proj,self_attn.v_proj"
+    assert option("modules_to_save", **cells) == "embed_tokens,lm_head"
+
+
+def test_the_longest_sample_of_the_data_is_met_once() -> None:
+    assert option("lengths", notes="seq_len = longest Alpaca sample, run first") == "varied"
+    assert option("loss", extra_config="--use_liger_kernel true") == "liger"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import lmsize
+from lmsize.errors import InputError
 from lmsize.estimate.answer import Memory
 
 N = 8_030_261_248  # llama-3.1-8b
@@ -161,6 +162,28 @@ def test_bf16_under_deepspeed_adds_gradients_up_in_fp32() -> None:
     assert "main_gradients" not in components(
         stack="deepspeed", precision="bf16", accelerators=4, zero=2
     )
+
+
+def test_modules_trained_whole_are_copies_in_the_type_of_the_base() -> None:
+    """Copy, gradient and both states of the table and the head in bf16; adapters in fp32."""
+    options = {"method": "lora", "precision": "bf16", "recompute": "full"}
+    plain = components(**options)
+    held = components(**options, modules_to_save="embed_tokens,lm_head")
+    whole = 2 * 128_256 * 4096
+    added = {
+        name: (held[name] or 0) - (plain[name] or 0) for name in ("weights", "adapter_weights")
+    }
+    assert added == {"weights": 0, "adapter_weights": 2 * whole}
+    assert held["optimizer_states"] == 8 * G + 4 * whole
+    assert held["gradients"] == 4 * G + 2 * whole  # at the optimizer's step
+    assert held["temporaries"] == 4 * G + 2 * whole
+
+
+def test_modules_trained_whole_must_be_there_and_need_adapters() -> None:
+    with pytest.raises(InputError, match=r"modules-to-save.*lm_heed.*lm_head"):
+        components(method="lora", modules_to_save="lm_heed")
+    with pytest.raises(InputError, match="modules-to-save"):
+        components(modules_to_save="lm_head")
 
 
 def test_the_graph_of_the_micro_batch_before_holds_inputs_of_few_bit_products() -> None:
