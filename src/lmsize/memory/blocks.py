@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.shares import Stage
+from lmsize.memory.units import Unit
 from lmsize.model.adapted import SAVED
 from lmsize.model.parts import AttentionCore, Embedding, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
@@ -20,8 +21,9 @@ from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
 
+NO_UNIT = Unit()
 STYLES: dict[str, Style] = {
-    "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
+    "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
@@ -34,6 +36,7 @@ class Placed:
     Attributes:
         checkpointed: whether they keep only their input, and run again for the backward.
         gradients: bytes of those of one block that stay, once it is undone.
+        unit: what ranks share of one of them, where FSDP2 has them share it.
     """
 
     label: str
@@ -42,6 +45,7 @@ class Placed:
     piece: Piece
     checkpointed: bool
     gradients: Any
+    unit: Unit = NO_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def covers(stack: str, model: ModelSpec, attention: str) -> bool:
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
-    most_recomputed: int | None = None,
+    most_recomputed: int | None = None, unit_of: Callable[[Tower, Run], Unit] | None = None,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
@@ -93,6 +97,7 @@ def placed_blocks(
         most_recomputed: how many layers full recomputation takes in, the first; None for all.
         gradient_shard: what stays of one block's gradients where they are divided over ranks as
             soon as they are made; None where they stay as they are.
+        unit_of: what ranks share of one block; None where they share nothing layer by layer.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks, saved = _ranks(adapters), _saved(adapters)
@@ -105,8 +110,8 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting,
-            saved=saved,
+            setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
+            adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
         )  # fmt: skip
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
@@ -125,7 +130,10 @@ def placed_blocks(
             n = min(n, budget) if again else n
             budget -= n if again else 0
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
-            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
+            unit = unit_of(tower, run) if unit_of else NO_UNIT
+            # The root's gradients wait for the end, whole.
+            kept = unit.kept if unit_of and not unit.in_root else kept
+            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept, unit)
             left, first = left - n, False
 
 

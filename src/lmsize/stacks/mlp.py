@@ -22,12 +22,13 @@ def dense_mlp(
 ) -> Tensor:
     """Up, an activation and down; with a gate if there are three matrices or one of double width."""
     *ups, down = linears
-    kind, t = setting.conduct.activation, setting.n_tokens
+    kind = setting.conduct.activation
     first = applied(program, x, ups[0], setting)
     if len(ups) == 2:
         inner = gated_mlp(program, first, lambda: applied(program, x, ups[1], setting), kind, style)
     elif ups[0].n_out == 2 * down.n_in:
-        gate, other = ops.split(program, first, (t * down.n_in, t * down.n_in))
+        half = first.numel // 2
+        gate, other = ops.split(program, first, (half, half))
         inner = gated_mlp(program, gate, lambda: other, kind, style)
     else:
         inner = style.activation(program, first, kind)

@@ -62,6 +62,7 @@ class Setting:
         switches: of the stack.
         quantised: whether the base's adaptable linears are stored in few bits.
         adapting: how adapters and products of few bits are written.
+        spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
@@ -83,6 +84,7 @@ class Setting:
     quant_itemsize: float = 0.0
     switches: Switches = USUAL
     adapting: Adapting = PEFT
+    spreads: bool = False
     loss: str = ""
 
     def rank(self, name: str) -> int | None:
@@ -136,6 +138,7 @@ class Style:
         qkv: queries, keys and values from the normed stream, where they are not one projection
             each; None where they are.
         down: the last product of a gated MLP, where its input is not saved.
+        spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
@@ -154,6 +157,7 @@ class Style:
     adapting: Adapting = PEFT
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
+    spreads: bool = False
     offloads: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 

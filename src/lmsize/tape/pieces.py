@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from lmsize.numbers import chosen, larger
@@ -25,6 +26,7 @@ class Piece:
         returned_peak: the most its forward holds until the model returns.
         clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
             whether anything does.
+        largest: the largest tensor that it makes.
     """
 
     saved: Any
@@ -36,6 +38,7 @@ class Piece:
     gradients: Any
     output: Any
     returned_peak: Any
+    largest: Any = 0
     clinging: Any = 0
     clings: bool = False
 
@@ -62,8 +65,8 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
-            returned_peak=through.returned_peak, clinging=through.clinging,
-            clings=any(op.clings for op in program.ops),
+            largest=largest_tensor(program), returned_peak=through.returned_peak,
+            clinging=through.clinging, clings=any(op.clings for op in program.ops),
         )  # fmt: skip
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
@@ -75,8 +78,15 @@ def piece(
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
-        gradients=back.gradients, output=output, returned_peak=once.returned_peak,
+        gradients=back.gradients, output=output, largest=largest_tensor(program),
+        returned_peak=once.returned_peak,
     )  # fmt: skip
+
+
+def largest_tensor(program: Program) -> Any:
+    """Bytes of the largest tensor that the operations make."""
+    sizes = (t.n_bytes for op in program.ops for t in op.writes if t.base is t and t.is_counted)
+    return reduce(larger, sizes, 0)
 
 
 def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:
