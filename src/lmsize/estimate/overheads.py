@@ -38,6 +38,16 @@ def reserved_bytes(*, allocated_bytes: Any, slack_frac: Any) -> Any:
     return allocated_bytes * (1 + slack_frac)
 
 
+@formula(source=ALLOCATOR)
+def other_lengths_bytes(*, passing_bytes: Any, kept_frac: Any) -> Any:
+    """Bytes of segments that were taken for tensors of other lengths, and fit none of these.
+
+    Assumes: lengths vary from batch to batch; segments are not expandable.
+    Valid for: runs of hundreds of steps, an accelerator with room (it gives them back without).
+    """
+    return passing_bytes * kept_frac
+
+
 @formula(source=NCCL)
 def communicator_bytes(*, n_channels: Any, n_connections: Any, connection_bytes: Any) -> Any:
     """Bytes of the buffers that one communicator of NCCL has on an accelerator.
@@ -73,6 +83,7 @@ class Holdings:
         allocated: bytes of live tensors at their peak.
         passes: the same in the forward and backward alone, beside which the allocator keeps
             `segments` for the step; it gives them back where the accelerator has no room.
+        varied: bytes of the passes that come and go, where lengths vary: None where they do not.
         n_groups, n_neighbours: that the rank communicates with.
     """
 
@@ -81,6 +92,7 @@ class Holdings:
     segments: int = 0
     n_groups: int = 0
     n_neighbours: int = 0
+    varied: int | None = None
 
 
 def device_bytes(
@@ -95,14 +107,16 @@ def device_bytes(
         reserved_bytes(allocated_bytes=n, slack_frac=slack.typical)
         for n in (held.allocated, held.passes)
     )
-    room = passes + held.segments
+    kept = catalogue.overhead("kept_frac", vendor) if held.varied is not None else None
+    others = other_lengths_bytes(passing_bytes=held.varied, kept_frac=kept.typical) if kept else 0
+    room = passes + held.segments + others
     if accelerator is not None:
         room = min(room, accelerator.capacity_bytes - context.typical - buffers)
     reserved = max(reserved, room)
     device = driver_bytes(
         reserved_bytes=reserved, context_bytes=context.typical, communicators_bytes=buffers
     )
-    return round(reserved), round(device), tuple(_stated(slack, context, buffers))
+    return round(reserved), round(device), tuple(_stated(slack, context, buffers, kept))
 
 
 def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
@@ -115,12 +129,20 @@ def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
     return int(held.n_groups * group + held.n_neighbours * pair)
 
 
-def _stated(slack: Overhead, context: Overhead, buffers: int) -> Iterator[Assumption]:
+def _stated(
+    slack: Overhead, context: Overhead, buffers: int, kept: Overhead | None
+) -> Iterator[Assumption]:
     text = (
         f"the allocator reserves {slack.typical:.1%} more than is live "
         f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
     )
     yield Assumption("reserved-typical", text)
+    if kept is not None:
+        text = (
+            f"segments of other lengths stay: {kept.typical:g} times what comes and goes "
+            f"({kept.low:g} to {kept.high:g} seen: {kept.source})"
+        )
+        yield Assumption("reserved-varied", text)
     text = (
         f"the driver holds {context.typical / 2**20:.0f} MiB besides "
         f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"

@@ -28,7 +28,8 @@ from lmsize.model.spec import ModelSpec
 
 OFFLOADS = ("optimizer_cpu_offload", "fine_grained_activation_offloading", "cpu_offloading")
 ON_HOST = ("unsloth",)  # stacks whose checkpoints wait on the host
-LONGEST = re.compile(r"\blongest \w+ sample\b", re.IGNORECASE)
+# "The longest Alpaca sample", "3234±2548 tokens": batches of other lengths come too.
+UNEQUAL = re.compile(r"\blongest \w+ sample\b|\d ?± ?\d+ tokens\b", re.IGNORECASE)
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
 )
@@ -98,7 +99,7 @@ def _batch(draft: Draft) -> None:
     seq_len = count(row, "seq_len")
     if seq_len:
         draft.options["seq_len"] = seq_len
-    if LONGEST.search(row.get("notes", "")):
+    if UNEQUAL.search(row.get("notes", "")):
         draft.options["lengths"] = "varied"
     o = draft.options
     dp = o["accelerators"] // (o.get("tp", 1) * o.get("pp", 1) * o.get("cp", 1))

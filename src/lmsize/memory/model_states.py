@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
@@ -28,10 +29,11 @@ def held_throughout(
     if frozen:
         stage = setup.weights_stage
         held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
-    if recipe.main_weights and not frozen:
-        held.append(_stored("main_weights", trained, setup, recipe.main_weights, zero_stage=1))
-    if setup.sums_in_fp32 and not frozen:
-        held.append(_stored("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
+    if setup.has_main_copies:
+        kind = recipe.main_weights or recipe.weights
+        held.append(_raised("main_weights", trained, setup, kind, zero_stage=1))
+    if setup.sums_in_fp32 and (setup.has_main_copies or not frozen):
+        held.append(_raised("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
     if setup.has_buckets:
         kind = recipe.adapters if frozen else recipe.gradients
         held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
@@ -49,9 +51,9 @@ def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
 def step_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """A partition's gradients as the step takes them, where they are not summed up so already."""
     kind = setup.recipe.step_gradients
-    if not kind or setup.adapters is not None or setup.sums_in_fp32:
+    if not kind or not setup.has_main_copies or setup.sums_in_fp32:
         return []
-    raised = _stored("gradients raised for the step", trained, setup, kind, zero_stage=1)
+    raised = _raised("gradients raised for the step", trained, setup, kind, zero_stage=1)
     return [total("temporaries", [raised])]
 
 
@@ -89,10 +91,11 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored]) -> Term:
 
 
 def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term:
-    recipe = setup.recipe
-    kinds = (recipe.states, recipe.weights)
-    if frozen:
-        kinds = (recipe.adapters, recipe.adapters)
+    recipe, base = setup.recipe, setup.base_type
+    kinds = (recipe.adapters, recipe.adapters) if frozen else (recipe.states, recipe.weights)
+    of_whole = (base, base)
+    if frozen and setup.has_main_copies:
+        kinds, of_whole = (recipe.states, recipe.adapters), (recipe.states, base)
     whole = [stored for stored in trained if stored.is_whole]
     own = [stored for stored in trained if not stored.is_whole]
     found = [
@@ -101,7 +104,7 @@ def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term
             fallback=setup.fallback, n_shards=setup.shards(1),
             n_expert_shards=setup.shards(1, expert=True),
         )
-        for tensors, types in ((own, kinds), (whole, (setup.base_type, setup.base_type)))
+        for tensors, types in ((own, kinds), (whole, of_whole))
     ]  # fmt: skip
     return total("optimizer_states", [leaf for term in found for leaf in term.children])
 
@@ -110,7 +113,8 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """Temporaries of the optimizer's own arithmetic."""
     optimizer = setup.optimizer
     trainable = [s for s in trained if s.trainable]
-    state = setup.recipe.adapters if setup.adapters else setup.recipe.states
+    in_own = setup.adapters is not None and not setup.has_main_copies
+    state = setup.recipe.adapters if in_own else setup.recipe.states
     usual = optimizer.default_implementation
     kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
     copies = {
@@ -128,6 +132,14 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
         )
         leaves.append(copied)
     return [total("temporaries", leaves)]
+
+
+def _raised(
+    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int
+) -> Term:
+    """Copies of trained tensors in one type, whatever their own."""
+    alike = [replace(stored, is_whole=False) for stored in tensors]
+    return _stored(label, alike, setup, dtype, zero_stage=zero_stage)
 
 
 def _by_type(

@@ -52,8 +52,23 @@ class TrainingSetup:
 
     @property
     def base_type(self) -> str:
-        """The number type of what is not quantised of the base."""
-        return self.recipe.unquantised if self.quant else self.recipe.weights
+        """The number type of what is not quantised of the base.
+
+        peft's ``prepare_model_for_kbit_training`` takes it to fp32, but not that of a GPTQ model.
+        """
+        is_raised = self.quant is not None and not self.unpacks
+        return self.recipe.unquantised if is_raised else self.recipe.weights
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether products run on weights that GPTQ's layers unpack in plain torch."""
+        return self.quant is not None and self.quant.name.startswith("gptq")
+
+    @property
+    def has_main_copies(self) -> bool:
+        """Whether the step works on fp32 copies of what is trained, which is in 16 bits itself."""
+        in_16bit = self.adapters is None or self.recipe.adapters == self.recipe.weights
+        return bool(self.recipe.main_weights) and in_16bit
 
     @property
     def has_buckets(self) -> bool:

@@ -58,7 +58,8 @@ class Setting:
         inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
             frozen, as checkpointing of a model with adapters has it.
         layout: of the run; programs are those of one of its ranks.
-        quant_itemsize: of products with weights in few bits.
+        quant_itemsize: of products with weights in few bits; `unpacks` whether these are unpacked in
+            plain torch (GPTQ) rather than dequantised by a kernel (bitsandbytes).
         switches: of the stack.
         quantised: whether the base's adaptable linears are stored in few bits.
         adapting: how adapters and products of few bits are written.
@@ -82,6 +83,7 @@ class Setting:
     layout: Layout = ONE
     recompute: str = "none"
     quant_itemsize: float = 0.0
+    unpacks: bool = False
     switches: Switches = USUAL
     adapting: Adapting = PEFT
     spreads: bool = False

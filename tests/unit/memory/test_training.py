@@ -183,6 +183,46 @@ def test_bf16_under_deepspeed_adds_gradients_up_in_fp32() -> None:
     )
 
 
+def test_deepspeed_steps_fp32_copies_of_adapters_in_16_bits() -> None:
+    held = components(stack="deepspeed", method="lora", precision="bf16", zero=2)
+    assert held["adapter_weights"] == 2 * G
+    assert held["main_weights"] == 4 * G
+    assert held["optimizer_states"] == 8 * G
+
+
+def test_gptq_leaves_the_rest_in_16_bits_and_saves_what_it_unpacks() -> None:
+    options = {"method": "qlora", "precision": "bf16", "recompute": "none", "seq_len": 32}
+    ours, bnb = (
+        lmsize.train("llama-3.1-8b", quant=quant, **options).memory
+        for quant in ("gptq-int4", "nf4")
+    )
+    whole = 2 * 128_256 * 4096  # the table and the head
+    linears = N - whole - 65 * 4096
+    packed = linears * (4 + 20 / 128) / 8  # a scale and a zero for 128
+    assert ours.components["weights"] == pytest.approx(packed + 2 * (N - linears), rel=1e-6)
+    assert (bnb.components["weights"] or 0) > 4 * whole
+    unpacked = (ours.components["activations"] or 0) - (bnb.components["activations"] or 0)
+    assert unpacked == pytest.approx(2 * linears, rel=0.05)
+
+
+def test_lengths_that_vary_leave_segments_up_to_the_accelerators_room() -> None:
+    options = {"method": "lora", "precision": "bf16", "recompute": "full", "seq_len": 4096}
+    equal, varied = (
+        lmsize.train("llama-3.1-8b", accelerator="h100-80gb", lengths=lengths, **options)
+        for lengths in ("equal", "varied")
+    )
+    one, other = equal.memory, varied.memory
+    assert one.peak_allocated_bytes == other.peak_allocated_bytes
+    passing = sum(one.components[name] or 0 for name in ("activations", "temporaries"))
+    more = (other.peak_reserved_bytes or 0) - (one.peak_reserved_bytes or 0)
+    assert more == pytest.approx(2.2 * passing, rel=1e-3)
+    assert "reserved-varied" in {a.code for a in varied.assumptions}
+    full = lmsize.train(
+        "llama-3.1-8b", accelerator="h100-80gb", lengths="varied", micro_batch=4, **options
+    ).memory
+    assert (full.peak_device_bytes or 0) <= (full.capacity_bytes or 0)
+
+
 def test_modules_trained_whole_are_copies_in_the_type_of_the_base() -> None:
     """Copy, gradient and both states of the table and the head in bf16; adapters in fp32."""
     options = {"method": "lora", "precision": "bf16", "recompute": "full"}
