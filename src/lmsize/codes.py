@@ -93,6 +93,8 @@ CODES: dict[str, str] = {
     "activations-textbook": "Activations follow the published formula for a standard layer "
     "(Korthikanti et al. 2022). It misses peaks by about a third in the median.",
     "activations-missing": "No figure for activations was given, so the total is without them.",
+    "reserved-varied": "Where batches differ in length, segments that were taken for other lengths stay. How "
+    "much of them is a typical figure of published runs.",
     "kbit-preparation": "What quantisation leaves alone is kept in fp32, as "
     "prepare_model_for_kbit_training of peft leaves it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "

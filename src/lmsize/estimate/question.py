@@ -137,6 +137,7 @@ def _setup(
             rank=spec.lora_rank or 1,
             targets=spec.lora_targets or "",
             experts=spec.lora_experts,
+            saved=spec.modules_to_save or "",
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
     capability = _capability(accelerator)
@@ -146,7 +147,7 @@ def _setup(
         fallback=_fallback(optimizer, catalogue),
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
-        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
+        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage, lengths=spec.lengths,
         switches=_switches(spec, capability), capability=capability,
         loss="" if spec.loss == OWN_STYLE_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip

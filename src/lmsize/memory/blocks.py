@@ -10,7 +10,8 @@ from typing import Any
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.memory.units import Unit
-from lmsize.model.parts import AttentionCore, Experts, Linear
+from lmsize.model.adapted import SAVED
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
@@ -117,7 +118,7 @@ def placed_blocks(
         unit_of: what ranks share of one block; None where they share nothing layer by layer.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
-    ranks = _ranks(adapters)
+    ranks, saved = _ranks(adapters), _saved(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
@@ -128,7 +129,7 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()),
+            setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
             adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
@@ -192,6 +193,16 @@ def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str,
             *((bank.name, bank.matrices[0][2]) for bank in banks),
         )
     return found
+
+
+def _saved(adapters: ModelSpec | None) -> tuple[str, ...]:
+    """Modules of the base that are trained whole."""
+    return tuple(
+        part.name.removesuffix(SAVED)
+        for _, run in (adapters.runs() if adapters else ())
+        for part in run.block.parts
+        if isinstance(part, Linear | Embedding) and part.name.endswith(SAVED)
+    )
 
 
 def _is_tied(model: ModelSpec) -> bool:

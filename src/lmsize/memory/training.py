@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -24,6 +24,7 @@ from lmsize.memory.model_states import (
 from lmsize.memory.moments import (
     activations_term,
     gradients_term,
+    held_by_graph,
     input_bytes,
     moments,
     passing_term,
@@ -43,13 +44,10 @@ STEP = "optimizer_step"
 
 def training_peak(setup: TrainingSetup) -> Term:
     """The largest moment of the stage that is meant: a maximum of sums of components."""
-    adapter_stages = (
-        stages(setup.adapters, setup.layout.pp, setup.switches.split) if setup.adapters else ()
-    )
-    peaks = []
-    for stage in _meant(setup):
-        adapters = adapter_stages[stage.index] if adapter_stages else None
-        peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
+    peaks = [
+        maximum(_label(stage), _moments(setup, stage, adapters))
+        for stage, adapters in _stages(setup)
+    ]
     return highest("peak", peaks)
 
 
@@ -65,11 +63,11 @@ def training_segments(setup: TrainingSetup) -> Term | None:
     if not has_flat_steps(setup):
         return None
     held = []
-    for stage in _meant(setup):
-        passes = [m for m in _moments(setup, stage, None) if m.label != STEP]
+    for stage, adapters in _stages(setup):
+        passes = [m for m in _moments(setup, stage, adapters) if m.label != STEP]
         blocks = _blocks(setup, stage) if setup.is_taped else ()
         free = reduce(larger, (placed.piece.largest for placed in blocks), 0)
-        trained = stored_parts(stage, setup.layout, trainable=True)
+        trained = _parts(setup, adapters or stage, trainable=True)
         own = step_segments(setup, trained, free)
         held.append(total(_label(stage), [maximum("passes", passes), own]))
     return highest("segments", held)
@@ -84,6 +82,31 @@ def _by_streams(setup: TrainingSetup, stage: Stage) -> Term:
     shards = step.child("gradients")
     own = [given("gathered in one piece", ahead, "bytes"), *([shards] if shards else [])]
     return total(_label(stage), [given("passes", passes, "bytes"), total("of other streams", own)])
+
+
+PASSING = ("activations", "temporaries")
+
+
+def passing_tensors(setup: TrainingSetup) -> tuple[Term, float] | None:
+    """The fullest forward or backward, and what of it comes and goes, where lengths vary; else None."""
+    if setup.lengths == "equal":
+        return None
+    found = []
+    for stage, adapters in _stages(setup):
+        passes = [m for m in _moments(setup, stage, adapters) if m.label != STEP]
+        found.append(maximum(_label(stage), passes))
+    fullest = highest("passes", found)
+    parts = (part.value for part in fullest.winner.children if part.label in PASSING)
+    return fullest, sum(parts)
+
+
+def _stages(setup: TrainingSetup) -> Iterator[tuple[Stage, Stage | None]]:
+    """The stages that are meant, each with that of its adapters."""
+    adapter_stages = (
+        stages(setup.adapters, setup.layout.pp, setup.switches.split) if setup.adapters else ()
+    )
+    for stage in _meant(setup):
+        yield stage, adapter_stages[stage.index] if adapter_stages else None
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
@@ -125,20 +148,21 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     timed = setup.flattens or (setup.is_in_units and is_taped)
     gathers = [] if timed else _gathers(setup, stage)
     after = [states(setup, trained, frozen=frozen), _inputs(setup)]
+    blocks = tuple(_blocks(setup, stage)) if setup.is_taped else ()
     step = total(STEP, [
         *held, *reduced, *after, *main_gradients(setup, trained), *step_gradients(setup, trained),
+        *held_by_graph(blocks),
         *step_copies(setup, trained),
     ])  # fmt: skip
     if not is_taped:
         whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
-    blocks = tuple(_blocks(setup, stage))
     schedule = setup.switches.schedule(setup.layout.vp)
     outputs = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     waiting = deferred(setup, stage)
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
-    found = moments(blocks, sharing=sharing)
+    found = moments(blocks, sharing=sharing, alike=setup.lengths == "equal")
     for moment in with_joins(found) if setup.flattens else found:
         grown = [
             *gathered_weights(setup, base), *(own if setup.accumulates else []),
@@ -183,7 +207,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     """The stage's blocks as its stack runs them."""
     recipe, batch = setup.recipe, setup.batch
     gathered = recipe.gathered if setup.gathers_weights else ""
-    held = recipe.unquantised if setup.quant else gathered or recipe.weights
+    held = setup.base_type if setup.quant else gathered or recipe.weights
     weights, compute = (setup.precision(name).bits / 8 for name in (held, recipe.compute))
     casts = recipe.autocast or (recipe.stack == "torchtitan" and not gathered)
     setting = Setting(
@@ -192,7 +216,8 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         autocast=compute if casts and (gathered or compute < weights) else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
-        quant_itemsize=compute, switches=setup.switches, loss=setup.loss, casts=setup.casts,
+        quant_itemsize=compute, unpacks=setup.unpacks, switches=setup.switches, loss=setup.loss,
+        casts=setup.casts,
         casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip

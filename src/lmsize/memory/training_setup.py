@@ -15,6 +15,7 @@ from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
+HAS_BUCKETS = ("transformers", "litgpt")
 FSDP2 = ("transformers", "torchtitan")  # stacks whose ranks share by it at stages 2 and 3
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 
@@ -31,6 +32,7 @@ class TrainingSetup:
         switches: of the stack; `capability` the compute capability of the accelerator.
         pipeline_stage: whose peak is meant: ``worst``, ``first`` or ``last``.
         loss: how the loss is taken, if not as the stack does.
+        lengths: ``equal``, or ``varied`` where the batch's length is the longest, met once.
     """
 
     model: ModelSpec
@@ -48,12 +50,33 @@ class TrainingSetup:
     switches: Switches = USUAL
     capability: int = HOPPER
     loss: str = ""
+    lengths: str = "equal"
+
+    @property
+    def base_type(self) -> str:
+        """The number type of what is not quantised of the base.
+
+        peft's ``prepare_model_for_kbit_training`` takes it to fp32, but not that of a GPTQ model.
+        """
+        is_raised = self.quant is not None and not self.unpacks
+        return self.recipe.unquantised if is_raised else self.recipe.weights
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether products run on weights that GPTQ's layers unpack in plain torch."""
+        return self.quant is not None and self.quant.name.startswith("gptq")
+
+    @property
+    def has_main_copies(self) -> bool:
+        """Whether the step works on fp32 copies of what is trained, which is in 16 bits itself."""
+        in_16bit = self.adapters is None or self.recipe.adapters == self.recipe.weights
+        return bool(self.recipe.main_weights) and in_16bit
 
     @property
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0
-        return shared and self.recipe.stack == "transformers"
+        return shared and self.recipe.stack in HAS_BUCKETS
 
     @property
     def sums_in_fp32(self) -> bool:

@@ -68,10 +68,11 @@ def _looked_up(
     numel = (
         ceil_div(setting.seq_len, setting.sequence_shards) if n_rows is None else n_rows
     ) * part.width
-    trained = setting.trains_base and part.trainable
+    trained = setting.trains(part.name) and part.trainable
+    is_shared = part.is_vocabulary and part.name not in setting.saved
     table = program.parameter(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
-        kind=use if part.is_vocabulary else "parameter",
+        kind=use if is_shared else "parameter",
     )  # fmt: skip
     scratch = table_scratch_bytes(table, setting) if part.is_vocabulary else 0
     made = ops.embedding(program, table, numel=numel, scratch_bytes=scratch)

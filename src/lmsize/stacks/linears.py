@@ -53,6 +53,12 @@ def _dequantised(
 ) -> Tensor:
     """The product of bitsandbytes in its compute type; the weight in full for it, each way."""
     lower = ops.cast(program, x, setting.quant_itemsize)
+    if setting.unpacks:
+        made = ops.unpacked_linear(
+            program, lower, n_weights=n_weights, n_in=linear.n_in, n_out=linear.n_out,
+            name=linear.name,
+        )  # fmt: skip
+        return ops.cast(program, made, x.itemsize)
     made = ops.quantised_linear(
         program,
         lower,

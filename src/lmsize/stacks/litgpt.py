@@ -151,14 +151,15 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
     del upcasts
     vocab = logits.numel // n_tokens
     raised = ops.cast(program, logits, FP32, name="logits in fp32")
+    # The script's variable names the logits, and with them the graph, until the next ones are there.
+    program.ops.append(Op("named by the script", (), (), saves=(raised,), clings=(raised,)))
+    program.returns_at = len(program.ops)
     probs = Tensor("log-probabilities", raised.numel, FP32)
     made = Tensor("loss", 1, FP32)
     program.record(
         "chunked cross-entropy", [raised], made, saves=[probs], gradients=[Gradient(raised, "saved")],
         side=[probs], backward_bytes=2 * CHUNK * vocab * FP32,
     )  # fmt: skip
-    # The script's variable names the logits until the backward is over.
-    program.ops.insert(0, Op("named by the script", (), (), saves=(raised,)))
     return made
 
 

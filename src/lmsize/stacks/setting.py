@@ -54,11 +54,13 @@ class Setting:
         attention: ``eager``, ``sdpa`` or ``flash``.
         trains_base: False where only adapters are trained.
         ranks: LoRA rank of each adapted linear, by its name in the block.
+        saved: names of modules that are trained whole though the base is frozen.
         head_dim: width of what rotary positions turn.
         inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
             frozen, as checkpointing of a model with adapters has it.
         layout: of the run; programs are those of one of its ranks.
-        quant_itemsize: of products with weights in few bits.
+        quant_itemsize: of products with weights in few bits; `unpacks` whether these are unpacked in
+            plain torch (GPTQ) rather than dequantised by a kernel (bitsandbytes).
         switches: of the stack.
         quantised: whether the base's adaptable linears are stored in few bits.
         adapting: how adapters and products of few bits are written.
@@ -77,6 +79,7 @@ class Setting:
     attention: str = "sdpa"
     trains_base: bool = True
     ranks: tuple[tuple[str, int], ...] = ()
+    saved: tuple[str, ...] = ()
     quantised: bool = False
     n_keys: Any = None
     head_dim: int = 0
@@ -84,6 +87,7 @@ class Setting:
     layout: Layout = ONE
     recompute: str = "none"
     quant_itemsize: float = 0.0
+    unpacks: bool = False
     switches: Switches = USUAL
     adapting: Adapting = PEFT
     casts_inputs: bool = False
@@ -99,6 +103,10 @@ class Setting:
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
         return next((rank for adapted, rank in self.ranks if adapted == name), None)
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the base gets a gradient."""
+        return self.trains_base or name in self.saved
 
     def runs_again(self, module: str) -> bool:
         """Whether selective recomputation, under Megatron, takes in a module."""
@@ -184,8 +192,8 @@ def parameter(
 ) -> Tensor:
     """A parameter of the base model, trained or not; a tied one waits for its other gradient."""
     return program.parameter(
-        name, numel, setting.weight_itemsize, trained=setting.trains_base,
-        kind="waiting" if tied else "parameter",
+        name, numel, setting.weight_itemsize, trained=setting.trains(name),
+        kind="waiting" if tied and name not in setting.saved else "parameter",
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from lmsize.tape.casts import Casts, both, operands, record_cast
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
+INT32, INT8 = 4, 1
 
 
 def view(_program: Program, x: Tensor, *, numel: Any = None) -> Tensor:
@@ -274,14 +275,31 @@ def quantised_linear(
     """A product with a frozen weight of few bits, dequantised whole for it, forward and backward.
 
     Args:
-        keeps_input: it saves its input too, which no backward reads.
+        keeps_input: its node holds its input too, as an attribute which no backward reads.
         n_copies: of the whole weight: two where it is dequantised in one type and cast to another.
     """
     made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
     whole = n_copies * Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
     return program.record(
         "quantised_linear", [x], made, saves=[x] if keeps_input else [],
-        gradients=[Gradient(x, scratch_bytes=whole)], forward_bytes=whole,
+        gradients=[Gradient(x, scratch_bytes=whole)], forward_bytes=whole, clings=True,
+    )  # fmt: skip
+
+
+def unpacked_linear(
+    program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = ""
+) -> Tensor:
+    """A product with a frozen weight that torch unpacks, shift by shift: saves the weight in full.
+
+    AutoGPTQ's ``QuantLinear`` without a kernel (``qlinear_cuda_old``): values of int32 as they are
+    shifted out, then of int8, then in the type of the scales.
+    """
+    made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
+    whole = Tensor("unpacked weight", n_weights, x.itemsize)
+    beyond = n_weights * (INT32 + INT8 - x.itemsize)
+    return program.record(
+        "unpacked_linear", [x], made, saves=[whole], gradients=[Gradient(x)], side=[whole],
+        forward_bytes=beyond,
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ class Piece:
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
+        returned_peak: the most its forward holds until the model returns.
+        clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
+            whether anything does.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
     """
@@ -35,8 +38,11 @@ class Piece:
     peak_gradients: Any
     gradients: Any
     output: Any
+    returned_peak: Any
     largest: Any = 0
     again: Any = 0
+    clinging: Any = 0
+    clings: bool = False
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -72,7 +78,8 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
-            largest=largest_tensor(program),
+            largest=largest_tensor(program), returned_peak=through.returned_peak,
+            clinging=through.clinging, clings=any(op.clings for op in program.ops),
         )  # fmt: skip
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
@@ -85,7 +92,7 @@ def piece(
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output, largest=largest_tensor(program),
-        again=through.saved,
+        again=through.saved, returned_peak=once.returned_peak,
     )  # fmt: skip
 
 

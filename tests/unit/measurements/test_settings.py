@@ -242,3 +242,17 @@ def test_embeddings_that_take_the_place_of_a_layer() -> None:
         "stage-layers=6+" + "+".join(["7"] * 10) + "+2"
     )
     assert option("stack_options", **bloom, layers="72", pp="12") is None
+
+
+def test_modules_trained_whole_are_read_beside_the_targets() -> None:
+    cells = {
+        "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",
+        "lora_targets": "q,v + wte,lm_head trained",
+    }  # fmt: skip
+    assert option("lora_targets", **cells) == "self_attn.q_proj,self_attn.v_proj"
+    assert option("modules_to_save", **cells) == "embed_tokens,lm_head"
+
+
+def test_the_longest_sample_of_the_data_is_met_once() -> None:
+    assert option("lengths", notes="seq_len = longest Alpaca sample, run first") == "varied"
+    assert option("loss", extra_config="--use_liger_kernel true") == "liger"

@@ -100,3 +100,16 @@ def test_one_program_serves_numbers_and_arrays(autocast: float | None, checkpoin
 def test_storages_are_whole_blocks() -> None:
     assert Tensor("x", 1, 4).n_bytes == 512
     assert Tensor("x", 129, 4).n_bytes == 1024
+
+
+def test_what_a_node_holds_on_to_outlives_its_backward() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    inner = ops.pointwise(program, x, name="f")
+    out = ops.quantised_linear(program, inner, n_weights=256, n_in=16, n_out=16, keeps_input=True)
+    program.outputs.append(out)
+    made = piece(program)
+    assert made.saved == made.clinging == 2 * KIB
+    # At the product: its input, the gradients of both its ends, the weight in full.
+    assert made.backward_peak == 3 * 2 * KIB + 2 * 256
+    assert piece(program, checkpointed=True).clinging == 0
