@@ -115,7 +115,8 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     state = setup.precision(setup.recipe.adapters if setup.adapters else setup.recipe.states)
     n_shards = setup.shards(1)
     usual = optimizer.default_implementation
-    kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
+    fuses = setup.recipe.stack in FUSED_STEPS and setup.switches.fused_adam
+    kind = "fused" if usual == "foreach" and fuses else usual
     if kind == "foreach":
         copies, numel = optimizer.foreach_copies or 0, sum(s.n_params for s in trainable)
     elif kind == "fused":

@@ -43,6 +43,7 @@ class Switches:
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers and its loss.
+        fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
     """
 
@@ -58,6 +59,7 @@ class Switches:
     dataloader_mask: bool = True
     compile: bool = True
     fp32_sums: bool = True
+    fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
     recompute_layers: int | None = None
     optimizer_instances: int = 1
@@ -90,6 +92,7 @@ FLAGS = (
     "dataloader_mask",
     "compile",
     "fp32_sums",
+    "fused_adam",
     "grad_reduce_in_bf16",
     "account_for_embedding",
     "account_for_loss",
@@ -100,8 +103,9 @@ COUNTS = (
 )  # fmt: skip
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "fp32_sums"},
-    "torchtitan": frozenset(("compile",)), "deepspeed": frozenset(("fp32_sums", "stage_layers")),
+    "megatron": frozenset(KEYS) - {"compile", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(("compile",)),
+    "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
 MOST = 100_000
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
