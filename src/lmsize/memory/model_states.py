@@ -140,7 +140,8 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     in_own = setup.adapters is not None and not setup.has_main_copies
     state = setup.recipe.adapters if in_own else setup.recipe.states
     usual = optimizer.default_implementation
-    kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
+    fuses = setup.recipe.stack in FUSED_STEPS and setup.switches.fused_adam
+    kind = "fused" if usual == "foreach" and fuses else usual
     copies = {
         "foreach": optimizer.foreach_copies, "fused": optimizer.fused_copies
     }.get(kind, optimizer.loop_copies)  # fmt: skip

@@ -83,6 +83,9 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     yield "largest gradient in fp64, for its norm", largest, FP64, 0
     yield "the partition's gradients, flat", mine, own, checked
     yield "the partition's gradients, flat in fp32", mine, FP32, largest * FP64
+    if not setup.switches.fused_adam:
+        copies = setup.optimizer.foreach_copies or 0
+        yield "temporaries of the step", round(copies * mine), FP32, 0
 
 
 def _of_sums(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_Flat]:

@@ -62,6 +62,7 @@ class Switches:
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers and its loss.
+        fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
@@ -89,6 +90,7 @@ class Switches:
     dataloader_mask: bool = True
     compile: bool = True
     fp32_sums: bool = True
+    fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
     precision_aware: bool = False
     exp_avg_dtype: str = ""
@@ -149,6 +151,7 @@ FLAGS = (
     "dataloader_mask",
     "compile",
     "fp32_sums",
+    "fused_adam",
     "grad_reduce_in_bf16",
     "precision_aware",
     "account_for_embedding",
@@ -172,8 +175,9 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "fp32_sums"},
-    "torchtitan": frozenset(("compile",)), "deepspeed": frozenset(("fp32_sums", "stage_layers")),
+    "megatron": frozenset(KEYS) - {"compile", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(("compile",)),
+    "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")

@@ -73,3 +73,20 @@ def test_deepspeed_may_sum_in_16_bits() -> None:
     assert held["main_gradients"] == 4 * N
     other = memory(stack="deepspeed", precision="bf16", zero=1, stack_options="no-fp32-sums")
     assert "main_gradients" not in other.components
+
+
+def test_deepspeed_may_step_by_torchs_adam() -> None:
+    """One more copy in fp32 of the rank's shard while it steps."""
+    run = {
+        "stack": "deepspeed",
+        "precision": "bf16",
+        "zero": 2,
+        "seq_len": 256,
+        "optimizer": "adamw",
+    }
+    steps = [
+        next(m.value for m in memory(**run, stack_options=options).tree.children
+             if m.label == "optimizer_step")
+        for options in (None, "no-fused-adam")
+    ]  # fmt: skip
+    assert steps[1] - steps[0] == 4 * N // 8
