@@ -105,6 +105,11 @@ CODES: dict[str, str] = {
     "reserved-typical": "The caching allocator reserves more than is live; the share is the median "
     "of published runs where both were measured.",
     "context-typical": "The driver's context and loaded kernels take memory that no tensor shows.",
+    "communicators": "NCCL has buffers on the accelerator for every group of ranks that communicates: one for "
+    "each protocol, channel and connection.",
+    "step-segments": "The optimizer's step makes flat copies of gradients, larger than any block that "
+    "activations leave: torch's allocator keeps segments for them beside those of the backward, and gives "
+    "them back where the accelerator has no room.",
     "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
     "the step's requests.",
     "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "

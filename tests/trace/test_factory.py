@@ -48,6 +48,30 @@ def custom(): return Custom(4, 4), torch.randn(2, 4)
 def raising(): raise ValueError("no data here")
 def starving(): raise MemoryError
 def number(): return 3
+def asking(width): return nn.Linear(width, 4), torch.randn(2, 4)
+def frozen(): return nn.Linear(4, 4), torch.randn(2, 4), lambda model, batch: batch.sum()
+def unlike(): return nn.Linear(4, 4), torch.randn(2, 5)
+def elsewhere(): return nn.Linear(4, 4), torch.randn(2, 4, device="cpu")
+def idle(): return {"model": nn.Linear(4, 4), "step": lambda: None}
+def misoptimized(): return {"model": nn.Linear(4, 4), "batch": torch.randn(2, 4), "optimizer": "adamw"}
+
+def compiled():
+    model = torch.compile(nn.Linear(64, 32))
+    return model, torch.randn(8, 64), lambda model, batch: model(batch).sum()
+
+def scaled():
+    model, batch, scaler = nn.Linear(64, 32), torch.randn(8, 64), torch.amp.GradScaler("cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
+    def step():
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(batch).sum()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return {"model": model, "step": step}
 def misnamed(): return {"modle": nn.Linear(4, 4)}
 def not_scalar(): return nn.Linear(4, 4), torch.randn(2, 4)
 """
@@ -90,13 +114,40 @@ def test_whole_step(named: str) -> None:
         ("misnamed", "did you mean model"),
         ("not_scalar", "one number"),
         ("nothing", "a callable of"),
+        ("asking", "without arguments"),
+        ("frozen", "no parameter"),
+        ("unlike", "reduction dim"),
+        ("elsewhere", "without a device"),
+        ("idle", "no memory"),
+        ("misoptimized", "an optimizer"),
     ],
 )
-def test_trouble(named: str, factory: str, said: str) -> None:
+def test_trouble(
+    named: str, factory: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
     with pytest.raises(LmsizeError) as caught:
         lmsize.trace(f"{named}:{factory}")
     assert said in str(caught.value)
-    assert "Traceback" not in str(caught.value)
+    assert "Traceback" not in str(caught.value) + capfd.readouterr().err
+
+
+@pytest.mark.parametrize("factory", ["compiled", "scaled"])
+def test_what_real_steps_have(named: str, factory: str) -> None:
+    found = lmsize.trace(f"{named}:{factory}").memory
+    assert found.components["optimizer_states"] == 2 * (64 * 32 * 4 + 512)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_was_compiled_before(named: str) -> None:
+    import torch
+
+    doubled = torch.compile(lambda x: x + x)
+
+    def factory() -> object:
+        model = torch.nn.Linear(64, 32)
+        return model, torch.randn(8, 64), lambda model, batch: doubled(model(batch)).sum()
+
+    assert lmsize.trace(factory).memory.peak_allocated_bytes
 
 
 @pytest.mark.parametrize("name", ["no_such_module:factory", "no_colon", ":", "json:"])

@@ -35,12 +35,14 @@ def trace(
         LmsizeError: the factory or its step cannot be traced; says why and what else to do.
     """
     from lmsize.step.extras import require
+    from lmsize.tracing.room import refuse_without_room
 
     asked = trace_spec(options)
     refuse_of_catalogue(asked, options)
     rows = opened(catalogue)
     row, assumed = rows.accelerator(accelerator) if accelerator is not None else (None, ())
     require("torch", why="lmsize trace", extra="trace")
+    refuse_without_room()
     from lmsize.tracing.engine import traced_factory
     from lmsize.tracing.factory import loaded
     from lmsize.tracing.terms import SOURCE

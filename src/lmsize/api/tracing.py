@@ -42,9 +42,11 @@ def traced_training(
     from lmsize.step.extras import require
     from lmsize.step.model import refuse_unknown_settings
     from lmsize.step.optimizer import refuse_missing
+    from lmsize.tracing.room import refuse_without_room
 
     needed = () if question.spec.method == "full" else ("peft",)
     require("torch", "transformers", *needed, why="--engine trace", extra="trace")
+    refuse_without_room()
     refuse_unknown_settings(question.spec, spread=("tp",))
     refuse_missing(question.spec.optimizer or "")
     _refuse_sharding(question)
@@ -127,7 +129,7 @@ def _with_memory(
 
     memory, stated = traced_memory(
         found.log, device, question.catalogue, question.accelerator,
-        extra=_buckets(found, question), factor=question.corrections.memory_factor,
+        layout=question.setup.layout, extra=_buckets(found, question), factor=question.corrections.memory_factor,
     )  # fmt: skip
     if found.n_units:
         text = f"layers are traced a few times and repeated, event by event, to {found.n_units}"

@@ -12,6 +12,7 @@ from lmsize.errors import InputError
 WORDS = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
     "alloc_failed", "bad_alloc", "unable to allocate", "failed to map segment",
+    "resource temporarily unavailable",  # no room for a thread's stack
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
+from lmsize.memory.units import Unit
 from lmsize.model.parts import AttentionCore, Experts, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
@@ -22,8 +23,9 @@ from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
 
+NO_UNIT = Unit()
 STYLES: dict[str, Style] = {
-    "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
+    "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
@@ -36,6 +38,7 @@ class Placed:
     Attributes:
         checkpointed: whether they keep only their input, and run again for the backward.
         gradients: bytes of those of one block that stay, once it is undone.
+        unit: what ranks share of one of them, where FSDP2 has them share it.
     """
 
     label: str
@@ -44,6 +47,7 @@ class Placed:
     piece: Piece
     checkpointed: bool
     gradients: Any
+    unit: Unit = NO_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def _is_understood(block: Block) -> bool:
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
-    most_recomputed: int | None = None,
+    most_recomputed: int | None = None, unit_of: Callable[[Tower, Run], Unit] | None = None,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
@@ -105,6 +109,7 @@ def placed_blocks(
         most_recomputed: how many layers full recomputation takes in, the first; None for all.
         gradient_shard: what stays of one block's gradients where they are divided over ranks as
             soon as they are made; None where they stay as they are.
+        unit_of: what ranks share of one block; None where they share nothing layer by layer.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks = _ranks(adapters)
@@ -118,7 +123,8 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting,
+            setting, ranks=ranks.get((tower.name, block.name), ()),
+            adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
         own = _for_tower(own, tower)
@@ -142,14 +148,16 @@ def placed_blocks(
                 budget -= n
             n_further += block.role == "further"
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
+            unit = unit_of(tower, run) if unit_of else NO_UNIT
+            # The root's gradients wait for the end, whole.
+            kept = unit.kept if unit_of and not unit.in_root else kept
             together = (setting.switches.recompute_chunk or 1) if again else 1
             for count, each in _chunks(n, together):
-                label = (
-                    f"{count} x {block.name}" if each == 1 else f"{count} x {each} {block.name}s"
-                )
+                label = f"{count} x {f'{each} ' if each > 1 else ''}{block.name}"
                 yield Placed(
-                    label, block.role, count, chained(made, each), ask.checkpointed, each * kept
-                )
+                    label, block.role, count, chained(made, each),
+                    ask.checkpointed, each * kept, unit,
+                )  # fmt: skip
             left, first = left - n, False
 
 

@@ -13,7 +13,10 @@ from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 
 WHOLE = 4  # no ZeRO stage divides it
-FUSED_STEPS = ("megatron",)  # Adam of Transformer Engine or Apex, in one kernel
+FUSED_STEPS = (
+    "megatron",
+    "deepspeed",
+)  # Adam in one kernel: Transformer Engine's, Apex', FusedAdam
 
 
 def held_throughout(
@@ -29,7 +32,8 @@ def held_throughout(
     n_uncast = sum(s.n_params for s in uncast if s.is_linear)
     held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
-        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=3))
+        stage = setup.weights_stage
+        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
     if setup.main_weights and not frozen and setup.optimizer_share:
         kind, share = setup.main_weights, setup.optimizer_share
         held.append(_stored("main_weights", trained, setup, kind, zero_stage=1, share=share))
@@ -47,6 +51,15 @@ def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     if not kind or setup.adapters is not None:
         return []
     return [_stored("main_gradients", trained, setup, kind, zero_stage=1)]
+
+
+def step_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """A partition's gradients as the step takes them, where they are not summed up so already."""
+    kind = setup.recipe.step_gradients
+    if not kind or setup.adapters is not None or setup.sums_in_fp32:
+        return []
+    raised = _stored("gradients raised for the step", trained, setup, kind, zero_stage=1)
+    return [total("temporaries", [raised])]
 
 
 def gradients(
@@ -77,7 +90,8 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) 
     for (group, quantised, expert), n in sums.items():
         kind = setup.quant if quantised and setup.quant else rest
         label = f"{group} ({kind.name})" if setup.quant else group
-        parts.append(storage(label, n, kind, n_shards=setup.shards(3, expert=expert)))
+        n_shards = setup.shards(setup.weights_stage, expert=expert)
+        parts.append(storage(label, n, kind, n_shards=n_shards))
     if casts is not None and casts.keeps_weights:
         label = f"linears cast to {casts.weights}, {casts.n_copies} each"
         parts.append(storage(label, casts.n_copies * n_cast, setup.precision(casts.weights)))

@@ -6,7 +6,7 @@ the fullest layer is the first or the last to run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from lmsize.source import Source
 AUTOGRAD = Source(
     "PyTorch 2.13", "tools/autograd/derivatives.yaml", "https://github.com/pytorch/pytorch"
 )
+FSDP = Source(
+    "PyTorch 2.13", "torch/distributed/fsdp/_fully_shard, _fsdp_param_group.py and _fsdp_collectives.py",
+    "https://github.com/pytorch/pytorch",
+)  # fmt: skip
 
 LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
 
@@ -71,6 +75,9 @@ class Moment:
             `gradient_bytes` of its parameters' gradients.
         cached_bytes: casts of weights that autocast keeps.
         at_loss: whether the running block is one that takes a loss.
+        at: which of the stage's blocks runs; of its layers `n_before` come before the one that
+            does, and `n_after` after it.
+        around: what it needs of other ranks, or for them: (what, bytes).
     """
 
     name: str
@@ -82,6 +89,10 @@ class Moment:
     gradient_bytes: Any = 0
     cached_bytes: Any = 0
     at_loss: bool = False
+    at: int = 0
+    n_before: int = 0
+    n_after: int = 0
+    around: tuple[tuple[str, Any], ...] = ()
 
     @property
     def is_backward(self) -> bool:
@@ -92,13 +103,23 @@ class Moment:
         """All of it, for one micro-batch in flight."""
         kept = sum(n * each for _, n, each in self.kept)
         made = sum(n * each for _, n, each in self.undone)
-        return kept + made + self.cached_bytes + self.peak_bytes
+        around = sum(n_bytes for _, n_bytes in self.around)
+        return kept + made + self.cached_bytes + self.peak_bytes + around
 
 
-def moments(blocks: Sequence[Placed]) -> list[Moment]:
-    """The fullest instants: of the forward, of the loss, of the backward of layers and its end."""
+Sharing = Callable[[Iterable[Moment], Sequence[Placed]], Iterable[Moment]]
+
+
+def moments(blocks: Sequence[Placed], *, sharing: Sharing | None = None) -> list[Moment]:
+    """The fullest instants: of the forward, of the loss, of the backward of layers and its end.
+
+    Args:
+        sharing: adds what ranks that share weights hold then; the layers next to the first and
+            the last may hold more than those.
+    """
+    every: Iterable[Moment] = (*_forwards(blocks), *_backwards(blocks, inner=sharing is not None))
     found: dict[tuple[str, bool], list[Moment]] = {}
-    for moment in (*_forwards(blocks), *_backwards(blocks)):
+    for moment in every if sharing is None else sharing(every, blocks):
         found.setdefault((moment.name, moment.at_loss), []).append(moment)
     return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
 
@@ -108,15 +129,15 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
     made: list[Moment] = []
     kept: list[tuple[str, int, Any]] = []
     cached: Any = 0
-    for placed in blocks:
+    for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
         loss = placed.role in LOSS_ROLES
         made.append(
             Moment(
-                "forward", placed.label, here, (), piece.forward_peak, 0,
-                cached_bytes=held, at_loss=loss,
+                "forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held,
+                at_loss=loss, at=at, n_before=before,
             )
         )  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
@@ -124,13 +145,14 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
     return made
 
 
-def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
-    """The first and the last layer of each run that is undone."""
+def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
+    """The first and the last layer of each run that is undone, and if `inner` those next to them."""
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
-        for n_done in sorted({0, placed.n_layers - 1}):
+        last = placed.n_layers - 1
+        for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
             made.append(
@@ -143,6 +165,9 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                     piece.peak_saved,
                     piece.peak_gradients,
                     at_loss=placed.role in LOSS_ROLES,
+                    at=at,
+                    n_before=n_left,
+                    n_after=n_done,
                 )
             )
     return made
@@ -154,8 +179,14 @@ def _name(placed: Placed) -> str:
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
 
-def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed]) -> Term:
-    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it."""
+def activations_term(
+    moment: Moment, *, in_flight: float, whole: Sequence[Placed], waiting: Any = 0
+) -> Term:
+    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it.
+
+    Args:
+        waiting: bytes of a stage's output where it is kept until its gradient comes.
+    """
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in moment.kept
@@ -180,6 +211,12 @@ def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed
         for p in whole
         if in_flight > 1 and p.role not in LOSS_ROLES
     ]
+    if not (isinstance(waiting, int) and waiting == 0):
+        leaves.append(
+            kept_bytes.term(
+                "outputs of the stage", n_layers=1, layer_bytes=waiting, n_in_flight=in_flight
+            )
+        )
     return total("activations", leaves)
 
 
@@ -202,7 +239,18 @@ def passing_term(moment: Moment) -> Term:
                 n_in_flight=1,
             )
         )
+    leaves += [shared_bytes.term(what, n_bytes=n) for what, n in moment.around]
     return total("temporaries", leaves)
+
+
+@formula(source=FSDP)
+def shared_bytes(*, n_bytes: Any) -> Any:
+    """Bytes of what is gathered from other ranks, or on its way to them.
+
+    Assumes: first dimensions padded to a multiple of the ranks; one unit fetched ahead.
+    Valid for: ``fully_shard`` of each layer and then of the model.
+    """
+    return n_bytes
 
 
 def gradients_term(moment: Moment) -> Term:

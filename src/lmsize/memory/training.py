@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 from lmsize.formula import Term, highest, maximum, total
 from lmsize.layout.ends import ends
-from lmsize.layout.shares import Stage, stages, stored_parts
+from lmsize.layout.shares import Stage, Stored, stages, stored_parts
 from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
@@ -17,6 +18,7 @@ from lmsize.memory.model_states import (
     main_gradients,
     states,
     step_copies,
+    step_gradients,
 )
 from lmsize.memory.moments import (
     activations_term,
@@ -26,11 +28,16 @@ from lmsize.memory.moments import (
     passing_term,
 )
 from lmsize.memory.stack_buffers import deferred, standing
+from lmsize.memory.step_segments import has_flat_steps, step_segments
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.memory.unit_moments import with_units
+from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
-from lmsize.numbers import ceil_div
+from lmsize.numbers import ceil_div, larger
 from lmsize.stacks.setting import Setting
+
+STEP = "optimizer_step"
 
 
 def training_peak(setup: TrainingSetup) -> Term:
@@ -43,6 +50,21 @@ def training_peak(setup: TrainingSetup) -> Term:
         adapters = adapter_stages[stage.index] if adapter_stages else None
         peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
     return highest("peak", peaks)
+
+
+def training_segments(setup: TrainingSetup) -> Term | None:
+    """What the allocator holds where the step's flat tensors have segments of their own; else None."""
+    if not has_flat_steps(setup):
+        return None
+    held = []
+    for stage in _meant(setup):
+        passes = [m for m in _moments(setup, stage, None) if m.label != STEP]
+        blocks = _blocks(setup, stage) if setup.is_taped else ()
+        free = reduce(larger, (placed.piece.largest for placed in blocks), 0)
+        trained = stored_parts(stage, setup.layout, trainable=True)
+        own = step_segments(setup, trained, free)
+        held.append(total(_label(stage), [maximum("passes", passes), own]))
+    return highest("segments", held)
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
@@ -69,10 +91,8 @@ def _label(stage: Stage) -> str:
 
 def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) -> list[Term]:
     frozen = setup.adapters is not None
-    base = list(stored_parts(stage, setup.layout, trainable=not frozen))
-    adapters = (
-        list(stored_parts(adapter_stage, setup.layout, trainable=True)) if adapter_stage else []
-    )
+    base = _parts(setup, stage, trainable=not frozen)
+    adapters = _parts(setup, adapter_stage, trainable=True) if adapter_stage else []
     trained = adapters if frozen else base
     uncast = ends(stage, **setup.switches.bf16_ends) if setup.casts else None
     plain = stored_parts(uncast, setup.layout, trainable=True) if uncast else ()
@@ -84,24 +104,41 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     reduced = [] if freed else [gradients(setup, graded, zero_stage=2)]
     gathers = [] if setup.flattens else _gathers(setup, stage)
     after = [states(setup, trained, frozen=frozen), _inputs(setup)]
-    step = total("optimizer_step", [
-        *held, *reduced, *after, *main_gradients(setup, trained), *step_copies(setup, trained)
+    step = total(STEP, [
+        *held, *reduced, *after, *main_gradients(setup, trained), *step_gradients(setup, trained),
+        *step_copies(setup, trained),
     ])  # fmt: skip
     if not setup.is_taped:
         whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
     schedule = setup.switches.schedule(setup.layout.vp)
-    waiting = deferred(setup, stage)
+    put_off = deferred(setup, stage)
+    waiting = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     made = []
-    for moment in with_joins(moments(blocks)) if setup.flattens else moments(blocks):
+    sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
+    found = moments(blocks, sharing=sharing)
+    for moment in with_joins(found) if setup.flattens else found:
         grown = [*(own if setup.accumulates else []), gradients_term(moment)]
         in_flight = stage.n_in_flight(setup.batch.n_micro, schedule, at_loss=moment.at_loss)
-        activations = activations_term(moment, in_flight=in_flight, whole=blocks)
+        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
-        made.append(total(moment.name, [*held, *grown, *after, *waiting, activations, passing]))
+        made.append(total(moment.name, [*held, *grown, *after, *put_off, activations, passing]))
     return [*made, step]
+
+
+def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
+    """Whether what a stage sends on stays until its gradient is back: DeepSpeed's pipe_buffers."""
+    return setup.recipe.stack == "deepspeed" and stage.index < stage.n_stages - 1
+
+
+def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:
+    """The stage's tensors on a rank, padded where ranks share them by rows."""
+    found = stored_parts(stage, setup.layout, trainable=trainable)
+    if not setup.is_in_units:
+        return list(found)
+    return [padded(stored, setup.shards(2, expert=stored.is_expert)) for stored in found]
 
 
 def _inputs(setup: TrainingSetup) -> Term:
@@ -124,7 +161,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     setting = Setting(
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
-        autocast=compute if casts and compute < weights else None,
+        autocast=compute if casts and (gathered or compute < weights) else None,
         trains_base=setup.adapters is None, quantised=setup.quant is not None,
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, switches=setup.switches, loss=setup.loss, casts=setup.casts,
@@ -143,8 +180,9 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     return placed_blocks(
         setup.model, setup.adapters, stage, setting, stack=recipe.stack,
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
-        accumulates=setup.accumulates or setup.shards_gradients,
-        gradient_shard=None if setup.accumulates or not setup.shards_gradients else shard,
+        accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
+        gradient_shard=shard if setup.shards_gradients and not setup.accumulates else None,
+        unit_of=units_of(setup) if setup.is_in_units else None,
     )  # fmt: skip
 
 
@@ -160,7 +198,7 @@ def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
 
 def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
     """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
-    if setup.layout.zero < 3 or setup.layout.n_replicas == 1:
+    if setup.layout.zero < 3 or setup.layout.n_replicas == 1 or setup.is_in_units:
         return []
     recipe = setup.recipe
     widest = max(

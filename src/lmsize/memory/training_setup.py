@@ -15,6 +15,7 @@ from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
+FSDP2 = ("transformers",)  # stacks whose ranks share by it at stages 2 and 3
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 
 
@@ -94,9 +95,20 @@ class TrainingSetup:
         return max(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
 
     @property
+    def is_in_units(self) -> bool:
+        """Whether FSDP2 shares weights, gradients and states over the ranks, layer by layer."""
+        shares = self.layout.zero > 1 and self.layout.n_replicas > 1
+        return shares and self.recipe.stack in FSDP2 and self.is_taped
+
+    @property
     def gathers_weights(self) -> bool:
         """Whether blocks run on weights gathered for them from all ranks."""
-        return self.layout.zero > 2 and self.layout.n_replicas > 1
+        return self.is_in_units or (self.layout.zero > 2 and self.layout.n_replicas > 1)
+
+    @property
+    def weights_stage(self) -> int:
+        """The ZeRO stage from which weights are divided: FSDP2 divides them at 2 too, and gathers."""
+        return 2 if self.is_in_units else 3
 
     @property
     def accumulates(self) -> bool:
@@ -121,5 +133,5 @@ class TrainingSetup:
 
     @property
     def shards_gradients(self) -> bool:
-        """Whether each block's gradients are divided over the ranks as soon as they are made."""
-        return self.layout.zero > 1 and self.layout.n_replicas > 1
+        """Whether each gradient is divided over the ranks as soon as it is made."""
+        return self.layout.zero > 1 and self.layout.n_replicas > 1 and not self.is_in_units

@@ -53,3 +53,14 @@ FP32_ROUTER = _named(
 )
 # Scores get a learned bias of relative positions, which fused attention takes as a mask and saves.
 POSITION_BIAS = T5_NORM
+# Tensor-parallel ranks gather queries, keys and values (norms over all heads, one product for the
+# three), or the halves of the gate, and divide again before the projection back.
+MEETS_IN_ATTENTION = _named(
+    "flex_olmo minimax_m2 olmo2 olmo3 olmo_hybrid olmoe phi3 phi4_multimodal step3p7"
+)
+MEETS_IN_MLP = _named("glm glm4 glm4v phi3 phi4_multimodal")
+# Embeddings are a module that is not to be split (`_no_split_modules`), so a unit of FSDP's own.
+EMBEDDINGS_APART = _named(
+    "bert camembert data2vec-text esm gte jina_embeddings_v3 modernbert nomic_bert roberta xlm-roberta "
+    "xlm-roberta-xl"
+)

@@ -10,6 +10,7 @@ from lmsize.stacks.local import local_section
 from lmsize.stacks.mlp import mlp
 from lmsize.stacks.sections import Section, sections
 from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.stacks.spread import keeps_heads_whole
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
@@ -31,7 +32,10 @@ def layer_program(
     if reads_encoder:
         read = setting.micro_batch * (setting.n_keys or setting.seq_len)
         program.remembered(read * width, itemsize, needs_grad=setting.trains_base)
-    branches = [local_section(section, setting.layout) for section in sections(block)]
+    whole = keeps_heads_whole(setting)
+    branches = [
+        local_section(section, setting.layout, whole_heads=whole) for section in sections(block)
+    ]
     if _is_parallel(branches, setting):
         stream = _parallel(program, stream, branches, setting, style)
     else:

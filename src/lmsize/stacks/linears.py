@@ -8,6 +8,7 @@ from typing import Any
 
 from lmsize.model.parts import Linear
 from lmsize.stacks.setting import Setting, parameter
+from lmsize.stacks.spread import entered, left
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
@@ -37,12 +38,14 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
     if setting.quantised and linear.adaptable:
         return _dequantised(program, x, linear, n_weights, setting)
     weight = parameter(program, linear.name, n_weights, setting, tied=linear.tied)
-    return ops.linear(
+    x = entered(program, x, linear, setting)
+    made = ops.linear(
         program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name,
         gathers=setting.sequence_shards if linear.split == "column" else 1,
         scatters=setting.sequence_shards if linear.split == "row" else 1,
         casts=setting.casts if linear.adaptable else None,
     )  # fmt: skip
+    return left(program, made, linear, setting)
 
 
 def _dequantised(

@@ -11,13 +11,13 @@ from lmsize.numbers import ceil_div
 from lmsize.stacks.sections import Section
 
 
-def local_section(section: Section, layout: Layout) -> Section:
-    """The rank's part of every linear, core and bank of experts."""
+def local_section(section: Section, layout: Layout, *, whole_heads: bool = False) -> Section:
+    """The rank's part of every linear, core (but `whole_heads`) and bank of experts."""
     return replace(
         section,
         linears=[local_linear(part, layout) for part in section.linears],
         outputs=[local_linear(part, layout) for part in section.outputs],
-        core=local_core(section.core, layout) if section.core else None,
+        core=local_core(section.core, layout) if section.core and not whole_heads else section.core,
         experts=local_experts(section.experts, layout) if section.experts else None,
     )
 

@@ -29,13 +29,14 @@ def dense_mlp(
     *ups, down = linears
     if style.fuses_matrices:
         ups = [as_one(ups, setting)]
-    kind, t = setting.conduct.activation, setting.n_tokens
+    kind = setting.conduct.activation
     up = setting.of_shared if is_shared else setting
     first = applied(program, x, ups[0], up)
     if len(ups) == 2:
         inner = gated_mlp(program, first, lambda: applied(program, x, ups[1], up), kind, style)
     elif ups[0].n_out == 2 * down.n_in:
-        gate, other = ops.split(program, first, (t * down.n_in, t * down.n_in))
+        half = first.numel // 2
+        gate, other = ops.split(program, first, (half, half))
         inner = gated_mlp(program, gate, lambda: other, kind, style)
     else:
         inner = style.activation(program, first, kind)

@@ -63,6 +63,7 @@ class Setting:
         quantised: whether the base's adaptable linears are stored in few bits.
         adapting: how adapters and products of few bits are written.
         casts: how hidden linears cast their operands to few bits; None where they do not.
+        spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
@@ -83,6 +84,7 @@ class Setting:
     quant_itemsize: float = 0.0
     switches: Switches = USUAL
     adapting: Adapting = PEFT
+    spreads: bool = False
     loss: str = ""
     casts: Casts | None = None
 
@@ -139,6 +141,7 @@ class Style:
         qkv: queries, keys and values from the normed stream, where they are not one projection
             each; None where they are.
         down: the last product of a gated MLP, where its input is not saved.
+        spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
@@ -158,6 +161,7 @@ class Style:
     adapting: Adapting = PEFT
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
+    spreads: bool = False
     offloads: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 

@@ -225,4 +225,4 @@ def upcasts_logits(model: ModelSpec) -> bool:
     return not model.architecture.endswith(masked)
 
 
-STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits)
+STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits, spreads=True)

@@ -63,12 +63,32 @@ def model_class(config: Mapping[str, Any]) -> Any:
     name = read_config(config, name="config").architecture
     cls = getattr(transformers, name, None) if name else None
     if cls is None or not hasattr(cls, "config_class"):
-        expected = f"a class of transformers {transformers.__version__} (no code of the Hub is run)"
-        near = nearest_names(name, dir(transformers), n_names=2) if name else []
-        raise ModelError("architectures", name or None, expected, nearest=near)
+        raise _no_class(name, config)
     if "labels" not in inspect.signature(cls.forward).parameters:
         raise ModelError("architectures", name, "a class that takes labels and computes a loss")
     return cls
+
+
+def _no_class(name: str | None, config: Mapping[str, Any]) -> ModelError:
+    """Why this model cannot be built here, and what answers without building it."""
+    import transformers
+
+    kind, release = config.get("model_type"), f"transformers {transformers.__version__}"
+    if not name:
+        reason = f"a class: the model_type {kind!r} has none in {release}"
+    elif config.get("auto_map"):
+        reason = (
+            f"a class of {release}: the model's is code on the Hub, and no code of the Hub is run"
+        )
+    else:
+        reason = (
+            f"a class of {release}, older or newer ones may have it (no code of the Hub is run)"
+        )
+    near = nearest_names(name, dir(transformers), n_names=2) if name else []
+    expected = (
+        f"{reason}. --engine analytic needs none, and lmsize trace takes a module of your own"
+    )
+    return ModelError("architectures", name or None, expected, nearest=near)
 
 
 def attention_context(spec: TrainSpec) -> AbstractContextManager[Any]:
@@ -141,7 +161,8 @@ def _from_config(cls: Any, config: Mapping[str, Any], spec: TrainSpec) -> Any:
         raise
     except Exception as error:  # configs are checked by transformers, in many ways
         said = " ".join(str(error).split())[:300]
-        expected = f"one that transformers can build: it says {type(error).__name__}: {said}"
+        told = "does not know" if isinstance(error, KeyError) else f"says {type(error).__name__}:"
+        expected = f"one that transformers can build: it {told} {said}"
         raise ModelError("config.json", cls.__name__, expected) from error
 
 

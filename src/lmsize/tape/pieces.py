@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from lmsize.numbers import chosen, larger
@@ -23,6 +24,7 @@ class Piece:
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
         again: what it keeps once it has run again, for the backward of a block before it.
+        largest: the largest tensor that it makes.
     """
 
     saved: Any
@@ -34,6 +36,7 @@ class Piece:
     gradients: Any
     output: Any
     again: Any = 0
+    largest: Any = 0
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -69,6 +72,7 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
+            largest=largest_tensor(program),
         )  # fmt: skip
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
@@ -81,7 +85,14 @@ def piece(
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output, again=through.saved,
+        largest=largest_tensor(program),
     )  # fmt: skip
+
+
+def largest_tensor(program: Program) -> Any:
+    """Bytes of the largest tensor that the operations make."""
+    sizes = (t.n_bytes for op in program.ops for t in op.writes if t.base is t and t.is_counted)
+    return reduce(larger, sizes, 0)
 
 
 def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:

@@ -15,6 +15,8 @@ from lmsize.errors import LmsizeError
 
 _MASKS = "transformers.masking_utils"  # asks whether anything is padded or packed
 _OWN = "lmsize.tracing."
+# Read from the device in any ordinary step: whether gradients overflowed, and their norm.
+_HARMLESS = ("torch.amp.grad_scaler", "torch.nn.utils.clip_grad")
 
 
 class DataDependenceError(LmsizeError):
@@ -36,7 +38,7 @@ def answer(tensor: Any, phase: str, known: Callable[[Any], Any]) -> Any:
     value = known(tensor)
     if value is not None:
         return value
-    if phase.endswith(("optimizer", "clip")):
+    if phase.endswith(("optimizer", "clip")) or _is_harmless():
         return 0.0  # no overflow was found, the norm is small
     where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
     raise DataDependenceError(
@@ -44,6 +46,19 @@ def answer(tensor: Any, phase: str, known: Callable[[Any], Any]) -> Any:
         "it does next depends on data, which a trace does not have. Give the module another path "
         "for the trace (masks and shapes from Python numbers), or measure a real step"
     )
+
+
+def _is_harmless() -> bool:
+    """Whether torch's own scaling or clipping asks."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name in _HARMLESS:
+            return True
+        if not name.startswith((_OWN, "torch.")) and name != "torch":
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _asking() -> FrameType:

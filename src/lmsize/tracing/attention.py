@@ -54,7 +54,11 @@ class Request:
 
 
 def kernel(asked: Request, capability: tuple[int, int]) -> str:
-    """``cudnn``, ``flash``, ``efficient`` or ``math``: the first that can serve the request."""
+    """``cudnn``, ``flash``, ``efficient`` or ``math``: the first that can serve the request.
+
+    Raises:
+        RuntimeError: none of those that are allowed can.
+    """
     backends = torch.backends.cuda
     if capability[0] in (9, 10) and backends.cudnn_sdp_enabled() and _cudnn_serves(asked):
         return "cudnn"
@@ -62,6 +66,8 @@ def kernel(asked: Request, capability: tuple[int, int]) -> str:
         return "flash"
     if backends.mem_efficient_sdp_enabled() and _efficient_serves(asked, capability):
         return "efficient"
+    if not backends.math_sdp_enabled():
+        raise RuntimeError("No available kernel.")  # as torch says it
     return "math"
 
 

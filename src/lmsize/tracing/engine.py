@@ -11,8 +11,8 @@ from lmsize.step.model import built_model
 from lmsize.step.optimizer import CLASSES
 from lmsize.step.sharding import sharded
 from lmsize.step.training import step_of
-from lmsize.tracing.factory import UserStep
-from lmsize.tracing.faults import explained
+from lmsize.tracing.factory import UserStep, refuse_with_arguments
+from lmsize.tracing.faults import TraceError, explained
 from lmsize.tracing.pretence import weights_left_blank
 from lmsize.tracing.ranks import mesh_of_ranks
 from lmsize.tracing.replication import (
@@ -129,13 +129,17 @@ def traced_factory(factory: Callable[[], Any], name: str, device: Device) -> Tra
     """
     import torch
 
+    refuse_with_arguments(factory, name)
     with on_fake_tensors(device):
         with explained(f"{name}, when it is called"), torch.device(device.type):
             made = factory()
         step = UserStep(made, foreach=device.type == "cuda")
         counts = _counts(step.model)
         with explained(name), torch.device(device.type):
-            return Traced(logged(step, device), *counts)
+            log = logged(step, device)
+    if not any(entry.phase.startswith("2.") for entry in log.entries):
+        raise TraceError(f"{name}: its step asks for no memory, so there is nothing to tell")
+    return Traced(log, *counts)
 
 
 def _replicated(

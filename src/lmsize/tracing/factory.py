@@ -14,6 +14,7 @@ is the traced one, and returns ``(model, batch)``, ``(model, batch, loss)`` or a
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,22 @@ def loaded(name: str) -> Callable[[], Any]:
     return factory
 
 
+def refuse_with_arguments(factory: Callable[..., Any], name: str) -> None:
+    """Refuse a factory that cannot be called with nothing.
+
+    Raises:
+        InputError: it wants arguments.
+    """
+    try:
+        wanted = inspect.signature(factory)
+    except (TypeError, ValueError):  # of C, which says nothing of its arguments
+        return
+    try:
+        wanted.bind()
+    except TypeError as error:
+        raise InputError("FACTORY", name, f"a callable without arguments ({error})") from error
+
+
 class UserStep:
     """A step of a user's own, phase by phase."""
 
@@ -88,10 +105,17 @@ class UserStep:
         self.on_phase("forward", 0)
         loss = self._loss_of(self.micro_batches[0])
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else _described(loss)
-            raise TraceError(f"the loss is of shape {shape}: expected a tensor of one number")
+            got = f"of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _a(loss)
+            raise TraceError(
+                f"the loss is {got}: expected a tensor of one number. Let the factory return "
+                "(model, batch, loss), where loss(model, batch) gives it"
+            )
         if self.optimizer is None:
             return
+        if not loss.requires_grad:
+            raise TraceError(
+                "the loss depends on no parameter that is trained: nothing to go back to"
+            )
         self.on_phase("backward", 0)
         loss.backward()
         self.on_phase("optimizer", -1)
@@ -135,7 +159,14 @@ def _parts(made: Any) -> dict[str, Any]:
     for name in ("loss", "step"):
         if made.get(name) is not None and not callable(made[name]):
             raise InputError("FACTORY", _described(made[name]), f"a {name} that can be called")
+    optimizer = made.get("optimizer")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError("FACTORY", _described(optimizer), "an optimizer that is a torch one")
     return dict(made)
+
+
+def _a(value: Any) -> str:
+    return f"a {_described(value)}"
 
 
 def _described(value: Any) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from torch._subclasses import fake_tensor
 
 from lmsize.errors import LmsizeError
+from lmsize.measuring.limit import is_out_of_memory
 from lmsize.tracing.replication import NotAlikeError
 
 _MOST_CHARS = 400
@@ -32,12 +33,16 @@ def explained(what: str) -> Iterator[None]:
         yield
     except (LmsizeError, NotAlikeError):
         raise
-    except MemoryError as error:
+    except SystemExit as error:
         raise TraceError(
-            f"{what}: this machine has too little memory for the trace itself; a trace of fake tensors "
-            "needs about 1 GiB: free some, or see what makes real tensors"
+            f"{what}: ends the program (SystemExit {error.code}) ({_place(error)})"
         ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise TraceError(
+                f"{what}: this machine has too little memory for the trace itself; a trace of fake "
+                "tensors needs about 1 GiB: free some, or see what makes real tensors"
+            ) from error
         own = _own(error)
         if own is not None:
             raise own from error
@@ -69,12 +74,23 @@ def _message(error: Exception) -> str:
             "torch.library.register_fake says how"
         )
     said = " ".join(str(error).split())
+    if isinstance(error, fake_tensor.FakeTensorDeviceMismatchError) or "same device" in said:
+        return f"{said} ({where}): make tensors without a device, on the default one that is traced"
+    if "No available kernel" in said:
+        return (
+            "the attention kernel that was asked for cannot serve this model's types, masks, head "
+            f"sizes or dropout ({where}): --attention sdpa takes one that can"
+        )
+    if "calculation overflowed" in said:
+        return (
+            f"a tensor is too large for any machine ({where}): shorter sequences, a smaller batch"
+        )
     if "register_fake" in said or "Meta" in said or "meta" in said:
         said = f"{said[:_MOST_CHARS]}. An operator without a fake kernel needs torch.library.register_fake"
     return f"raises {type(error).__name__} ({where}): {said[: 2 * _MOST_CHARS]}"
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The innermost line of the program that is neither torch's nor this package's."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "/torch/" not in f.filename and "/lmsize/" not in f.filename]

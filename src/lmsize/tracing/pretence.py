@@ -6,6 +6,7 @@ device that this build cannot have.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch._subclasses import fake_tensor
 
 from lmsize.tracing import attention
 from lmsize.tracing.ranks import streams_pretended
@@ -38,12 +40,44 @@ def pretended(device_type: str, capability: tuple[int, int]) -> Iterator[None]:
         # The engine's device threads would not see the modes of this one.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_moved_in_place())
+        stack.enter_context(_nothing_compiled())
+        stack.enter_context(_errors_said_once())
         if device_type == "cuda":
             ensure_cuda_autograd()
             stack.enter_context(_cuda_kernels(capability))
             stack.enter_context(_cuda_present(capability))
             stack.enter_context(streams_pretended())
         yield
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """torch.compile leaves all as it is: a compiler sees no more than this package's modes do.
+
+    What was compiled before runs as it is written; without that, the process would be aborted.
+    """
+
+    def left(model: Any = None, **_options: Any) -> Any:
+        return model if model is not None else left
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "compile", left))
+        stack.enter_context(mock.patch.object(torch.nn.Module, "compile", _always(None)))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextmanager
+def _errors_said_once() -> Iterator[None]:
+    """What a fake kernel raises is logged by torch first, stack and all."""
+    log = logging.getLogger(fake_tensor.__name__)
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

@@ -45,16 +45,35 @@ def test_bytes_a_parameter_follow_the_recipe(
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_zero_shards_one_more_component_a_stage(zero: int) -> None:
+def test_zero_shards_more_components_a_stage(zero: int) -> None:
+    """FSDP2 stands for stages 2 and 3: between steps a rank has its part of the weights at both."""
     tree = lmsize.train("llama-3.1-8b", accelerators=8, zero=zero, precision="bf16").memory.tree
     step = tree.child("optimizer_step") if tree else None
     assert step is not None
     found = {part.label: part.value for part in step.children}
-    shards = [8 if zero >= stage else 1 for stage in (3, 2, 1)]
+    shards = [8 if zero >= stage else 1 for stage in (2, 2, 1)]
     whole = [2 * N, 2 * N, 4 * N]
     names = ("weights", "gradients", "optimizer_states")
     for name, size, n in zip(names, whole, shards, strict=True):
         assert found[name] == pytest.approx(size / n, rel=1e-6)
+
+
+def test_fsdp2_gathers_the_root_and_two_layers_or_at_stage_2_all_of_them() -> None:
+    n_layers, layer = 32, 218_112_000
+    root = N - n_layers * layer
+
+    def gathered(zero: int) -> float:
+        options = {"recompute": "full", "seq_len": 64, "optimizer": "sgd"}
+        found = lmsize.train(
+            "llama-3.1-8b", accelerators=64, zero=zero, precision="bf16", **options
+        ).memory.tree
+        moment = found.child("layer_recompute") if found else None
+        assert moment is not None
+        return sum(part.value for part in moment.walk() if "gathered" in part.label)
+
+    assert gathered(3) == 2 * (root + 2 * layer)
+    # The last layer is undone: its gradients, on their way, have taken the place of its weights.
+    assert gathered(2) == 2 * (root + (n_layers - 1) * layer)
 
 
 def test_zero_over_one_rank_is_no_zero() -> None:
