@@ -159,9 +159,7 @@ def placed_blocks(
             kept = unit.kept if unit_of and not unit.in_root else kept
             together = (setting.switches.recompute_chunk or 1) if again else 1
             for count, each in _chunks(n, together):
-                label = (
-                    f"{count} x {block.name}" if each == 1 else f"{count} x {each} {block.name}s"
-                )
+                label = f"{count} x {f'{each} ' if each > 1 else ''}{block.name}"
                 yield Placed(
                     label, block.role, count, chained(made, each), ask.checkpointed, each * kept,
                     unit,

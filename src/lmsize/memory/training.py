@@ -172,7 +172,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=outputs)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
-        made.append(total(moment.name, [*held, *grown, *after, *waiting, activations, passing]))
+        made.append(total(moment.name, [*held, *grown, *after, *put_off, activations, passing]))
     return [*made, step]
 
 
