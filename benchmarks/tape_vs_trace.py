@@ -42,6 +42,8 @@ CATALOGUE_SETTINGS: dict[str, Case] = {
     "amp-ckpt": _SHORT | {"precision": "amp-bf16", "recompute": "full"},
     "lora": _SHORT | {"precision": "bf16", "method": "lora"},
 }
+EAGER_ONLY = ("gemma2", "bloom")
+MIXTURES = ("mixtral", "qwen3_moe")
 
 
 def drawn(seed: int, number: int) -> Iterator[Case]:
@@ -96,14 +98,19 @@ def _config(rng: random.Random, family: str) -> Case:
 
 
 def _options(rng: random.Random, family: str) -> Case:
-    method = rng.choices(["full", "lora"], [3, 1])[0]
+    method = rng.choices(["full", "lora", "qlora"], [3, 1, 1])[0]
+    if method == "qlora" and family in MIXTURES:  # the tape quantises experts (experts-quantised)
+        method = "lora"
+    quant = rng.choice(["nf4", "nf4", "int4", "int8"]) if method == "qlora" else None
     return {
-        "method": method, "precision": rng.choice(["fp32", "bf16", "amp-bf16"]),
-        "attention": "eager" if family == "gemma2" else rng.choice(["sdpa", "sdpa", "eager"]),
+        "method": method, "quant": quant, "precision": rng.choice(["fp32", "bf16", "amp-bf16"]),
+        "attention": "eager" if family in EAGER_ONLY else rng.choice(["sdpa", "sdpa", "eager"]),
         "recompute": "none" if family == "t5" else rng.choice(["none", "none", "full"]),
         "micro_batch": rng.choice([1, 2, 4, 8]), "seq_len": rng.choice([128, 512, 1024, 2048]),
         "grad_accum": rng.choice([1, 1, 1, 2]),
-        "optimizer": rng.choice(["adamw", "adamw", "adamw-fused", "sgd"]),
+        "optimizer": rng.choice([
+            "adamw", "adamw", "adamw-fused", "sgd", "adamw8bit", "lion8bit", "paged-adamw",
+        ]),
     }  # fmt: skip
 
 
@@ -122,13 +129,15 @@ def catalogue_cases() -> Iterator[Case]:
 
 def traced_peaks(case: Case) -> dict[str, int]:
     """Bytes of the fullest instant of each phase of the second step."""
+    from lmsize.step.optimizer import class_of
     from lmsize.step.training import built_step
     from lmsize.tracing.peaks import in_blocks, peaks
     from lmsize.tracing.running import Device, traced
     from lmsize.workload.training import TrainSpec, with_defaults
 
     spec, _ = with_defaults(TrainSpec(**case["options"]), max_positions=None)
-    by_name = "foreach" if spec.optimizer != "adamw-fused" else None
+    is_torch = class_of(spec.optimizer or "")[0] == "torch.optim"
+    by_name = "foreach" if is_torch and spec.optimizer != "adamw-fused" else None
 
     def build() -> Any:
         return built_step(

@@ -267,7 +267,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
         autocast=compute if casts and compute < weights else None,
-        trains_base=setup.adapters is None, quantised=setup.quant is not None,
+        trains_base=setup.adapters is None, quant=setup.quant.name if setup.quant else "",
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, switches=setup.switches, loss=setup.loss,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",

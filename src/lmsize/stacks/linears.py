@@ -9,6 +9,8 @@ from lmsize.stacks.setting import Setting, parameter
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
+INTEGER = "int8"  # LLM.int8 multiplies in int8; other types are dequantised
+
 
 def applied(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tensor:
     """A linear part on a tensor, with its adapter if it has one."""
@@ -24,8 +26,8 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
     """The product with the base's own weight, in full or in few bits."""
     n_weights = linear.n_in * linear.n_out
     bias = parameter(program, f"{linear.name}.bias", linear.n_out, setting) if linear.bias else None
-    if setting.quantised and linear.adaptable:
-        return _dequantised(program, x, linear, n_weights, setting)
+    if setting.quant and linear.adaptable:
+        return _in_few_bits(program, x, linear, n_weights, setting)
     weight = parameter(program, linear.name, n_weights, setting, tied=linear.tied)
     return ops.linear(
         program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name,
@@ -34,21 +36,18 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
     )  # fmt: skip
 
 
-def _dequantised(
+def _in_few_bits(
     program: Program, x: Tensor, linear: Linear, n_weights: Any, setting: Setting
 ) -> Tensor:
-    """The product of bitsandbytes in its compute type; the weight in full for it, each way."""
+    """The product of bitsandbytes: in int8, or in its compute type with the weight in full."""
+    shape = {"n_weights": n_weights, "n_in": linear.n_in, "n_out": linear.n_out}
+    if setting.quant == INTEGER:
+        return ops.integer_linear(program, x, **shape, name=linear.name)
     lower = ops.cast(program, x, setting.quant_itemsize)
     made = ops.quantised_linear(
-        program,
-        lower,
-        n_weights=n_weights,
-        n_in=linear.n_in,
-        n_out=linear.n_out,
-        name=linear.name,
-        keeps_input=setting.adapting.keeps_inputs,
+        program, lower, **shape, name=linear.name, keeps_input=setting.adapting.keeps_inputs,
         n_copies=setting.adapting.n_dequantised,
-    )
+    )  # fmt: skip
     return ops.cast(program, made, x.itemsize)
 
 
@@ -76,6 +75,8 @@ def _adapted(
     program: Program, x: Tensor, base: Tensor, linear: Linear, *, rank: int, setting: Setting
 ) -> Tensor:
     """LoRA as peft has it: the input in the adapter's type, two products, a scale, a sum."""
+    if setting.quant not in ("", INTEGER) and linear.adaptable:
+        base = ops.copy(program, base)  # peft clones what a linear of 4 bits gives
     down, up = _matrices(program, linear, rank, setting)
     raised = ops.cast(program, x, down.itemsize, name=f"{linear.name} input in fp32")
     inner = ops.linear(program, raised, down, n_in=linear.n_in, n_out=rank, name="lora_A")

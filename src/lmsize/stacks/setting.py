@@ -59,7 +59,7 @@ class Setting:
         layout: of the run; programs are those of one of its ranks.
         quant_itemsize: of products with weights in few bits.
         switches: of the stack.
-        quantised: whether the base's adaptable linears are stored in few bits.
+        quant: type in which the base's adaptable linears are stored; empty if as they are.
         adapting: how adapters and products of few bits are written.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
@@ -72,7 +72,7 @@ class Setting:
     attention: str = "sdpa"
     trains_base: bool = True
     ranks: tuple[tuple[str, int], ...] = ()
-    quantised: bool = False
+    quant: str = ""
     n_keys: Any = None
     head_dim: int = 0
     inputs_need_grad: bool = False

@@ -60,7 +60,8 @@ def piece(
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
     back = backward(program, accumulates=accumulates, extra_bytes=extra)
-    recomputed = through.peak + output
+    # It runs again once its backward asks for what was not saved: gradients are there by then.
+    recomputed = through.peak + back.held_before
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
         saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,

@@ -100,3 +100,37 @@ def test_one_program_serves_numbers_and_arrays(autocast: float | None, checkpoin
 def test_storages_are_whole_blocks() -> None:
     assert Tensor("x", 1, 4).n_bytes == 512
     assert Tensor("x", 129, 4).n_bytes == 1024
+
+
+def test_a_recomputation_finds_the_gradients_that_are_there() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    inner = ops.pointwise(program, x, name="silu", saves="input")
+    shorter = ops.total(program, inner, numel=KIB // 4)
+    program.outputs.append(ops.cast(program, shorter, 2))
+    # The cast's gradient is made before anything saved is asked for; the 16-bit one is gone then.
+    assert backward(program).held_before == KIB
+    assert piece(program, checkpointed=True).backward_peak == forward(program).peak + KIB
+
+
+def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    made = ops.integer_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
+    program.outputs.append(made)
+    through, undone = forward(program), backward(program)
+    assert through.saved == 2 * KIB
+    rows = KIB + 512  # in int8, and a scale each
+    sums = 4 * KIB * (4 + 2)  # int32, then fp16
+    assert through.peak == 2 * KIB + made.n_bytes + rows + sums
+    whole = 2 * 16 * 64
+    assert undone.peak == 2 * KIB + made.n_bytes + whole + x.n_bytes
+
+
+def test_a_four_bit_product_saves_nothing_and_holds_its_weight_whole() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    made = ops.quantised_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
+    program.outputs.append(made)
+    assert forward(program).saved == 0
+    assert forward(program).peak == x.n_bytes + made.n_bytes + 2 * 16 * 64
