@@ -13,7 +13,7 @@ from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.blocks import as_built
 from lmsize.memory.standing import BLACKWELL, HOPPER
-from lmsize.memory.training import TrainingSetup
+from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks.switches import Switches, read_switches
