@@ -74,15 +74,26 @@ def _adapted_as_is(
 def _adapted(
     program: Program, x: Tensor, base: Tensor, linear: Linear, *, rank: int, setting: Setting
 ) -> Tensor:
-    """LoRA as peft has it: the input in the adapter's type, two products, a scale, a sum."""
-    if setting.quant not in ("", INTEGER) and linear.adaptable:
-        base = ops.copy(program, base)  # peft clones what a linear of 4 bits gives
+    """LoRA as peft has it: the input in the adapter's type, two products, a scale, a sum.
+
+    Over a base of few bits (peft's ``lora/bnb.py``) nothing is cast under autocast, and the
+    adapter's part takes the base's type before the sum, not after it.
+    """
+    in_few_bits = bool(setting.quant) and linear.adaptable
+    if in_few_bits and setting.quant != INTEGER:
+        base = ops.copy(program, base)  # cloned, defensively
     down, up = _matrices(program, linear, rank, setting)
-    raised = ops.cast(program, x, down.itemsize, name=f"{linear.name} input in fp32")
+    casts = program.autocast is None or not in_few_bits
+    raised = x
+    if casts:
+        raised = ops.cast(program, x, down.itemsize, name=f"{linear.name} input in fp32")
     inner = ops.linear(program, raised, down, n_in=linear.n_in, n_out=rank, name="lora_A")
     outer = ops.linear(program, inner, up, n_in=rank, n_out=linear.n_out, name="lora_B")
     scaled = ops.pointwise(program, outer, name="scaled")
-    total = ops.add(program, base, scaled)
-    made = ops.cast(program, total, base.itemsize)
+    if in_few_bits and casts:
+        scaled = ops.cast(program, scaled, base.itemsize)
+    made = ops.add(program, base, scaled)
+    if not in_few_bits:
+        made = ops.cast(program, made, base.itemsize)
     program.hold(x, raised)  # names in the frames that call
     return made

@@ -120,7 +120,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 
 STYLE = Style(
-    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, recomputes_modules=True, fuses_weight_gradients=True,
+    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, recomputes_modules=True, fuses_weight_gradients=True, reentrant=True,
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
 

@@ -131,6 +131,7 @@ class Style:
             each; None where they are.
         down: the last product of a gated MLP, where its input is not saved.
         offloads: whether the inputs of layers that run again wait on the host.
+        reentrant: whether a layer runs again as one function's backward, before any of its own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -149,6 +150,7 @@ class Style:
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
     offloads: bool = False
+    reentrant: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 

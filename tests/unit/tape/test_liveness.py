@@ -134,3 +134,12 @@ def test_a_four_bit_product_saves_nothing_and_holds_its_weight_whole() -> None:
     program.outputs.append(made)
     assert forward(program).saved == 0
     assert forward(program).peak == x.n_bytes + made.n_bytes + 2 * 16 * 64
+
+
+def test_a_reentrant_checkpoint_runs_again_before_any_gradient_moves() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    inner = ops.pointwise(program, x, name="silu", saves="input")
+    program.outputs.append(ops.cast(program, ops.total(program, inner, numel=KIB // 4), 2))
+    again = piece(program, checkpointed=True, reentrant=True)
+    assert again.backward_peak == forward(program).peak + program.outputs[0].n_bytes
