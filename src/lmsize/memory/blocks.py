@@ -247,6 +247,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
         keeps=torchtitan.keeps if selective else None, offloads=STYLES[ask.stack].offloads,
+        reentrant=STYLES[ask.stack].reentrant,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 

@@ -159,7 +159,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         return [total("backward", whole), step]
     schedule = setup.switches.schedule(setup.layout.vp)
     outputs = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
-    waiting = deferred(setup, stage)
+    put_off = deferred(setup, stage)
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing, alike=setup.lengths == "equal")
@@ -214,7 +214,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
         autocast=compute if casts and (gathered or compute < weights) else None,
-        trains_base=setup.adapters is None, quantised=setup.quant is not None,
+        trains_base=setup.adapters is None, quant=setup.quant.name if setup.quant else "",
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, unpacks=setup.unpacks, switches=setup.switches, loss=setup.loss,
         casts=setup.casts,

@@ -12,6 +12,7 @@ ACTIVATION = (
     "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj",
     "afn", "mlp_hidden_act", "ffn_act_fn",
 )  # fmt: skip
+OWN_ACTIVATIONS = {"bloom": "bloom_gelu"}  # which the class writes itself, whatever the config says
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 HIDDEN_DROPOUT = (
     "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout_rate", "residual_dropout",
@@ -66,7 +67,7 @@ def read_conduct(config: Config) -> Conduct:
     section = config.section("text_config") or config.section("llm_config") or config
     known = {**section.defaults, **section.raw}
     rotary = any(key in known for key in ROTARY) and not known.get("alibi")
-    activation = _text(known, ACTIVATION, "silu")
+    activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
     return Conduct(
         model_type=section.model_type or "llama",
         activation=GATED_T5.get(activation, activation),

@@ -46,6 +46,8 @@ OWN_SOFTMAX = _named(
 )
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# Scores are scaled within their product, and named with and without the mask until the layer ends.
+NAMES_SCORES = _named("bloom")
 # The router reads the stream in fp32.
 FP32_ROUTER = _named(
     "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "

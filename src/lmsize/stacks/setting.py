@@ -62,7 +62,7 @@ class Setting:
         quant_itemsize: of products with weights in few bits; `unpacks` whether these are unpacked in
             plain torch (GPTQ) rather than dequantised by a kernel (bitsandbytes).
         switches: of the stack.
-        quantised: whether the base's adaptable linears are stored in few bits.
+        quant: type in which the base's adaptable linears are stored; empty if as they are.
         adapting: how adapters and products of few bits are written.
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
@@ -80,7 +80,7 @@ class Setting:
     trains_base: bool = True
     ranks: tuple[tuple[str, int], ...] = ()
     saved: tuple[str, ...] = ()
-    quantised: bool = False
+    quant: str = ""
     n_keys: Any = None
     head_dim: int = 0
     inputs_need_grad: bool = False
@@ -156,6 +156,7 @@ class Style:
             precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
+        reentrant: whether a layer runs again as one function's backward, before any of its own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -176,6 +177,7 @@ class Style:
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
     offloads: bool = False
+    reentrant: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 

@@ -65,5 +65,5 @@ def down(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tenso
 ADAPTING = Adapting(casts=False)
 STYLE = Style(
     norm, rotary, core, transformers.activation, transformers.loss, gated=gated,
-    upcasts=transformers.upcasts_logits, adapting=ADAPTING, down=down, offloads=True,
+    upcasts=transformers.upcasts_logits, adapting=ADAPTING, down=down, offloads=True, reentrant=True,
 )  # fmt: skip

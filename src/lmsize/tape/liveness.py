@@ -44,12 +44,14 @@ class Backward:
         peak_saved: what is saved by then still; `peak_gradients` those of its parameters that
             are made.
         gradients: all of them, at the end.
+        held_before: gradients of activations that are held when it first needs what was saved.
     """
 
     peak: Any
     peak_saved: Any
     peak_gradients: Any
     gradients: Any
+    held_before: Any
 
 
 def forward(program: Program, *, saving: bool = True) -> Forward:
@@ -149,6 +151,7 @@ class _Undoing:
     peak_saved: Any
     gradients: Any = 0
     peak_gradients: Any = 0
+    held_before: Any = None
     pending: dict[int, _Grad] = field(default_factory=dict)
     n_uses: dict[int, int] = field(default_factory=dict)
 
@@ -198,7 +201,10 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
             state.saved = state.saved + tensor.n_bytes
             state.hold(tensor.n_bytes)
         _undo(program.ops[at], state, accumulates=accumulates)
-    return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)
+    held_before = 0 if state.held_before is None else state.held_before
+    return Backward(
+        state.peak, state.peak_saved, state.peak_gradients, state.gradients, held_before
+    )
 
 
 def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
@@ -206,6 +212,8 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
     if not incoming:
         _let_go_of_saved(op, state)
         return
+    if op.saves and state.held_before is None:
+        state.held_before = state.live - state.saved
     state.look(op.backward_bytes)
     made: list[tuple[Tensor, _Grad]] = []
     for gradient in op.gradients:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lmsize.numbers import larger
 from lmsize.tape.casts import Casts, both, operands, record_cast
 from lmsize.tape.program import Gradient, Program, Tensor
 
@@ -300,6 +301,26 @@ def unpacked_linear(
     return program.record(
         "unpacked_linear", [x], made, saves=[whole], gradients=[Gradient(x)], side=[whole],
         forward_bytes=beyond,
+    )  # fmt: skip
+
+
+def integer_linear(
+    program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = ""
+) -> Tensor:
+    """A product in int8 (LLM.int8): saves its input; the weight dequantised whole for its backward.
+
+    Rows of the input are made int8 from an fp16 copy; sums are int32, then fp16, then its type.
+    """
+    n_rows = x.numel // n_in
+    made = Tensor(name, n_rows * n_out, x.itemsize)
+    rows = Tensor("rows in int8", x.numel, 1).n_bytes + Tensor("their scales", n_rows, FP32).n_bytes
+    half = Tensor("rows in fp16", x.numel, 2).n_bytes
+    sums = Tensor("sums", made.numel, 4).n_bytes
+    lower = Tensor("sums in fp16", made.numel, 2).n_bytes
+    whole = Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
+    return program.record(
+        "integer_linear", [x], made, saves=[x], gradients=[Gradient(x, scratch_bytes=whole)],
+        forward_bytes=rows + larger(half - made.n_bytes, sums + lower),
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def chained(one: Piece, n: int) -> Piece:
 
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
-    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False,
+    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -68,6 +68,7 @@ def piece(
         keeps: which outputs a checkpointed block keeps all the same, by operation and the
             number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
+        reentrant: it runs again before any of its backward, not once that asks for what was saved.
     """
     through = forward(program)
     stream: Any = sum(t.n_bytes for t in program.inputs)
@@ -84,7 +85,7 @@ def piece(
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
     back = backward(program, accumulates=accumulates, extra_bytes=extra)
-    recomputed = through.peak + output
+    recomputed = through.peak + (output if reentrant else back.held_before)
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
         saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
