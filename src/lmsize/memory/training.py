@@ -7,7 +7,6 @@ from typing import Any
 
 from lmsize.formula import Term, highest, maximum, total
 from lmsize.layout.shares import Stage, stages, stored_parts
-from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.model_states import (
@@ -85,9 +84,6 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     step = total("optimizer_step", [
         *held, *reduced, *after, *main_gradients(setup, trained), *step_copies(setup, trained)
     ])  # fmt: skip
-    if not setup.is_taped:
-        whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
-        return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
     in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
     made = []
@@ -160,16 +156,6 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
         accumulates=setup.accumulates or setup.shards_gradients,
         gradient_shard=None if setup.accumulates or not setup.shards_gradients else shard,
-    )  # fmt: skip
-
-
-def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
-    batch = setup.batch
-    return stage_activations(
-        "activations", setup.model, stage, setup.layout, micro_batch=batch.micro_batch,
-        seq_len=batch.seq_len, n_micro=batch.n_micro, recompute=setup.recompute,
-        attention=setup.attention,
-        bytes_per_number=setup.precision(setup.recipe.compute).bits / 8,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
 
+FP32 = 4
 Use = Literal["parameter", "shared", "waiting"]
 
 
@@ -103,7 +104,7 @@ def head_program(
                 program.hold(outputs)
                 program.outputs.append(made)
                 return program
-            x = applied(program, x, local, setting)
+            x = _projected(program, x, local, setting)
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
     if is_read:
@@ -111,15 +112,27 @@ def head_program(
     elif last is None:
         x = ops.mean(program, x, numel=1)
     else:
-        if setting.conduct.final_softcap:
-            x = ops.pointwise(program, x, name="over cap")
-            x = ops.pointwise(program, x, name="tanh", saves="output")
-            x = ops.pointwise(program, x, name="times cap")
-        logits = x
+        x = logits = _capped(program, x, setting)
         x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
         program.hold(logits, outputs)
     program.outputs.append(x)
     return program
+
+
+def _projected(program: Program, x: Tensor, part: Linear, setting: Setting) -> Tensor:
+    """Mamba's classes cast the stream to the head's type, and the logits to fp32."""
+    if not setting.conduct.fp32_stream:
+        return applied(program, x, part, setting)
+    x = x if setting.autocast else ops.cast(program, x, setting.weight_itemsize)
+    return ops.cast(program, applied(program, x, part, setting), FP32)
+
+
+def _capped(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    if not setting.conduct.final_softcap:
+        return x
+    x = ops.pointwise(program, x, name="over cap")
+    x = ops.pointwise(program, x, name="tanh", saves="output")
+    return ops.pointwise(program, x, name="times cap")
 
 
 def _is_output(part: Linear, block: Block) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lmsize.model.parts import Linear
 from lmsize.stacks.setting import Setting, parameter
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
 
 
@@ -39,7 +39,7 @@ def _dequantised(
 ) -> Tensor:
     """The product of bitsandbytes in its compute type; the weight in full for it, each way."""
     lower = ops.cast(program, x, setting.quant_itemsize)
-    made = ops.quantised_linear(
+    made = kernels.quantised_linear(
         program,
         lower,
         n_weights=n_weights,

@@ -135,4 +135,4 @@ def _product(
 ) -> Tensor:
     name, n_in, n_out = matrix
     weight = parameter(program, f"{bank.name}.{name}", bank.n_experts * n_in * n_out, setting)
-    return ops.grouped_linear(program, x, weight, n_in=n_in, n_out=n_out, name=name)
+    return ops.grouped_linear(program, x, weight, numel=x.numel // n_in * n_out, name=name)
