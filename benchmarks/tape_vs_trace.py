@@ -83,18 +83,24 @@ def taped_peaks(case: Case) -> tuple[dict[str, float], bool]:
     for moment in peak.children:
         phase = {"forward": "forward", "optimizer_step": "optimizer"}.get(moment.label, "backward")
         by_phase[phase] = max(by_phase[phase], float(moment.value))
-    return dict(by_phase), question.setup.is_taped
+    return dict(by_phase), not question.setup.blocks_by_parts
 
 
 def compared(lines: Iterator[str]) -> None:
     """Print each case's error, and their distribution."""
+    from lmsize.errors import LmsizeError
+
     errors = []
     for line in lines:
         case = json.loads(line)
         if "error" in case:
             print(f"{case['id']:<16} not traced: {case['error'][:120]}")
             continue
-        taped, is_taped = taped_peaks(case)
+        try:
+            taped, is_taped = taped_peaks(case)
+        except LmsizeError as error:
+            print(f"{case['id']:<16} refused: {error}")
+            continue
         real = max(case["peaks"].values())
         error = max(taped.values()) / real - 1
         errors.append(abs(error))

@@ -90,8 +90,8 @@ CODES: dict[str, str] = {
     "row-layers": "The row states no number of layers: as many as make its parameters.",
     "row-parameters": "The parameters as read are more than a tenth off the stated ones.",
     # -- about memory ---------------------------------------------------------------------------------
-    "activations-textbook": "Activations follow the published formula for a standard layer "
-    "(Korthikanti et al. 2022). It misses peaks by about a third in the median.",
+    "activations-by-parts": "A layer whose code lmsize has no program for: its parts are taken one "
+    "after the other, each fed by what fits it, and a recurrence as one kernel.",
     "activations-missing": "No figure for activations was given, so the total is without them.",
     "reserved-varied": "Where batches differ in length, segments that were taken for other lengths stay. How "
     "much of them is a typical figure of published runs.",

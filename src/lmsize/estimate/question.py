@@ -201,12 +201,12 @@ def _defaults_of(spec: TrainSpec) -> tuple[Assumption, ...]:
 def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     """What the memory model takes for granted for this setup."""
     stated = []
-    if not setup.is_taped:
+    if by_parts := setup.blocks_by_parts:
         text = (
-            "activations by the published formula for a standard layer (Korthikanti et al. 2022): "
-            "gates, other MLP widths, autocast copies and adapters' inputs are not seen"
+            f"no program of their own: {', '.join(by_parts)}; their parts are taken one after the "
+            "other, each fed by what fits it"
         )
-        stated.append(Assumption("activations-textbook", text))
+        stated.append(Assumption("activations-by-parts", text))
     if setup.quant is not None:
         text = "what is not quantised (embeddings, norms, head) is kept in fp32, as peft's prepare_model_for_kbit_training leaves it"
         stated.append(Assumption("kbit-preparation", text))

@@ -111,7 +111,7 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
     if parameter.split is None:
         return shape
     axis = 0 if parameter.split == "column" else len(shape) - 1
-    units = min(parameter.n_units, shape[axis])
+    units = max(1, min(parameter.n_units, shape[axis]))
     mine = ceil_div(shape[axis] * ceil_div(units, tp), units)
     return (*shape[:axis], mine, *shape[axis + 1 :])
 

@@ -87,14 +87,14 @@ def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelS
     return style_of(stack, switches).built(model) if stack in STYLES else model
 
 
-def covers(stack: str, model: ModelSpec, attention: str) -> bool:
-    """Whether the stack's programs are known for every block that this model runs."""
-    del attention
-    live = [tower for tower in model.towers if tower.stream != "idle"]
-    is_whole = len(live) == 1 or (len(live) == 2 and model.is_encoder_decoder)
-    return stack in STYLES and is_whole and all(
-        _is_understood(run.block) for tower in live for run in tower.runs
-    )  # fmt: skip
+def not_understood(model: ModelSpec) -> list[str]:
+    """Names of the blocks that have no program of their own, and are taken part by part."""
+    found = (
+        run.block.name
+        for tower, run in model.runs()
+        if tower.stream != "idle" and not _is_understood(run.block)
+    )
+    return sorted(set(found))
 
 
 def _is_understood(block: Block) -> bool:

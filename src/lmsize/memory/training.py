@@ -9,7 +9,6 @@ from typing import Any
 from lmsize.formula import Term, given, highest, maximum, total
 from lmsize.layout.ends import ends
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
-from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.model_states import (
@@ -57,15 +56,14 @@ def training_segments(setup: TrainingSetup) -> Term | None:
     The fullest forward or backward, and segments that nothing else can use: those of the step's flat
     tensors (DeepSpeed), those of other streams (FSDP2).
     """
-    shares = setup.is_taped and (setup.is_in_units or setup.stays_whole)
-    if shares and setup.adapters is None:
+    if (setup.is_in_units or setup.stays_whole) and setup.adapters is None:
         return highest("segments", [_by_streams(setup, stage) for stage in _meant(setup)])
     if not has_flat_steps(setup):
         return None
     held = []
     for stage, adapters in _stages(setup):
         passes = [m for m in _moments(setup, stage, adapters) if m.label != STEP]
-        blocks = _blocks(setup, stage) if setup.is_taped else ()
+        blocks = _blocks(setup, stage)
         free = reduce(larger, (placed.piece.largest for placed in blocks), 0)
         trained = _parts(setup, adapters or stage, trainable=True)
         own = step_segments(setup, trained, free)
@@ -144,19 +142,15 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     freed = setup.optimizer.gradient_is_freed
     own = [] if freed else [gradients(setup, graded)]
     reduced = [] if freed else [gradients(setup, graded, zero_stage=2)]
-    is_taped = setup.is_taped
-    timed = setup.flattens or (setup.is_in_units and is_taped)
+    timed = setup.flattens or setup.is_in_units
     gathers = [] if timed else _gathers(setup, stage)
     after = [states(setup, trained, frozen=frozen), _inputs(setup)]
-    blocks = tuple(_blocks(setup, stage)) if setup.is_taped else ()
+    blocks = tuple(_blocks(setup, stage))
     step = total(STEP, [
         *held, *reduced, *after, *main_gradients(setup, trained), *step_gradients(setup, trained),
         *held_by_graph(blocks),
         *step_copies(setup, trained),
     ])  # fmt: skip
-    if not is_taped:
-        whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
-        return [total("backward", whole), step]
     schedule = setup.switches.schedule(setup.layout.vp)
     outputs = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     put_off = deferred(setup, stage)
@@ -237,16 +231,6 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
         gradient_shard=shard if setup.shards_gradients and not setup.accumulates else None,
         unit_of=units_of(setup) if setup.is_in_units else None,
-    )  # fmt: skip
-
-
-def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
-    batch = setup.batch
-    return stage_activations(
-        "activations", setup.model, stage, setup.layout, micro_batch=batch.micro_batch,
-        seq_len=batch.seq_len, n_micro=batch.n_micro, recompute=setup.recompute,
-        attention=setup.attention,
-        bytes_per_number=setup.precision(setup.recipe.compute).bits / 8,
     )  # fmt: skip
 
 

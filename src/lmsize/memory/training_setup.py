@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lmsize.catalogue import Optimizer, Precision, Recipe
 from lmsize.layout.degrees import Layout
-from lmsize.memory.blocks import covers
+from lmsize.memory.blocks import not_understood
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks.few_bits import transformer_engine
@@ -87,9 +87,9 @@ class TrainingSetup:
         )  # fmt: skip
 
     @property
-    def is_taped(self) -> bool:
-        """Whether the stack's own programs give the activations, rather than a textbook formula."""
-        return covers(self.recipe.stack, self.model, self.attention)
+    def blocks_by_parts(self) -> list[str]:
+        """Blocks without a program of their own, which are taken part by part."""
+        return not_understood(self.model)
 
     @property
     def casts(self) -> Casts | None:

@@ -43,6 +43,7 @@ class Conduct:
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
+        fp32_stream: whether the stream between the layers is fp32 whatever the weights are.
     """
 
     model_type: str = "llama"
@@ -57,6 +58,7 @@ class Conduct:
     final_softcap: bool = False
     parallel: bool = False
     scales_embedding: bool = False
+    fp32_stream: bool = False
 
 
 USUAL = Conduct()
@@ -81,6 +83,7 @@ def read_conduct(config: Config) -> Conduct:
         final_softcap=bool(known.get("final_logit_softcapping")),
         parallel=bool(known.get("use_parallel_residual")),
         scales_embedding=section.model_type.startswith("gemma"),
+        fp32_stream=bool(known.get("residual_in_fp32")),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import Linear
+from lmsize.stacks.quantised import dequantised_linear, integer_linear, unpacked_linear
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.stacks.spread import entered, left
 from lmsize.tape import ops
@@ -56,15 +57,12 @@ def _in_few_bits(
     """The product of bitsandbytes: in int8, or in its compute type with the weight in full."""
     shape = {"n_weights": n_weights, "n_in": linear.n_in, "n_out": linear.n_out}
     if setting.quant == INTEGER:
-        return ops.integer_linear(program, x, **shape, name=linear.name)
+        return integer_linear(program, x, **shape, name=linear.name)
     lower = ops.cast(program, x, setting.quant_itemsize)
     if setting.unpacks:
-        made = ops.unpacked_linear(
-            program, lower, n_weights=n_weights, n_in=linear.n_in, n_out=linear.n_out,
-            name=linear.name,
-        )  # fmt: skip
+        made = unpacked_linear(program, lower, **shape, name=linear.name)
         return ops.cast(program, made, x.itemsize)
-    made = ops.quantised_linear(
+    made = dequantised_linear(
         program, lower, **shape, name=linear.name, keeps_input=setting.adapting.keeps_inputs,
         n_copies=setting.adapting.n_dequantised,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from lmsize.stacks import transformers
 from lmsize.stacks.linears import base_product
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
@@ -129,7 +129,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     if part.n_kv_heads != part.n_heads:
         k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
         v = ops.copy(program, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim)
-    out = ops.fused_attention(
+    out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
         n_log_sums=setting.n_tokens * part.n_heads,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import megatron, transformers
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.stacks.switches import Switches
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
@@ -48,7 +48,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     cp = setting.layout.cp
     gathered = cp * (k.n_bytes + v.n_bytes) if cp > 1 else 0
     sums = numel * FP32 if cp > 1 else 0
-    return ops.fused_attention(
+    return kernels.fused_attention(
         program, q, k, v, numel=numel, n_log_sums=setting.n_tokens * part.n_heads,
         forward_bytes=gathered + sums, backward_bytes=gathered + 3 * sums,
     )  # fmt: skip
@@ -69,7 +69,7 @@ def plain_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any
     del upcasts, n_tokens
     raised = ops.cast(program, logits, FP32, name="logits in fp32")
     probs = ops.pointwise(program, raised, name="log_softmax", saves="output")
-    return ops.nll_loss(program, probs)
+    return kernels.nll_loss(program, probs)
 
 
 def keeps(op: Op, n_before: int) -> bool:

@@ -11,7 +11,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
@@ -22,12 +22,12 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     kind = setting.conduct.model_type
     if not part.weight:  # OLMo: torch's, in fp32
         raised = ops.cast(program, x, FP32, name="norm input in fp32")
-        made = ops.layer_norm(program, raised, None, None, n_rows=n_rows)
+        made = kernels.layer_norm(program, raised, None, None, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     if part.bias:
         bias = parameter(program, f"{part.name}.bias", part.width, setting)
-        return ops.layer_norm(program, x, weight, bias, n_rows=n_rows)
+        return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
@@ -99,7 +99,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     q, k, v = qkv
     if setting.compute_itemsize == FP32 and part.n_kv_heads != part.n_heads:
         return _math(program, qkv, part, setting)
-    out = ops.fused_attention(
+    out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
         n_log_sums=setting.n_tokens * part.n_heads, bias=_position_bias(program, part, setting),
     )  # fmt: skip
@@ -234,7 +234,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
         program.ops.append(Op("shifted labels", (), (padded, targets)))
     # cross_entropy asks for the log-softmax in the logits' own type, which autocast respects.
     probs = ops.pointwise(program, logits, name="log_softmax", saves="output")
-    made = ops.nll_loss(program, ops.raised(program, probs), targets)
+    made = kernels.nll_loss(program, ops.raised(program, probs), targets)
     if upcasts:
         program.hold(logits, padded)
     return made

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import lmsize
+from lmsize.catalogue import built_in
 from lmsize.errors import InputError
 from lmsize.estimate.answer import Memory
 
@@ -154,15 +155,28 @@ def test_pipeline_stages_hold_their_layers_and_their_micro_batches() -> None:
     assert (one.memory.components["weights"] or 0) < 2 * N / 3
 
 
-def test_textbook_activations_of_a_model_without_a_tape() -> None:
-    """34 s b h a layer, and 4 s b h (1 + v / h) around the head."""
-    options = {"precision": "bf16", "optimizer": "sgd", "micro_batch": 2, "seq_len": 2048}
-    estimate = lmsize.train("mamba-2.8b", **options)
-    assert "activations-textbook" in {a.code for a in estimate.assumptions}
-    t, h, v = 4096, 2560, 50_280
-    assert estimate.memory.components["activations"] == 64 * 34 * t * h + 4 * t * h + 4 * t * v
-    full = lmsize.train("mamba-2.8b", recompute="full", **options).memory.components
-    assert full["activations"] == 64 * 2 * t * h + 4 * t * h + 4 * t * v
+def test_no_model_of_the_catalogue_falls_back_on_a_textbook_formula() -> None:
+    for summary in built_in().models():
+        found = lmsize.train(summary.name, micro_batch=1, seq_len=64)
+        assert found.memory.tree is not None
+        moments = {moment.label for moment in found.memory.tree.children}
+        assert {"forward", "loss_backward", "layer_backward"} <= moments, summary.name
+
+
+def test_a_layer_without_a_program_is_taken_by_its_parts() -> None:
+    """The parts of Nemotron-H's mixtures in a latent: none is left out, whatever reads what."""
+    options = {"precision": "bf16", "optimizer": "sgd", "micro_batch": 1}
+    short, long = (
+        lmsize.train("nemotron-3-ultra-550b-a55b", seq_len=n, **options) for n in (512, 1024)
+    )
+    assert "activations-by-parts" in {a.code for a in long.assumptions}
+    kept = [kept_at_the_loss(found.memory.tree) for found in (short, long)]
+    assert 1.9 < kept[1] / kept[0] < 2.1
+
+
+def kept_at_the_loss(peak: Any) -> float:
+    moment = next(m for m in peak.children if m.label == "loss_backward")
+    return next(float(term.value) for term in moment.children if term.label == "activations")
 
 
 def test_a_pipeline_in_parts_holds_more_micro_batches() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmsize.stacks.quantised import dequantised_linear, integer_linear
 from lmsize.tape import ops
 from lmsize.tape.liveness import backward, forward
 from lmsize.tape.pieces import piece
@@ -106,7 +107,7 @@ def test_what_a_node_holds_on_to_outlives_its_backward() -> None:
     program = Program()
     x = program.input("x", KIB, 2, needs_grad=True)
     inner = ops.pointwise(program, x, name="f")
-    out = ops.quantised_linear(program, inner, n_weights=256, n_in=16, n_out=16, keeps_input=True)
+    out = dequantised_linear(program, inner, n_weights=256, n_in=16, n_out=16, keeps_input=True)
     program.outputs.append(out)
     made = piece(program)
     assert made.saved == made.clinging == 2 * KIB
@@ -129,7 +130,7 @@ def test_a_recomputation_finds_the_gradients_that_are_there() -> None:
 def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:
     program = Program()
     x = program.input("x", KIB, 2, needs_grad=True)
-    made = ops.integer_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
+    made = integer_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
     program.outputs.append(made)
     through, undone = forward(program), backward(program)
     assert through.saved == 2 * KIB
@@ -143,7 +144,7 @@ def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:
 def test_a_four_bit_product_saves_nothing_and_holds_its_weight_whole() -> None:
     program = Program()
     x = program.input("x", KIB, 2, needs_grad=True)
-    made = ops.quantised_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
+    made = dequantised_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
     program.outputs.append(made)
     assert forward(program).saved == 0
     assert forward(program).peak == x.n_bytes + made.n_bytes + 2 * 16 * 64
