@@ -22,10 +22,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tape_vs_trace import CLASSES, taped_peaks
+from tape_vs_trace import taped_peaks
 
 Case = dict[str, Any]
 SEED = 11
+CLASSES = {
+    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "mistral": "MistralForCausalLM", "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM", "gemma": "GemmaForCausalLM", "phi3": "Phi3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM",
+    "bert": "BertForMaskedLM", "opt": "OPTForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
+}  # fmt: skip
 # Families whose class has a plan for tensor parallelism, and more that FSDP2 takes.
 SPREAD = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "starcoder2", "gemma", "phi3")
 SHARDED = (*SPREAD, "gemma2", "gpt2", "gpt_neox", "bert", "opt", "qwen3_moe")
