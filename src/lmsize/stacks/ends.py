@@ -116,7 +116,9 @@ def head_program(
             x = ops.pointwise(program, x, name="tanh", saves="output")
             x = ops.pointwise(program, x, name="times cap")
         logits = x
-        x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
+        spread = style.spread_loss if setting.layout.tp > 1 else None
+        taken = spread or style.loss
+        x = taken(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
         program.hold(logits, outputs)
     program.outputs.append(x)
     return program

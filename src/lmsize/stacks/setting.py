@@ -139,6 +139,7 @@ class Style:
             precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
+        spread_loss: the loss of a share of the vocabulary's logits, where it is another.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -158,6 +159,7 @@ class Style:
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
     offloads: bool = False
+    spread_loss: Callable[..., Tensor] | None = None
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 

@@ -243,3 +243,12 @@ def test_embeddings_that_take_the_place_of_a_layer() -> None:
         "stage-layers=6+" + "+".join(["7"] * 10) + "+2"
     )
     assert option("stack_options", **bloom, layers="72", pp="12") is None
+
+
+def test_a_version_is_read_off_the_name_of_its_results() -> None:
+    row = {"framework": "torchtitan", "compile": "yes"}
+    old = asked(**row, source_path_or_section="benchmarks/llama3_202412.md")
+    assert old.options["stack_options"] == "no-compiled-loss"
+    assert "row-version" in codes(old)
+    assert option("stack_options", **row, source_path_or_section="llama3_202506.md") is None
+    assert option("stack_options", **row, source_path_or_section="commit 1202412") is None

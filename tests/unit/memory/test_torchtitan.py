@@ -90,3 +90,17 @@ def test_deepspeed_may_step_by_torchs_adam() -> None:
         for options in (None, "no-fused-adam")
     ]  # fmt: skip
     assert steps[1] - steps[0] == 4 * N // 8
+
+
+def test_a_loss_that_is_not_compiled_holds_what_its_operations_hold() -> None:
+    """Three tensors of logits in fp32; four on tensor-parallel ranks, of a share of the words."""
+    logits = 8192 * 128256
+
+    def loss(**options: Any) -> Any:
+        tree = memory(recompute="full", stack_options="no-compiled-loss", **options).tree
+        moment = next(m for m in tree.children if m.label == "loss_backward")
+        return sum(t.value for t in moment.walk() if "1 x head" in t.label)
+
+    assert loss() == pytest.approx(12 * logits, rel=0.02)
+    one = {"tp": 8, "accelerators": 64, "sequence_parallel": True}
+    assert loss(**one) == pytest.approx(16 * logits / 8, rel=0.02)
