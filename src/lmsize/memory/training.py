@@ -129,7 +129,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         return [total("backward", whole), step]
     blocks = tuple(_blocks(setup, stage))
     in_flight = stage.n_in_flight(setup.batch.n_micro, setup.layout.vp)
-    waiting = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
+    waiting = tuple(_waiting(setup, stage, blocks[-1].piece.output, in_flight))
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing)
@@ -145,13 +145,19 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     return [*made, step]
 
 
-def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
-    """Whether what a stage sends on stays until its gradient is back.
+def _waiting(
+    setup: TrainingSetup, stage: Stage, output: Any, in_flight: float
+) -> Iterable[tuple[str, Any, Any]]:
+    """What a stage of a pipeline has for the next: what it sent, until its gradient is back.
 
-    DeepSpeed's ``pipe_buffers``, torch's ``fwd_cache``.
+    DeepSpeed's ``pipe_buffers``; torch's ``fwd_cache``, and a buffer for the gradient of every
+    micro-batch (``grad_recv_info``).
     """
-    keeps = setup.recipe.stack in ("deepspeed", "torchtitan")
-    return keeps and stage.index < stage.n_stages - 1
+    if setup.recipe.stack not in ("deepspeed", "torchtitan") or stage.index == stage.n_stages - 1:
+        return
+    yield "outputs of the stage", output, in_flight
+    if setup.recipe.stack == "torchtitan":
+        yield "buffers for their gradients", output, setup.batch.n_micro
 
 
 def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:

@@ -104,3 +104,13 @@ def test_a_loss_that_is_not_compiled_holds_what_its_operations_hold() -> None:
     assert loss() == pytest.approx(12 * logits, rel=0.02)
     one = {"tp": 8, "accelerators": 64, "sequence_parallel": True}
     assert loss(**one) == pytest.approx(16 * logits / 8, rel=0.02)
+
+
+def test_a_stage_has_buffers_for_the_gradients_of_all_micro_batches() -> None:
+    run = {"pp": 2, "grad_accum": 8, "recompute": "full"}
+    first, last = (memory(**run, pipeline_stage=which).tree for which in ("first", "last"))
+    found = {t.label: t.value for t in first.walk()}
+    stream = 8192 * 4096 * 2
+    assert found["outputs of the stage"] == 2 * stream
+    assert found["buffers for their gradients"] == 8 * stream
+    assert "outputs of the stage" not in {t.label for t in last.walk()}
