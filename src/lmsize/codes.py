@@ -91,9 +91,11 @@ CODES: dict[str, str] = {
     "row-layers": "The row states no number of layers: as many as make its parameters.",
     "row-parameters": "The parameters as read are more than a tenth off the stated ones.",
     # -- about memory ---------------------------------------------------------------------------------
-    "activations-textbook": "Activations follow the published formula for a standard layer "
-    "(Korthikanti et al. 2022). It misses peaks by about a third in the median.",
+    "activations-by-parts": "A layer whose code lmsize has no program for: its parts are taken one "
+    "after the other, each fed by what fits it, and a recurrence as one kernel.",
     "activations-missing": "No figure for activations was given, so the total is without them.",
+    "reserved-varied": "Where batches differ in length, segments that were taken for other lengths stay. How "
+    "much of them is a typical figure of published runs.",
     "kbit-preparation": "What quantisation leaves alone is kept in fp32, as "
     "prepare_model_for_kbit_training of peft leaves it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
@@ -132,6 +134,10 @@ CODES: dict[str, str] = {
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
     "over the experts.",
+    "trace-one-rank": "The first of the ranks is traced, which holds the most, with FSDP2 and tensor "
+    "parallelism as torch and transformers do them; collectives' own buffers are not seen.",
+    "trace-ddp": "One rank is traced as it is alone; DDP's buckets, gradients once more, are added by "
+    "closed form.",
     "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
     "missing-extra": "A row of a comparison needs software that is not installed here: it is left empty.",
     "trace-bitsandbytes": "Weights in few bits and optimizers of bitsandbytes are stood in for by what "

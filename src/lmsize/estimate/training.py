@@ -13,7 +13,7 @@ from lmsize.estimate.question import TrainingQuestion
 from lmsize.estimate.running import Rate, Schedule, bill, deadline_count, peak_rate, step_time
 from lmsize.formula import Term
 from lmsize.memory.step_segments import has_flat_steps
-from lmsize.memory.training import training_peak, training_segments
+from lmsize.memory.training import passing_tensors, training_peak, training_segments
 from lmsize.model.count import n_params, n_params_active, n_params_trainable
 from lmsize.model.parts import Experts
 from lmsize.model.spec import ModelSpec
@@ -70,9 +70,13 @@ def training_memory(question: TrainingQuestion) -> tuple[Memory, tuple[Assumptio
     setup = question.setup
     peak, segments = training_peak(setup), training_segments(setup)
     passes, own = (round(part.value) for part in segments.children) if segments else (0, 0)
+    varied = passing_tensors(setup)
+    if varied is not None:
+        passes = round(varied[0].value)
     held = Holdings(
         round(peak.value), passes, own, setup.layout.n_groups, setup.layout.n_neighbours,
         is_expandable=setup.recipe.stack in EXPANDABLE,
+        varied=None if varied is None else round(varied[1]),
     )  # fmt: skip
     memory, stated = filled_memory(
         peak, question, factor=question.corrections.memory_factor, held=held

@@ -234,6 +234,7 @@ def template(said: Columns) -> Mapping[str, Any]:
         "expert_ffn": said.moe_ffn or said.ffn,
         "kv_heads": said.kv_heads or said.heads,
         "ffn": said.ffn or 4 * (said.hidden or 1),
+        "both_ffn": 2 * (said.ffn or 4 * (said.hidden or 1)),
         "head_dim": said.head_dim or (said.hidden or 1) // (said.heads or 1),
     }
     config = dict(body["fixed"])

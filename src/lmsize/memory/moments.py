@@ -22,6 +22,8 @@ FSDP = Source(
     "https://github.com/pytorch/pytorch",
 )  # fmt: skip
 
+LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
+
 
 @formula(source=AUTOGRAD)
 def kept_bytes(*, n_layers: Any, layer_bytes: Any, n_in_flight: Any) -> Any:
@@ -64,6 +66,7 @@ def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -
 
 
 RUNNING = "running: "  # begins the label of what belongs to the block at work
+Kept = tuple[tuple[str, int, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,13 @@ class Moment:
         at: which of the stage's blocks runs; of its layers `n_before` come before the one that
             does, and `n_after` after it.
         around: what it needs of other ranks, or for them: (what, bytes).
+        at_loss: whether the running block is one that takes a loss.
     """
 
     name: str
     where: str
-    kept: tuple[tuple[str, int, Any], ...]
-    undone: tuple[tuple[str, int, Any], ...]
+    kept: Kept
+    undone: Kept
     peak_bytes: Any
     saved_bytes: Any
     gradient_bytes: Any = 0
@@ -92,6 +96,7 @@ class Moment:
     n_before: int = 0
     n_after: int = 0
     around: tuple[tuple[str, Any], ...] = ()
+    at_loss: bool = False
 
     @property
     def is_backward(self) -> bool:
@@ -109,22 +114,31 @@ class Moment:
 Sharing = Callable[[Iterable[Moment], Sequence[Placed]], Iterable[Moment]]
 
 
-def moments(blocks: Sequence[Placed], *, sharing: Sharing | None = None) -> list[Moment]:
+def moments(
+    blocks: Sequence[Placed], *, sharing: Sharing | None = None, alike: bool = True
+) -> list[Moment]:
     """The fullest instants: of the forward, of the loss, of the backward of layers and its end.
 
     Args:
         sharing: adds what ranks that share weights hold then; the layers next to the first and
             the last may hold more than those.
+        alike: the micro-batch before was as large as this one.
     """
-    every: Iterable[Moment] = (*_forwards(blocks), *_backwards(blocks, inner=sharing is not None))
-    found: dict[str, list[Moment]] = {}
+    every: Iterable[Moment] = (
+        *_forwards(blocks, _clinging(blocks) if alike else ()),
+        *_backwards(blocks, inner=sharing is not None),
+    )
+    found: dict[tuple[str, bool], list[Moment]] = {}
     for moment in every if sharing is None else sharing(every, blocks):
-        found.setdefault(moment.name, []).append(moment)
-    return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
+        found.setdefault((moment.name, moment.at_loss), []).append(moment)
+    return [m for named in found.values() for m in undominated(named, key=lambda m: m.n_bytes)]
 
 
-def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
-    """The last layer of each run, when all before it are kept."""
+def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
+    """The last layer of each run, when all before it are kept.
+
+    Until the model returns, what the graph of the micro-batch before holds is there too: `old`.
+    """
     made: list[Moment] = []
     kept: list[tuple[str, int, Any]] = []
     cached: Any = 0
@@ -132,12 +146,15 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
-        made.append(
+        loss = placed.role in LOSS_ROLES
+        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        made += [
             Moment(
-                "forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held,
-                at=at, n_before=before,
+                "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
+                at=at, n_before=before, at_loss=loss,
             )
-        )  # fmt: skip
+            for stuck, peak in peaks
+        ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
     return made
@@ -148,16 +165,18 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
+        kept += _clinging(blocks[at + 1 :])
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
         last = placed.n_layers - 1
         for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
+            here = [*_clinging([placed], n_done), (placed.label, n_left, piece.saved)]
             made.append(
                 Moment(
                     _name(placed),
                     placed.label,
-                    (*kept, (placed.label, n_left, piece.saved)),
+                    (*kept, *here),
                     (*undone, (placed.label, n_done, placed.gradients)),
                     piece.backward_peak,
                     piece.peak_saved,
@@ -165,13 +184,33 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
                     at=at,
                     n_before=n_left,
                     n_after=n_done,
+                    at_loss=placed.role in LOSS_ROLES,
                 )
             )
     return made
 
 
+def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
+    """What the nodes of blocks that are undone hold on to, as long as the graph is there."""
+    return tuple(
+        (f"{p.label}, held by the graph", n, p.piece.clinging)
+        for p in blocks
+        if p.piece.clings and (n := p.n_layers if n_layers is None else n_layers)
+    )
+
+
+def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
+    """The same once all are undone, as at the optimizer's step."""
+    kept = _clinging(blocks)
+    leaves = [
+        kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
+        for label, n, each in kept
+    ]
+    return [total("activations", leaves)] if leaves else []
+
+
 def _name(placed: Placed) -> str:
-    if placed.role == "layer":
+    if placed.role in ("layer", "further"):
         return "layer_recompute" if placed.checkpointed else "layer_backward"
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
@@ -207,7 +246,7 @@ def activations_term(
             n_in_flight=in_flight - 1,
         )
         for p in whole
-        if in_flight > 1 and p.role != "head"
+        if in_flight > 1 and p.role not in LOSS_ROLES
     ]
     leaves += [
         kept_bytes.term(label, n_layers=1, layer_bytes=each, n_in_flight=n)

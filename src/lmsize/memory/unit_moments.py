@@ -35,15 +35,13 @@ class Timeline:
     """The units of a stage in order.
 
     Attributes:
+        root: what is in none of them.
         stays: whether they stay gathered until they are undone (stage 2).
     """
 
     blocks: Sequence[Placed]
+    root: Unit
     stays: bool
-
-    @property
-    def root(self) -> Unit:
-        return sum((b.unit for b in self.blocks if b.unit.in_root), NONE)
 
     def stands_alone(self, at: int) -> bool:
         return not self.blocks[at].unit.in_root
@@ -78,11 +76,16 @@ class Timeline:
         return 0 if self.stays else self.before(at, n_before).gathered
 
 
+def timeline(blocks: Sequence[Placed], *, stays: bool) -> Timeline:
+    """The units of a stage's blocks."""
+    return Timeline(blocks, sum((b.unit for b in blocks if b.unit.in_root), NONE), stays)
+
+
 def with_units(
     found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool
 ) -> Iterator[Moment]:
     """The moments with what units hold then, and those that units add."""
-    line = Timeline(blocks, stays)
+    line = timeline(blocks, stays=stays)
     for moment in found:
         around = _in_backward if moment.is_backward else _in_forward
         yield replace(moment, around=around(line, moment))
@@ -179,7 +182,7 @@ def _root_reduction(line: Timeline) -> Moment:
 
 def gathered_at_once(blocks: Sequence[Placed]) -> Any:
     """Bytes of the pieces that the gathering stream has at most: a unit's and the one's before it."""
-    line = Timeline(blocks, stays=False)
+    line = timeline(blocks, stays=False)
     found = line.root.gathered
     for at, placed in enumerate(blocks):
         if line.stands_alone(at):

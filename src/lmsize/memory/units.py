@@ -59,14 +59,15 @@ def padded(stored: Stored, n_shards: Any) -> Stored:
 
 def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
     """A unit of these tensors, each with its ranks; those not trained get no gradient."""
-    made = Unit()
+    gathered = reduced = kept = 0.0
     for stored, types, n_shards in tensors:
-        n = padded(stored, n_shards).n_params
-        trained = n if stored.trainable else 0
-        made += Unit(
-            n * types.gathered, trained * types.reduced, trained // n_shards * types.gradients
-        )
-    return made
+        rows = stored.shape[0]
+        n = ceil_div(rows, n_shards) * n_shards * (stored.n_params // rows)
+        gathered = gathered + n * types.gathered
+        if stored.trainable:
+            reduced = reduced + n * types.reduced
+            kept = kept + n // n_shards * types.gradients
+    return Unit(gathered, reduced, kept)
 
 
 def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:

@@ -14,7 +14,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import megatron, transformers
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.stacks.switches import Switches
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, GradKind, Op, Program, Tensor
 
 FP32 = 4
@@ -48,7 +48,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     cp = setting.layout.cp
     gathered = cp * (k.n_bytes + v.n_bytes) if cp > 1 else 0
     sums = numel * FP32 if cp > 1 else 0
-    return ops.fused_attention(
+    return kernels.fused_attention(
         program, q, k, v, numel=numel, n_log_sums=setting.n_tokens * part.n_heads,
         forward_bytes=gathered + sums, backward_bytes=gathered + 3 * sums,
     )  # fmt: skip
@@ -67,7 +67,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
 def plain_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
     """Torch's cross-entropy of the logits in fp32; torchtitan lets go of them before the backward."""
     del upcasts, n_tokens
-    return ops.nll_loss(program, _log_softmax(program, logits, "new", 0))
+    return kernels.nll_loss(program, _log_softmax(program, logits, "new", 0))
 
 
 def spread_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:

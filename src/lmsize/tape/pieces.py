@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -23,7 +23,11 @@ class Piece:
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
+        returned_peak: the most its forward holds until the model returns.
+        clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
+            whether anything does.
         largest: the largest tensor that it makes.
+        again: what it keeps once it has run again, for the backward of a block before it.
     """
 
     saved: Any
@@ -34,12 +38,27 @@ class Piece:
     peak_gradients: Any
     gradients: Any
     output: Any
+    returned_peak: Any
     largest: Any = 0
+    again: Any = 0
+    clinging: Any = 0
+    clings: bool = False
+
+
+def chained(one: Piece, n: int) -> Piece:
+    """`n` equal blocks that run again together: they keep the input of the first."""
+    if n == 1:
+        return one
+    more = (n - 1) * one.again
+    return replace(
+        one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
+        gradients=n * one.gradients,
+    )  # fmt: skip
 
 
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
-    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False,
+    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -49,6 +68,7 @@ def piece(
         keeps: which outputs a checkpointed block keeps all the same, by operation and the
             number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
+        reentrant: it runs again before any of its backward, not once that asks for what was saved.
     """
     through = forward(program)
     stream: Any = sum(t.n_bytes for t in program.inputs)
@@ -59,12 +79,13 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
-            largest=largest_tensor(program),
+            largest=largest_tensor(program), returned_peak=through.returned_peak,
+            clinging=through.clinging, clings=any(op.clings for op in program.ops),
         )  # fmt: skip
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
     back = backward(program, accumulates=accumulates, extra_bytes=extra)
-    recomputed = through.peak + output
+    recomputed = through.peak + (output if reentrant else back.held_before)
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
         saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
@@ -72,6 +93,7 @@ def piece(
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output, largest=largest_tensor(program),
+        again=through.saved, returned_peak=once.returned_peak,
     )  # fmt: skip
 
 

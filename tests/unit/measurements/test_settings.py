@@ -252,3 +252,17 @@ def test_a_version_is_read_off_the_name_of_its_results() -> None:
     assert "row-version" in codes(old)
     assert option("stack_options", **row, source_path_or_section="llama3_202506.md") is None
     assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
+
+
+def test_modules_trained_whole_are_read_beside_the_targets() -> None:
+    cells = {
+        "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",
+        "lora_targets": "q,v + wte,lm_head trained",
+    }  # fmt: skip
+    assert option("lora_targets", **cells) == "self_attn.q_proj,self_attn.v_proj"
+    assert option("modules_to_save", **cells) == "embed_tokens,lm_head"
+
+
+def test_the_longest_sample_of_the_data_is_met_once() -> None:
+    assert option("lengths", notes="seq_len = longest Alpaca sample, run first") == "varied"
+    assert option("loss", extra_config="--use_liger_kernel true") == "liger"
