@@ -53,6 +53,7 @@ CODES: dict[str, str] = {
     "row-method": "The row states no method.",
     "row-adapter": "A variant of LoRA is taken as plain LoRA.",
     "row-targets": "The row's LoRA targets are no known modules: every linear is adapted.",
+    "row-version": "The name of the row's source says of when it is; the framework of then is asked about.",
     "row-stages": "Layers do not divide evenly over the stages, and the row does not say how they lie: as the "
     "framework's launch scripts have it.",
     "row-pipeline-batch": "The framework cuts a rank's batch into micro-batches for its pipeline, and the row "

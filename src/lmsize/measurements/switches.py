@@ -14,6 +14,7 @@ from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
+MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
     "decoder_first_pipeline_num_layers": "first-stage-layers",
@@ -53,8 +54,9 @@ def stage_layers(text: str) -> tuple[int, ...]:
 
 def read_switches(draft: Draft, n_layers: int) -> None:
     """The switches that a row's launch arguments set, and whether it compiles."""
-    if draft.options["stack"] == "torchtitan" and switch(draft.row, "compile") is False:
-        draft.options["stack_options"] = "no-compile"
+    if draft.options["stack"] == "torchtitan":
+        found = list(_of_compiler(draft))
+        draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
         found = [*draft.framework.stack_options, *_with_embeddings(draft, n_layers)]
         draft.options |= {"stack_options": ",".join(found)} if found else {}
@@ -63,6 +65,17 @@ def read_switches(draft: Draft, n_layers: int) -> None:
     found = [*draft.framework.stack_options, *_switches(draft.extra)]
     if found:
         draft.options["stack_options"] = ",".join(found)
+
+
+def _of_compiler(draft: Draft) -> Iterator[str]:
+    """What is not compiled: nothing, or before a month of the framework's own the loss."""
+    since, said = draft.framework.loss_compiled_since, draft.row.get("source_path_or_section", "")
+    month = MONTH.search(said)
+    if switch(draft.row, "compile") is False:
+        yield "no-compile"
+    elif since and month is not None and month[0] < since:
+        draft.assume("row-version", f"a version of {month[0]}, which did not compile its loss")
+        yield "no-compiled-loss"
 
 
 def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:

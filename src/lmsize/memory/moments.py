@@ -216,12 +216,13 @@ def _name(placed: Placed) -> str:
 
 
 def activations_term(
-    moment: Moment, *, in_flight: float, whole: Sequence[Placed], waiting: Any = 0
-) -> Term:
+    moment: Moment, *, in_flight: float, whole: Sequence[Placed],
+    waiting: Sequence[tuple[str, Any, Any]] = (),
+) -> Term:  # fmt: skip
     """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it.
 
     Args:
-        waiting: bytes of a stage's output where it is kept until its gradient comes.
+        waiting: what a stage has for its neighbours: (what, bytes of one, micro-batches).
     """
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
@@ -247,12 +248,10 @@ def activations_term(
         for p in whole
         if in_flight > 1 and p.role not in LOSS_ROLES
     ]
-    if not (isinstance(waiting, int) and waiting == 0):
-        leaves.append(
-            kept_bytes.term(
-                "outputs of the stage", n_layers=1, layer_bytes=waiting, n_in_flight=in_flight
-            )
-        )
+    leaves += [
+        kept_bytes.term(label, n_layers=1, layer_bytes=each, n_in_flight=n)
+        for label, each, n in waiting
+    ]
     return total("activations", leaves)
 
 

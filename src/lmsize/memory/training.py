@@ -152,7 +152,6 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         *step_copies(setup, trained),
     ])  # fmt: skip
     schedule = setup.switches.schedule(setup.layout.vp)
-    outputs = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     put_off = deferred(setup, stage)
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
@@ -163,20 +162,27 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
             gradients_term(moment),
         ]  # fmt: skip
         in_flight = stage.n_in_flight(setup.batch.n_micro, schedule, at_loss=moment.at_loss)
-        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=outputs)
+        waiting = tuple(_waiting(setup, stage, blocks[-1].piece.output, in_flight))
+        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
         made.append(total(moment.name, [*held, *grown, *after, *put_off, activations, passing]))
     return [*made, step]
 
 
-def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
-    """Whether what a stage sends on stays until its gradient is back.
+def _waiting(
+    setup: TrainingSetup, stage: Stage, output: Any, in_flight: float
+) -> Iterable[tuple[str, Any, Any]]:
+    """What a stage of a pipeline has for the next: what it sent, until its gradient is back.
 
-    DeepSpeed's ``pipe_buffers``, torch's ``fwd_cache``.
+    DeepSpeed's ``pipe_buffers``; torch's ``fwd_cache``, and a buffer for the gradient of every
+    micro-batch (``grad_recv_info``).
     """
-    keeps = setup.recipe.stack in ("deepspeed", "torchtitan")
-    return keeps and stage.index < stage.n_stages - 1
+    if setup.recipe.stack not in ("deepspeed", "torchtitan") or stage.index == stage.n_stages - 1:
+        return
+    yield "outputs of the stage", output, in_flight
+    if setup.recipe.stack == "torchtitan":
+        yield "buffers for their gradients", output, setup.batch.n_micro
 
 
 def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:

@@ -131,7 +131,8 @@ class TrainingSetup:
         reduce with the last micro-batch alone.
         """
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and self.recipe.stack == "torchtitan" and self.layout.pp > 1
+        is_piped = self.recipe.stack == "torchtitan" and self.layout.pp > 1
+        return shares and is_piped and self.is_taped
 
     @property
     def gathers_weights(self) -> bool:

@@ -131,7 +131,8 @@ def _whole_loss(
 ) -> Tensor:
     """The stack's own loss of all logits, capped where the model caps them."""
     logits = _capped(program, logits, setting)
-    x = style.loss(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
+    spread = style.spread_loss if setting.layout.tp > 1 else None
+    x = (spread or style.loss)(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
     program.hold(logits)
     return x
 

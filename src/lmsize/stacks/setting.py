@@ -156,6 +156,7 @@ class Style:
             precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
+        spread_loss: the loss of a share of the vocabulary's logits, where it is another.
         reentrant: whether a layer runs again as one function's backward, before any of its own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
@@ -177,6 +178,7 @@ class Style:
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
     offloads: bool = False
+    spread_loss: Callable[..., Tensor] | None = None
     reentrant: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 

@@ -61,7 +61,8 @@ class Switches:
         stage_layers: layers of every part of the pipeline, in the order in which they run.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
-        compile: torchtitan compiles its layers and its loss.
+        compile: torchtitan compiles its layers.
+        compiled_loss: the loss too (``compile.components``).
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
@@ -89,6 +90,7 @@ class Switches:
     grouped_gemm: bool = True
     dataloader_mask: bool = True
     compile: bool = True
+    compiled_loss: bool = True
     fp32_sums: bool = True
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
@@ -150,6 +152,7 @@ FLAGS = (
     "grouped_gemm",
     "dataloader_mask",
     "compile",
+    "compiled_loss",
     "fp32_sums",
     "fused_adam",
     "grad_reduce_in_bf16",
@@ -175,8 +178,8 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(("compile",)),
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(("compile", "compiled_loss")),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
 MOST = 100_000

@@ -1,8 +1,8 @@
 """torchtitan: fused RMSNorm, complex rotary positions, torch's attention kernels.
 
 Compiled, what is cheap is computed again in the backward, unless a product or attention reads it
-there, and the loss is one kernel over the logits. Not compiled (``--stack-options no-compile``), the loss
-raises them to fp32.
+there, and the loss is one kernel over the logits. Not compiled (``--stack-options no-compile``, or
+``no-compiled-loss`` for the loss alone), it raises them to fp32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lmsize.stacks import megatron, transformers
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.stacks.switches import Switches
 from lmsize.tape import kernels, ops
-from lmsize.tape.program import Gradient, Op, Program, Tensor
+from lmsize.tape.program import Gradient, GradKind, Op, Program, Tensor
 
 FP32 = 4
 
@@ -67,9 +67,33 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
 def plain_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
     """Torch's cross-entropy of the logits in fp32; torchtitan lets go of them before the backward."""
     del upcasts, n_tokens
-    raised = ops.cast(program, logits, FP32, name="logits in fp32")
-    probs = ops.pointwise(program, raised, name="log_softmax", saves="output")
-    return kernels.nll_loss(program, probs)
+    return kernels.nll_loss(program, _log_softmax(program, logits, "new", 0))
+
+
+def spread_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
+    """Loss parallelism (``torch/distributed/tensor/parallel/loss.py``): each rank has its words.
+
+    The forward holds exponentials beside the shifted logits. The backward of both steps is one sum of
+    a one-hot tensor and of exponentials, and its product with the gradient.
+    """
+    del upcasts, n_tokens
+    whole = Tensor("exponentials", logits.numel, FP32).n_bytes
+    probs = _log_softmax(program, logits, "same", whole)
+    made, total = Tensor("loss", 1, FP32), Tensor("total weight", 1, FP32)
+    return program.record(
+        "nll_loss", [probs], made, saves=[probs, total], side=[total],
+        gradients=[Gradient(probs, scratch_bytes=2 * whole)],
+    )  # fmt: skip
+
+
+def _log_softmax(program: Program, logits: Tensor, kind: GradKind, beside: Any) -> Tensor:
+    raised = Tensor("logits in fp32", logits.numel, FP32)
+    program.record("raised", [logits], raised, gradients=[Gradient(logits)])
+    probs = Tensor("log-probabilities", logits.numel, FP32)
+    return program.record(
+        "log_softmax", [raised], probs, saves=[probs], gradients=[Gradient(raised, kind)],
+        forward_bytes=beside,
+    )  # fmt: skip
 
 
 def keeps(op: Op, n_before: int) -> bool:
@@ -85,9 +109,12 @@ STYLE = Style(
     norm, rotary, core, transformers.activation, loss,
     is_compiled=True, upcasts=transformers.upcasts_logits,
 )  # fmt: skip
-EAGER = replace(STYLE, loss=plain_loss, is_compiled=False)
+PLAIN = replace(STYLE, loss=plain_loss, spread_loss=spread_loss)
+EAGER = replace(PLAIN, is_compiled=False)
 
 
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
-    return STYLE if switches.compile else EAGER
+    if not switches.compile:
+        return EAGER
+    return STYLE if switches.compiled_loss else PLAIN

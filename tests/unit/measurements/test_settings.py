@@ -245,6 +245,15 @@ def test_embeddings_that_take_the_place_of_a_layer() -> None:
     assert option("stack_options", **bloom, layers="72", pp="12") is None
 
 
+def test_a_version_is_read_off_the_name_of_its_results() -> None:
+    row = {"framework": "torchtitan", "compile": "yes"}
+    old = asked(**row, source_path_or_section="benchmarks/llama3_202412.md")
+    assert old.options["stack_options"] == "no-compiled-loss"
+    assert "row-version" in codes(old)
+    assert option("stack_options", **row, source_path_or_section="llama3_202506.md") is None
+    assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
+
+
 def test_modules_trained_whole_are_read_beside_the_targets() -> None:
     cells = {
         "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",

@@ -90,3 +90,27 @@ def test_deepspeed_may_step_by_torchs_adam() -> None:
         for options in (None, "no-fused-adam")
     ]  # fmt: skip
     assert steps[1] - steps[0] == 4 * N // 8
+
+
+def test_a_loss_that_is_not_compiled_holds_what_its_operations_hold() -> None:
+    """Three tensors of logits in fp32; four on tensor-parallel ranks, of a share of the words."""
+    logits = 8192 * 128256
+
+    def loss(**options: Any) -> Any:
+        tree = memory(recompute="full", stack_options="no-compiled-loss", **options).tree
+        moment = next(m for m in tree.children if m.label == "loss_backward")
+        return sum(t.value for t in moment.walk() if "1 x head" in t.label)
+
+    assert loss() == pytest.approx(12 * logits, rel=0.02)
+    one = {"tp": 8, "accelerators": 64, "sequence_parallel": True}
+    assert loss(**one) == pytest.approx(16 * logits / 8, rel=0.02)
+
+
+def test_a_stage_has_buffers_for_the_gradients_of_all_micro_batches() -> None:
+    run = {"pp": 2, "grad_accum": 8, "recompute": "full"}
+    first, last = (memory(**run, pipeline_stage=which).tree for which in ("first", "last"))
+    found = {t.label: t.value for t in first.walk()}
+    stream = 8192 * 4096 * 2
+    assert found["outputs of the stage"] == 2 * stream
+    assert found["buffers for their gradients"] == 8 * stream
+    assert "outputs of the stage" not in {t.label for t in last.walk()}
