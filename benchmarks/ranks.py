@@ -18,6 +18,7 @@ import gc
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -104,7 +105,11 @@ def _rank(rank: int, n_ranks: int, names: Sequence[str], port: int, answer: str)
     torch.set_num_threads(1)
     limit = timedelta(seconds=PATIENCE)
     distributed.init_process_group("gloo", rank=rank, world_size=n_ranks, timeout=limit)
-    peaks = {name: _case(name) for name in names}
+    peaks = {}
+    for name in names:
+        peaks[name] = _case(name)
+        if rank == 0:
+            print(f"{name}: {peaks[name]:,} bytes on a real rank", file=sys.stderr, flush=True)
     if rank == 0:
         Path(answer).write_text(json.dumps(peaks))
     distributed.barrier()

@@ -38,6 +38,16 @@ def reserved_bytes(*, allocated_bytes: Any, slack_frac: Any) -> Any:
     return allocated_bytes * (1 + slack_frac)
 
 
+@formula(source=ALLOCATOR)
+def other_lengths_bytes(*, passing_bytes: Any, kept_frac: Any) -> Any:
+    """Bytes of segments that were taken for tensors of other lengths, and fit none of these.
+
+    Assumes: lengths vary from batch to batch; segments are not expandable.
+    Valid for: runs of hundreds of steps, an accelerator with room (it gives them back without).
+    """
+    return passing_bytes * kept_frac
+
+
 @formula(source=NCCL)
 def communicator_bytes(*, n_channels: Any, n_connections: Any, connection_bytes: Any) -> Any:
     """Bytes of the buffers that one communicator of NCCL has on an accelerator.
@@ -73,7 +83,9 @@ class Holdings:
         allocated: bytes of live tensors at their peak.
         passes: the same in the forward and backward alone, beside which the allocator keeps
             `segments` for the step; it gives them back where the accelerator has no room.
+        varied: bytes of the passes that come and go, where lengths vary: None where they do not.
         n_groups, n_neighbours: that the rank communicates with.
+        is_expandable: segments grow and shrink by pages, so that none is larger than what is live.
     """
 
     allocated: int
@@ -81,6 +93,8 @@ class Holdings:
     segments: int = 0
     n_groups: int = 0
     n_neighbours: int = 0
+    is_expandable: bool = False
+    varied: int | None = None
 
 
 def device_bytes(
@@ -88,21 +102,22 @@ def device_bytes(
 ) -> tuple[int, int, tuple[Assumption, ...]]:
     """Reserved and driver-reported bytes, and what was assumed."""
     slack = catalogue.overhead("reserved_frac", _vendor(accelerator))
+    slack_frac = 0 if held.is_expandable else slack.typical
     reserved, passes = (
-        reserved_bytes(allocated_bytes=n, slack_frac=slack.typical)
+        reserved_bytes(allocated_bytes=n, slack_frac=slack_frac)
         for n in (held.allocated, held.passes)
     )
     besides, stated = driver_holds(0, held, accelerator, catalogue)
-    room = passes + held.segments
+    kept = None
+    if held.varied is not None:
+        kept = catalogue.overhead("kept_frac", _vendor(accelerator))
+    others = other_lengths_bytes(passing_bytes=held.varied, kept_frac=kept.typical) if kept else 0
+    room = passes + held.segments + others
     if accelerator is not None:
         room = min(room, accelerator.capacity_bytes - besides)
     reserved = max(reserved, room)
-    text = (
-        f"the allocator reserves {slack.typical:.1%} more than is live "
-        f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
-    )
     device, _ = driver_holds(reserved, held, accelerator, catalogue)
-    return round(reserved), device, (Assumption("reserved-typical", text), *stated)
+    return round(reserved), device, (*_slack(held, slack, kept), *stated)
 
 
 def driver_holds(
@@ -129,6 +144,24 @@ def communicators(held: Holdings, accelerator: Accelerator | None) -> int:
         for n in (OF_GROUP, OF_PAIR)
     )
     return int(held.n_groups * group + held.n_neighbours * pair)
+
+
+def _slack(held: Holdings, slack: Overhead, kept: Overhead | None) -> Iterator[Assumption]:
+    if held.is_expandable:
+        text = "segments grow by pages (expandable_segments:True): no slack"
+        yield Assumption("reserved-expandable", text)
+        return
+    text = (
+        f"the allocator reserves {slack.typical:.1%} more than is live "
+        f"({slack.low:.0%} to {slack.high:.0%} seen: {slack.source})"
+    )
+    yield Assumption("reserved-typical", text)
+    if kept is not None:
+        text = (
+            f"segments of other lengths stay: {kept.typical:g} times what comes and goes "
+            f"({kept.low:g} to {kept.high:g} seen: {kept.source})"
+        )
+        yield Assumption("reserved-varied", text)
 
 
 def _stated(context: Overhead, buffers: int) -> Iterator[Assumption]:

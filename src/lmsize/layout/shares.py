@@ -11,6 +11,7 @@ from typing import Any
 from lmsize.layout.degrees import Layout
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import EVEN, Split, layer_counts
+from lmsize.model.adapted import SAVED
 from lmsize.model.parts import Experts, Linear, Parameter, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
@@ -74,6 +75,7 @@ class Stored:
         numel: numbers in each; `n_params` in all.
         is_linear: weights of an ``nn.Linear`` inside the model, which quantisation replaces.
         is_expert: sharded over the replicas of the experts only.
+        is_whole: a module of the base that is trained whole beside adapters.
     """
 
     group: str
@@ -83,6 +85,7 @@ class Stored:
     is_linear: bool
     is_expert: bool
     is_hidden: bool
+    is_whole: bool = False
     numel: Any = field(init=False)
     n_params: Any = field(init=False)
 
@@ -108,7 +111,7 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
     if parameter.split is None:
         return shape
     axis = 0 if parameter.split == "column" else len(shape) - 1
-    units = min(parameter.n_units, shape[axis])
+    units = max(1, min(parameter.n_units, shape[axis]))
     mine = ceil_div(shape[axis] * ceil_div(units, tp), units)
     return (*shape[:axis], mine, *shape[axis + 1 :])
 
@@ -193,6 +196,7 @@ def _stored(
         is_linear=linear or isinstance(part, Experts),
         is_expert=parameter.kind == "expert",
         is_hidden=not head and parameter.kind != "embedding",
+        is_whole=SAVED in parameter.name,
     )
 
 

@@ -27,6 +27,9 @@ class Framework:
             `compiled_stack` where it compiles its layers.
         stack_options: switches of the stack that it sets.
         sharding: with more than one data-parallel rank.
+        counts_embeddings: stages that layers do not fill evenly count embeddings as layers.
+        runs_batch_whole: a rank's batch is one micro-batch where there is no pipeline.
+        cuts_batch: a rank's batch is cut into as many micro-batches as the pipeline has stages.
     """
 
     name: str
@@ -44,6 +47,9 @@ class Framework:
     near: bool = False
     dropout: float | None = None
     stack_options: tuple[str, ...] = ()
+    cuts_batch: bool = False
+    runs_batch_whole: bool = False
+    counts_embeddings: bool = False
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmsize.measurements.cells import count
 from lmsize.measurements.draft import Draft
-from lmsize.measurements.targets import lora_targets
+from lmsize.measurements.targets import lora_targets, saved_modules
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
 from lmsize.model.parts import Experts
@@ -60,6 +60,9 @@ def _read_adapters(draft: Draft, model: ModelSpec) -> None:
     if rank:
         draft.options["lora_rank"] = rank
     cell = draft.row.get("lora_targets", "") or draft.extra.get("target_modules", "")
+    saved = saved_modules(cell, model)
+    if saved:
+        draft.options["modules_to_save"] = saved
     targets = lora_targets(cell, model)
     if targets:
         draft.options["lora_targets"] = targets

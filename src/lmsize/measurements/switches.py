@@ -1,12 +1,13 @@
-"""Megatron's own launch arguments -> the switches of its stack (``--stack-options``)."""
+"""Launch arguments -> the switches of a stack (``--stack-options``): Megatron's own, torchtitan's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 
-from lmsize.measurements.cells import count, is_set, number
+from lmsize.measurements.cells import count, is_set, number, switch
 from lmsize.measurements.draft import Draft
+from lmsize.numbers import ceil_div
 from lmsize.stacks.few_bits import RECIPES
 from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES
 
@@ -50,13 +51,36 @@ def stage_layers(text: str) -> tuple[int, ...]:
     return tuple(part.count("t") for part in text.split("|")) if known else ()
 
 
-def read_switches(draft: Draft) -> None:
-    """The switches that a row's launch arguments set."""
+def read_switches(draft: Draft, n_layers: int) -> None:
+    """The switches that a row's launch arguments set, and whether it compiles."""
+    if draft.options["stack"] == "torchtitan" and switch(draft.row, "compile") is False:
+        draft.options["stack_options"] = "no-compile"
+    if draft.options["stack"] == "deepspeed":
+        found = [*draft.framework.stack_options, *_with_embeddings(draft, n_layers)]
+        draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] != "megatron":
         return
     found = [*draft.framework.stack_options, *_switches(draft.extra)]
     if found:
         draft.options["stack_options"] = ",".join(found)
+
+
+def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:
+    """Layers of each stage where they do not divide evenly: the embeddings at both ends count as one.
+
+    BLOOM's partition by ``type:transformer|embedding``, filled up from the first stage.
+    """
+    pp = draft.options.get("pp", 1)
+    if not draft.framework.counts_embeddings or pp == 1 or n_layers % pp == 0:
+        return
+    each = ceil_div(n_layers + 2, pp)
+    counts = [each - 1, *[each] * (pp - 2)]
+    counts.append(n_layers - sum(counts))
+    if min(counts) > 0:
+        draft.assume(
+            "row-stages", f"{counts[0]} layers on the first stage: embeddings count as one"
+        )
+        yield f"stage-layers={'+'.join(map(str, counts))}"
 
 
 def _switches(extra: Mapping[str, str]) -> Iterator[str]:
@@ -74,16 +98,16 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     parts = stage_layers(extra.get("pipeline_model_parallel_layout", ""))
     if parts:
         yield f"stage-layers={'+'.join(map(str, parts))}"
-    for key, switch in COUNTS.items():
+    for key, name in COUNTS.items():
         if n := count(extra, key):
-            yield f"{switch}={n}"
+            yield f"{name}={n}"
     yield from _of_optimizer(extra)
     yield from _of_few_bits(extra)
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
-    for key, switch in FLAGS.items():
+    for key, name in FLAGS.items():
         if is_set(extra, key):
-            yield switch
+            yield name
 
 
 def _of_optimizer(extra: Mapping[str, str]) -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import Any
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.memory.units import Unit
-from lmsize.model.parts import AttentionCore, Experts, Linear
+from lmsize.model.adapted import SAVED
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
@@ -29,6 +30,10 @@ STYLES: dict[str, Style] = {
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
+SWITCHED: dict[str, Callable[[Switches], Style]] = {
+    "megatron": megatron.style,
+    "torchtitan": torchtitan.style,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,8 @@ class _Ask:
 
 def style_of(stack: str, switches: Switches) -> Style:
     """How a stack writes its pieces, as its switches have it."""
-    return megatron.style(switches) if stack == "megatron" else STYLES[stack]
+    switched = SWITCHED.get(stack)
+    return switched(switches) if switched else STYLES[stack]
 
 
 def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelSpec:
@@ -81,14 +87,14 @@ def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelS
     return style_of(stack, switches).built(model) if stack in STYLES else model
 
 
-def covers(stack: str, model: ModelSpec, attention: str) -> bool:
-    """Whether the stack's programs are known for every block that this model runs."""
-    del attention
-    live = [tower for tower in model.towers if tower.stream != "idle"]
-    is_whole = len(live) == 1 or (len(live) == 2 and model.is_encoder_decoder)
-    return stack in STYLES and is_whole and all(
-        _is_understood(run.block) for tower in live for run in tower.runs
-    )  # fmt: skip
+def not_understood(model: ModelSpec) -> list[str]:
+    """Names of the blocks that have no program of their own, and are taken part by part."""
+    found = (
+        run.block.name
+        for tower, run in model.runs()
+        if tower.stream != "idle" and not _is_understood(run.block)
+    )
+    return sorted(set(found))
 
 
 def _is_understood(block: Block) -> bool:
@@ -112,7 +118,7 @@ def placed_blocks(
         unit_of: what ranks share of one block; None where they share nothing layer by layer.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
-    ranks = _ranks(adapters)
+    ranks, saved = _ranks(adapters), _saved(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
@@ -123,7 +129,7 @@ def placed_blocks(
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()),
+            setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
             adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
@@ -155,8 +161,8 @@ def placed_blocks(
             for count, each in _chunks(n, together):
                 label = f"{count} x {f'{each} ' if each > 1 else ''}{block.name}"
                 yield Placed(
-                    label, block.role, count, chained(made, each),
-                    ask.checkpointed, each * kept, unit,
+                    label, block.role, count, chained(made, each), ask.checkpointed, each * kept,
+                    unit,
                 )  # fmt: skip
             left, first = left - n, False
 
@@ -185,6 +191,16 @@ def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str,
             *((bank.name, bank.matrices[0][2]) for bank in banks),
         )
     return found
+
+
+def _saved(adapters: ModelSpec | None) -> tuple[str, ...]:
+    """Modules of the base that are trained whole."""
+    return tuple(
+        part.name.removesuffix(SAVED)
+        for _, run in (adapters.runs() if adapters else ())
+        for part in run.block.parts
+        if isinstance(part, Linear | Embedding) and part.name.endswith(SAVED)
+    )
 
 
 def _is_tied(model: ModelSpec) -> bool:
@@ -231,6 +247,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
         keeps=torchtitan.keeps if selective else None, offloads=STYLES[ask.stack].offloads,
+        reentrant=STYLES[ask.stack].reentrant,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 

@@ -65,6 +65,10 @@ def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -
     return n_micro_batches * n_tokens * 2 * bytes_per_number
 
 
+RUNNING = "running: "  # begins the label of what belongs to the block at work
+Kept = tuple[tuple[str, int, Any], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """An instant at which memory may peak.
@@ -74,25 +78,25 @@ class Moment:
         peak_bytes: all that the running block holds, of which it keeps `saved_bytes` and has made
             `gradient_bytes` of its parameters' gradients.
         cached_bytes: casts of weights that autocast keeps.
-        at_loss: whether the running block is one that takes a loss.
         at: which of the stage's blocks runs; of its layers `n_before` come before the one that
             does, and `n_after` after it.
         around: what it needs of other ranks, or for them: (what, bytes).
+        at_loss: whether the running block is one that takes a loss.
     """
 
     name: str
     where: str
-    kept: tuple[tuple[str, int, Any], ...]
-    undone: tuple[tuple[str, int, Any], ...]
+    kept: Kept
+    undone: Kept
     peak_bytes: Any
     saved_bytes: Any
     gradient_bytes: Any = 0
     cached_bytes: Any = 0
-    at_loss: bool = False
     at: int = 0
     n_before: int = 0
     n_after: int = 0
     around: tuple[tuple[str, Any], ...] = ()
+    at_loss: bool = False
 
     @property
     def is_backward(self) -> bool:
@@ -110,22 +114,31 @@ class Moment:
 Sharing = Callable[[Iterable[Moment], Sequence[Placed]], Iterable[Moment]]
 
 
-def moments(blocks: Sequence[Placed], *, sharing: Sharing | None = None) -> list[Moment]:
+def moments(
+    blocks: Sequence[Placed], *, sharing: Sharing | None = None, alike: bool = True
+) -> list[Moment]:
     """The fullest instants: of the forward, of the loss, of the backward of layers and its end.
 
     Args:
         sharing: adds what ranks that share weights hold then; the layers next to the first and
             the last may hold more than those.
+        alike: the micro-batch before was as large as this one.
     """
-    every: Iterable[Moment] = (*_forwards(blocks), *_backwards(blocks, inner=sharing is not None))
+    every: Iterable[Moment] = (
+        *_forwards(blocks, _clinging(blocks) if alike else ()),
+        *_backwards(blocks, inner=sharing is not None),
+    )
     found: dict[tuple[str, bool], list[Moment]] = {}
     for moment in every if sharing is None else sharing(every, blocks):
         found.setdefault((moment.name, moment.at_loss), []).append(moment)
-    return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
+    return [m for named in found.values() for m in undominated(named, key=lambda m: m.n_bytes)]
 
 
-def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
-    """The last layer of each run, when all before it are kept."""
+def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
+    """The last layer of each run, when all before it are kept.
+
+    Until the model returns, what the graph of the micro-batch before holds is there too: `old`.
+    """
     made: list[Moment] = []
     kept: list[tuple[str, int, Any]] = []
     cached: Any = 0
@@ -134,12 +147,14 @@ def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
         loss = placed.role in LOSS_ROLES
-        made.append(
+        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        made += [
             Moment(
-                "forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held,
-                at_loss=loss, at=at, n_before=before,
+                "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
+                at=at, n_before=before, at_loss=loss,
             )
-        )  # fmt: skip
+            for stuck, peak in peaks
+        ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
     return made
@@ -150,27 +165,48 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
+        kept += _clinging(blocks[at + 1 :])
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
         last = placed.n_layers - 1
         for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
+            here = [*_clinging([placed], n_done), (placed.label, n_left, piece.saved)]
             made.append(
                 Moment(
                     _name(placed),
                     placed.label,
-                    (*kept, (placed.label, n_left, piece.saved)),
+                    (*kept, *here),
                     (*undone, (placed.label, n_done, placed.gradients)),
                     piece.backward_peak,
                     piece.peak_saved,
                     piece.peak_gradients,
-                    at_loss=placed.role in LOSS_ROLES,
                     at=at,
                     n_before=n_left,
                     n_after=n_done,
+                    at_loss=placed.role in LOSS_ROLES,
                 )
             )
     return made
+
+
+def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
+    """What the nodes of blocks that are undone hold on to, as long as the graph is there."""
+    return tuple(
+        (f"{p.label}, held by the graph", n, p.piece.clinging)
+        for p in blocks
+        if p.piece.clings and (n := p.n_layers if n_layers is None else n_layers)
+    )
+
+
+def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
+    """The same once all are undone, as at the optimizer's step."""
+    kept = _clinging(blocks)
+    leaves = [
+        kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
+        for label, n, each in kept
+    ]
+    return [total("activations", leaves)] if leaves else []
 
 
 def _name(placed: Placed) -> str:
@@ -195,7 +231,7 @@ def activations_term(
     if moment.is_backward:
         leaves.append(
             kept_bytes.term(
-                f"running: {moment.where}",
+                f"{RUNNING}{moment.where}",
                 n_layers=1,
                 layer_bytes=moment.saved_bytes,
                 n_in_flight=1,
@@ -255,7 +291,7 @@ def shared_bytes(*, n_bytes: Any) -> Any:
 
 def gradients_term(moment: Moment) -> Term:
     """Gradients of what is undone at a moment, and of the running block so far."""
-    made = [*moment.undone, (f"running: {moment.where}", 1, moment.gradient_bytes)]
+    made = [*moment.undone, (f"{RUNNING}{moment.where}", 1, moment.gradient_bytes)]
     return total("gradients", [
         made_gradient_bytes.term(label, n_layers=n, layer_bytes=each) for label, n, each in made if n
     ])  # fmt: skip

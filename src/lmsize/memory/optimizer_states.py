@@ -13,8 +13,11 @@ from lmsize.catalogue import Optimizer, Precision, StateRule
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
 from lmsize.memory.storage import storage
+from lmsize.numbers import ceil_div
 
 BLOCKED = re.compile(r"(?P<value>[a-z0-9]+)-block(?P<size>\d+)")
+
+LEAST_PAGED = 100_000  # numbers of a tensor whose states are paged (bitsandbytes 0.50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +105,21 @@ def _is_small(optimizer: Optimizer, numel: int) -> bool:
 def _states(optimizer: Optimizer, stored: Stored) -> Iterator[tuple[str, str, int]]:
     """(state, number type, numbers) that one kind of tensor adds on the device.
 
-    Paged states lie in managed memory, which moves to the host under pressure.
+    Paged states of large tensors lie in managed memory, which moves to the host under pressure;
+    their scales do not.
     """
-    if optimizer.paged:
-        return
     small = _is_small(optimizer, stored.numel)
+    managed = optimizer.paged and stored.numel >= LEAST_PAGED
     for rule in optimizer.states:
         if rule.place == "device" and _applies(rule, stored.shape):
             numel = state_numel(rule, stored.shape, optimizer)
             dtype = optimizer.small_dtype if small else rule.dtype
-            yield rule.name, dtype, numel * stored.n_tensors
+            blocked = BLOCKED.fullmatch(dtype)
+            if not managed:
+                yield rule.name, dtype, numel * stored.n_tensors
+            elif blocked:
+                n_scales = ceil_div(numel, int(blocked["size"]))
+                yield f"{rule.name}, scales", "fp32", n_scales * stored.n_tensors
 
 
 def part_of(numel: Any, share: float) -> Any:

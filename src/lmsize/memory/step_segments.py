@@ -36,9 +36,9 @@ def segment_bytes(*, n_numbers: Any, bytes_per_number: Any, free_bytes: Any) -> 
 
 
 def has_flat_steps(setup: TrainingSetup) -> bool:
-    """Whether the step works on flat copies of a partition: DeepSpeed's ZeRO 1 and 2, whole model."""
+    """Whether the step works on flat copies of a partition: DeepSpeed's ZeRO 1 and 2."""
     is_sharded = setup.sums_in_fp32 or setup.layout.zero in (1, 2)
-    return setup.recipe.stack == "deepspeed" and setup.adapters is None and is_sharded
+    return setup.recipe.stack == "deepspeed" and setup.has_main_copies and is_sharded
 
 
 def step_segments(setup: TrainingSetup, trained: Sequence[Stored], free_bytes: Any) -> Term:
@@ -75,12 +75,17 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     if setup.layout.zero == 1:
         yield "bucket of gradients to reduce", smaller(BUCKET, whole), own, 0
         yield "the partition's gradients, reduced", mine, own, 0
+    else:  # contiguous_gradients: one buffer of a bucket's size, however few the gradients
+        yield "bucket of gradients to reduce", BUCKET, own, 0
     checked = largest * FP32 if setup.recipe.gradients == "fp16" else 0
     if setup.recipe.gradients == "fp16":
         yield "largest gradient in fp32, for its overflow", largest, FP32, 0
     yield "largest gradient in fp64, for its norm", largest, FP64, 0
     yield "the partition's gradients, flat", mine, own, checked
     yield "the partition's gradients, flat in fp32", mine, FP32, largest * FP64
+    if not setup.switches.fused_adam:
+        copies = setup.optimizer.foreach_copies or 0
+        yield "temporaries of the step", round(copies * mine), FP32, 0
 
 
 def _of_sums(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_Flat]:

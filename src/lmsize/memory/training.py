@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
 from typing import Any
 
-from lmsize.formula import Term, highest, maximum, total
+from lmsize.formula import Term, given, highest, maximum, total
 from lmsize.layout.ends import ends
 from lmsize.layout.shares import Stage, Stored, stages, stored_parts
-from lmsize.memory.activations import stage_activations
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.model_states import (
+    gathered_weights,
     gradients,
     held_throughout,
     main_gradients,
@@ -23,6 +23,7 @@ from lmsize.memory.model_states import (
 from lmsize.memory.moments import (
     activations_term,
     gradients_term,
+    held_by_graph,
     input_bytes,
     moments,
     passing_term,
@@ -31,7 +32,7 @@ from lmsize.memory.stack_buffers import deferred, standing
 from lmsize.memory.step_segments import has_flat_steps, step_segments
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.memory.unit_moments import with_units
+from lmsize.memory.unit_moments import gathered_at_once, in_streams, with_units
 from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div, larger
@@ -42,29 +43,68 @@ STEP = "optimizer_step"
 
 def training_peak(setup: TrainingSetup) -> Term:
     """The largest moment of the stage that is meant: a maximum of sums of components."""
-    adapter_stages = (
-        stages(setup.adapters, setup.layout.pp, setup.switches.split) if setup.adapters else ()
-    )
-    peaks = []
-    for stage in _meant(setup):
-        adapters = adapter_stages[stage.index] if adapter_stages else None
-        peaks.append(maximum(_label(stage), _moments(setup, stage, adapters)))
+    peaks = [
+        maximum(_label(stage), _moments(setup, stage, adapters))
+        for stage, adapters in _stages(setup)
+    ]
     return highest("peak", peaks)
 
 
 def training_segments(setup: TrainingSetup) -> Term | None:
-    """What the allocator holds where the step's flat tensors have segments of their own; else None."""
+    """What the allocator holds beyond what is ever live at once; None where nothing says.
+
+    The fullest forward or backward, and segments that nothing else can use: those of the step's flat
+    tensors (DeepSpeed), those of other streams (FSDP2).
+    """
+    if (setup.is_in_units or setup.stays_whole) and setup.adapters is None:
+        return highest("segments", [_by_streams(setup, stage) for stage in _meant(setup)])
     if not has_flat_steps(setup):
         return None
     held = []
-    for stage in _meant(setup):
-        passes = [m for m in _moments(setup, stage, None) if m.label != STEP]
-        blocks = _blocks(setup, stage) if setup.is_taped else ()
+    for stage, adapters in _stages(setup):
+        passes = [m for m in _moments(setup, stage, adapters) if m.label != STEP]
+        blocks = _blocks(setup, stage)
         free = reduce(larger, (placed.piece.largest for placed in blocks), 0)
-        trained = stored_parts(stage, setup.layout, trainable=True)
+        trained = _parts(setup, adapters or stage, trainable=True)
         own = step_segments(setup, trained, free)
         held.append(total(_label(stage), [maximum("passes", passes), own]))
     return highest("segments", held)
+
+
+def _by_streams(setup: TrainingSetup, stage: Stage) -> Term:
+    """Each stream's own fullest instant: the allocator never lends a block to another stream."""
+    *found, step = _moments(setup, stage, None)
+    ahead = gathered_at_once(tuple(_blocks(setup, stage)))
+    apart = (lambda _: 0) if setup.stays_whole else in_streams
+    passes = reduce(larger, (moment.value - apart(moment) for moment in found))
+    shards = step.child("gradients")
+    own = [given("gathered in one piece", ahead, "bytes"), *([shards] if shards else [])]
+    return total(_label(stage), [given("passes", passes, "bytes"), total("of other streams", own)])
+
+
+PASSING = ("activations", "temporaries")
+
+
+def passing_tensors(setup: TrainingSetup) -> tuple[Term, float] | None:
+    """The fullest forward or backward, and what of it comes and goes, where lengths vary; else None."""
+    if setup.lengths == "equal":
+        return None
+    found = []
+    for stage, adapters in _stages(setup):
+        passes = [m for m in _moments(setup, stage, adapters) if m.label != STEP]
+        found.append(maximum(_label(stage), passes))
+    fullest = highest("passes", found)
+    parts = (part.value for part in fullest.winner.children if part.label in PASSING)
+    return fullest, sum(parts)
+
+
+def _stages(setup: TrainingSetup) -> Iterator[tuple[Stage, Stage | None]]:
+    """The stages that are meant, each with that of its adapters."""
+    adapter_stages = (
+        stages(setup.adapters, setup.layout.pp, setup.switches.split) if setup.adapters else ()
+    )
+    for stage in _meant(setup):
+        yield stage, adapter_stages[stage.index] if adapter_stages else None
 
 
 def _meant(setup: TrainingSetup) -> Sequence[Stage]:
@@ -102,26 +142,28 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     freed = setup.optimizer.gradient_is_freed
     own = [] if freed else [gradients(setup, graded)]
     reduced = [] if freed else [gradients(setup, graded, zero_stage=2)]
-    gathers = [] if setup.flattens else _gathers(setup, stage)
+    timed = setup.flattens or setup.is_in_units
+    gathers = [] if timed else _gathers(setup, stage)
     after = [states(setup, trained, frozen=frozen), _inputs(setup)]
+    blocks = tuple(_blocks(setup, stage))
     step = total(STEP, [
         *held, *reduced, *after, *main_gradients(setup, trained), *step_gradients(setup, trained),
+        *held_by_graph(blocks),
         *step_copies(setup, trained),
     ])  # fmt: skip
-    if not setup.is_taped:
-        whole = [*held, *own, *after, _textbook(setup, stage), *gathers]
-        return [total("backward", whole), step]
-    blocks = tuple(_blocks(setup, stage))
     schedule = setup.switches.schedule(setup.layout.vp)
+    outputs = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     put_off = deferred(setup, stage)
-    waiting = blocks[-1].piece.output if _keeps_outputs(setup, stage) else 0
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
-    found = moments(blocks, sharing=sharing)
+    found = moments(blocks, sharing=sharing, alike=setup.lengths == "equal")
     for moment in with_joins(found) if setup.flattens else found:
-        grown = [*(own if setup.accumulates else []), gradients_term(moment)]
+        grown = [
+            *gathered_weights(setup, base), *(own if setup.accumulates else []),
+            gradients_term(moment),
+        ]  # fmt: skip
         in_flight = stage.n_in_flight(setup.batch.n_micro, schedule, at_loss=moment.at_loss)
-        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
+        activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=outputs)
         units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
         made.append(total(moment.name, [*held, *grown, *after, *put_off, activations, passing]))
@@ -129,8 +171,12 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
 
 
 def _keeps_outputs(setup: TrainingSetup, stage: Stage) -> bool:
-    """Whether what a stage sends on stays until its gradient is back: DeepSpeed's pipe_buffers."""
-    return setup.recipe.stack == "deepspeed" and stage.index < stage.n_stages - 1
+    """Whether what a stage sends on stays until its gradient is back.
+
+    DeepSpeed's ``pipe_buffers``, torch's ``fwd_cache``.
+    """
+    keeps = setup.recipe.stack in ("deepspeed", "torchtitan")
+    return keeps and stage.index < stage.n_stages - 1
 
 
 def _parts(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> list[Stored]:
@@ -155,16 +201,18 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     """The stage's blocks as its stack runs them."""
     recipe, batch = setup.recipe, setup.batch
     gathered = recipe.gathered if setup.gathers_weights else ""
-    held = recipe.unquantised if setup.quant else gathered or recipe.weights
+    held = setup.base_type if setup.quant else gathered or recipe.weights
     weights, compute = (setup.precision(name).bits / 8 for name in (held, recipe.compute))
     casts = recipe.autocast or (recipe.stack == "torchtitan" and not gathered)
     setting = Setting(
         micro_batch=batch.micro_batch, seq_len=ceil_div(batch.seq_len, setup.layout.cp),
         weight_itemsize=weights, conduct=setup.model.conduct, attention=setup.attention,
         autocast=compute if casts and (gathered or compute < weights) else None,
-        trains_base=setup.adapters is None, quantised=setup.quant is not None,
+        trains_base=setup.adapters is None, quant=setup.quant.name if setup.quant else "",
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
-        quant_itemsize=compute, switches=setup.switches, loss=setup.loss, casts=setup.casts,
+        quant_itemsize=compute, unpacks=setup.unpacks, switches=setup.switches, loss=setup.loss,
+        casts=setup.casts,
+        casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 
@@ -186,19 +234,12 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
     )  # fmt: skip
 
 
-def _textbook(setup: TrainingSetup, stage: Stage) -> Term:
-    batch = setup.batch
-    return stage_activations(
-        "activations", setup.model, stage, setup.layout, micro_batch=batch.micro_batch,
-        seq_len=batch.seq_len, n_micro=batch.n_micro, recompute=setup.recompute,
-        attention=setup.attention,
-        bytes_per_number=setup.precision(setup.recipe.compute).bits / 8,
-    )  # fmt: skip
-
-
 def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
-    if setup.layout.zero < 3 or setup.layout.n_replicas == 1 or setup.is_in_units:
+    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients.
+
+    FSDP2's stage 2 holds all weights.
+    """
+    if not setup.gathers_weights or setup.stays_whole:
         return []
     recipe = setup.recipe
     widest = max(
@@ -211,6 +252,9 @@ def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
     )
     gathered = setup.precision(recipe.gathered or recipe.weights)
     parts = [storage("widest block gathered", widest, gathered)]
+    if setup.layout.zero == 2:
+        every = sum(s.n_params for s in stored_parts(stage, setup.layout, trainable=True))
+        parts = [storage("all blocks gathered", every, gathered)]
     if setup.adapters is None:
         reduced = setup.precision(recipe.reduced or recipe.gradients)
         parts.append(storage("its gradients before they are scattered", widest, reduced))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lmsize.catalogue import Optimizer, Precision, Recipe
 from lmsize.layout.degrees import Layout
-from lmsize.memory.blocks import covers
+from lmsize.memory.blocks import not_understood
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks.few_bits import transformer_engine
@@ -15,7 +15,8 @@ from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
-FSDP2 = ("transformers",)  # stacks whose ranks share by it at stages 2 and 3
+HAS_BUCKETS = ("transformers", "litgpt")
+FSDP2 = ("transformers", "torchtitan")  # stacks whose ranks share by it at stages 2 and 3
 KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
 
 
@@ -31,6 +32,7 @@ class TrainingSetup:
         switches: of the stack; `capability` the compute capability of the accelerator.
         pipeline_stage: whose peak is meant: ``worst``, ``first`` or ``last``.
         loss: how the loss is taken, if not as the stack does.
+        lengths: ``equal``, or ``varied`` where the batch's length is the longest, met once.
     """
 
     model: ModelSpec
@@ -48,25 +50,46 @@ class TrainingSetup:
     switches: Switches = USUAL
     capability: int = HOPPER
     loss: str = ""
+    lengths: str = "equal"
+
+    @property
+    def base_type(self) -> str:
+        """The number type of what is not quantised of the base.
+
+        peft's ``prepare_model_for_kbit_training`` takes it to fp32, but not that of a GPTQ model.
+        """
+        is_raised = self.quant is not None and not self.unpacks
+        return self.recipe.unquantised if is_raised else self.recipe.weights
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether products run on weights that GPTQ's layers unpack in plain torch."""
+        return self.quant is not None and self.quant.name.startswith("gptq")
+
+    @property
+    def has_main_copies(self) -> bool:
+        """Whether the step works on fp32 copies of what is trained, which is in 16 bits itself."""
+        in_16bit = self.adapters is None or self.recipe.adapters == self.recipe.weights
+        return bool(self.recipe.main_weights) and in_16bit
 
     @property
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0
-        return shared and self.recipe.stack == "transformers"
+        return shared and self.recipe.stack in HAS_BUCKETS
 
     @property
     def sums_in_fp32(self) -> bool:
         """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank."""
         return (
             self.recipe.stack == "deepspeed" and self.recipe.weights == "bf16"
-            and self.layout.zero < 2
+            and self.layout.zero < 2 and self.switches.fp32_sums
         )  # fmt: skip
 
     @property
-    def is_taped(self) -> bool:
-        """Whether the stack's own programs give the activations, rather than a textbook formula."""
-        return covers(self.recipe.stack, self.model, self.attention)
+    def blocks_by_parts(self) -> list[str]:
+        """Blocks without a program of their own, which are taken part by part."""
+        return not_understood(self.model)
 
     @property
     def casts(self) -> Casts | None:
@@ -98,7 +121,17 @@ class TrainingSetup:
     def is_in_units(self) -> bool:
         """Whether FSDP2 shares weights, gradients and states over the ranks, layer by layer."""
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and self.recipe.stack in FSDP2 and self.is_taped
+        return shares and self.recipe.stack in FSDP2 and not self.stays_whole
+
+    @property
+    def stays_whole(self) -> bool:
+        """Whether weights stay gathered, and gradients whole, from the first micro-batch to the last.
+
+        torchtitan under a pipeline: ``reshard_after_forward`` is off, and its stages reshard and
+        reduce with the last micro-batch alone.
+        """
+        shares = self.layout.zero > 1 and self.layout.n_replicas > 1
+        return shares and self.recipe.stack == "torchtitan" and self.layout.pp > 1
 
     @property
     def gathers_weights(self) -> bool:
@@ -124,7 +157,8 @@ class TrainingSetup:
     @property
     def defers_reduction(self) -> bool:
         """Whether gradients add up whole on every rank until the step's last micro-batch."""
-        return self.gathers_weights and self.recipe.defers_reduction and self.batch.n_micro > 1
+        defers = self.recipe.defers_reduction or self.stays_whole
+        return self.gathers_weights and defers and self.batch.n_micro > 1
 
     @property
     def flattens(self) -> bool:

@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lmsize.formula import Term
 from lmsize.memory.blocks import Placed
-from lmsize.memory.moments import Moment
+from lmsize.memory.moments import RUNNING, Moment
 from lmsize.memory.units import Unit
+from lmsize.numbers import larger
 
 ROOT, UNITS = "root gathered", "units gathered"
 AHEAD, REDUCED = "a unit gathered in one piece", "gradients on their way"
@@ -33,15 +35,13 @@ class Timeline:
     """The units of a stage in order.
 
     Attributes:
+        root: what is in none of them.
         stays: whether they stay gathered until they are undone (stage 2).
     """
 
     blocks: Sequence[Placed]
+    root: Unit
     stays: bool
-
-    @property
-    def root(self) -> Unit:
-        return sum((b.unit for b in self.blocks if b.unit.in_root), NONE)
 
     def stands_alone(self, at: int) -> bool:
         return not self.blocks[at].unit.in_root
@@ -76,11 +76,16 @@ class Timeline:
         return 0 if self.stays else self.before(at, n_before).gathered
 
 
+def timeline(blocks: Sequence[Placed], *, stays: bool) -> Timeline:
+    """The units of a stage's blocks."""
+    return Timeline(blocks, sum((b.unit for b in blocks if b.unit.in_root), NONE), stays)
+
+
 def with_units(
     found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool
 ) -> Iterator[Moment]:
     """The moments with what units hold then, and those that units add."""
-    line = Timeline(blocks, stays)
+    line = timeline(blocks, stays=stays)
     for moment in found:
         around = _in_backward if moment.is_backward else _in_forward
         yield replace(moment, around=around(line, moment))
@@ -90,7 +95,8 @@ def with_units(
         if line.stands_alone(at):
             yield from _unit_gathers(line, at)
             yield from _unit_reductions(line, at)
-    yield _root_reduction(line)
+    if any(placed.unit.in_root for placed in blocks):
+        yield _root_reduction(line)
 
 
 def _in_forward(line: Timeline, moment: Moment) -> Around:
@@ -172,3 +178,28 @@ def _root_reduction(line: Timeline) -> Moment:
         "root_reduction", first.label, (), tuple(undone), whole, 0, whole,
         around=((REDUCED, line.root.reduced),),
     )  # fmt: skip
+
+
+def gathered_at_once(blocks: Sequence[Placed]) -> Any:
+    """Bytes of the pieces that the gathering stream has at most: a unit's and the one's before it."""
+    line = timeline(blocks, stays=False)
+    found = line.root.gathered
+    for at, placed in enumerate(blocks):
+        if line.stands_alone(at):
+            for n_before in {0, placed.n_layers - 1}:
+                before = line.before(at, n_before)
+                found = larger(found, before.gathered + placed.unit.gathered)
+    return found
+
+
+def in_streams(moment: Term) -> Any:
+    """Bytes of a moment that lie in blocks of the streams that gather and reduce.
+
+    What is gathered in one piece, and the gradients that are reduced; those of the block at work are not.
+    """
+    gradients = moment.child("gradients")
+    shards = sum(
+        leaf.value for leaf in (gradients.walk() if gradients else ())
+        if leaf.combine == "leaf" and not leaf.label.startswith(RUNNING)
+    )  # fmt: skip
+    return shards + sum(leaf.value for leaf in moment.walk() if leaf.label == AHEAD)

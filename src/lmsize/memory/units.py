@@ -59,14 +59,15 @@ def padded(stored: Stored, n_shards: Any) -> Stored:
 
 def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
     """A unit of these tensors, each with its ranks; those not trained get no gradient."""
-    made = Unit()
+    gathered = reduced = kept = 0.0
     for stored, types, n_shards in tensors:
-        n = padded(stored, n_shards).n_params
-        trained = n if stored.trainable else 0
-        made += Unit(
-            n * types.gathered, trained * types.reduced, trained // n_shards * types.gradients
-        )
-    return made
+        rows = stored.shape[0]
+        n = ceil_div(rows, n_shards) * n_shards * (stored.n_params // rows)
+        gathered = gathered + n * types.gathered
+        if stored.trainable:
+            reduced = reduced + n * types.reduced
+            kept = kept + n // n_shards * types.gradients
+    return Unit(gathered, reduced, kept)
 
 
 def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
@@ -76,8 +77,7 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         for tower, run in (setup.adapters.runs() if setup.adapters else ())
     }  # fmt: skip
     recipe, frozen = setup.recipe, setup.adapters is not None
-    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
-    own_roles = ("layer", "embedding") if apart else ("layer",)
+    own_roles = _own_roles(setup)
 
     def size(name: str) -> float:
         return setup.precision(name).bits_per_value / 8
@@ -105,6 +105,14 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         return replace(found, kept=kept, in_root=run.block.role not in own_roles)
 
     return made
+
+
+def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:
+    """The roles of the blocks that are units by themselves; the root has the others'."""
+    if setup.recipe.stack == "torchtitan":
+        return ("embedding", "layer", "head")
+    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
+    return ("embedding", "layer") if apart else ("layer",)
 
 
 def _alone(tower: Tower, run: Run) -> Stage:

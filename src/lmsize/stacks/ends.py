@@ -12,9 +12,11 @@ from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES
 from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.stacks.spread import table_scratch_bytes
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
 
+FP32 = 4
 Use = Literal["parameter", "shared", "waiting"]
 
 
@@ -67,12 +69,14 @@ def _looked_up(
     numel = (
         ceil_div(setting.seq_len, setting.sequence_shards) if n_rows is None else n_rows
     ) * part.width
-    trained = setting.trains_base and part.trainable
+    trained = setting.trains(part.name) and part.trainable
+    is_shared = part.is_vocabulary and part.name not in setting.saved
     table = program.parameter(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
-        kind=use if part.is_vocabulary else "parameter",
+        kind=use if is_shared else "parameter",
     )  # fmt: skip
-    made = ops.embedding(program, table, numel=numel)
+    scratch = table_scratch_bytes(table, setting) if part.is_vocabulary else 0
+    made = ops.embedding(program, table, numel=numel, scratch_bytes=scratch)
     made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
     return made
 
@@ -108,7 +112,7 @@ def head_program(
                 program.hold(outputs)
                 program.outputs.append(made)
                 return program
-            x = applied(program, x, local, setting)
+            x = _projected(program, x, local, setting)
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
     if is_read:
@@ -126,12 +130,8 @@ def _whole_loss(
     program: Program, logits: Tensor, setting: Setting, style: Style, *, upcasts: bool
 ) -> Tensor:
     """The stack's own loss of all logits, capped where the model caps them."""
-    x = logits
-    if setting.conduct.final_softcap:
-        x = ops.pointwise(program, x, name="over cap")
-        x = ops.pointwise(program, x, name="tanh", saves="output")
-        x = logits = ops.pointwise(program, x, name="times cap")
-    x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
+    logits = _capped(program, logits, setting)
+    x = style.loss(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
     program.hold(logits)
     return x
 
@@ -150,6 +150,22 @@ def _further_losses(
             logits = applied(program, stream, local, setting)
             made = _whole_loss(program, logits, setting, style, upcasts=upcasts)
         program.outputs.append(made)
+
+
+def _projected(program: Program, x: Tensor, part: Linear, setting: Setting) -> Tensor:
+    """Mamba's classes cast the stream to the head's type, and the logits to fp32."""
+    if not setting.conduct.fp32_stream:
+        return applied(program, x, part, setting)
+    x = x if setting.autocast else ops.cast(program, x, setting.weight_itemsize)
+    return ops.cast(program, applied(program, x, part, setting), FP32)
+
+
+def _capped(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    if not setting.conduct.final_softcap:
+        return x
+    x = ops.pointwise(program, x, name="over cap")
+    x = ops.pointwise(program, x, name="tanh", saves="output")
+    return ops.pointwise(program, x, name="times cap")
 
 
 def _is_output(part: Linear, block: Block) -> bool:

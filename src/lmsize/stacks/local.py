@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import rank_shape
-from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Part
 from lmsize.numbers import ceil_div
 from lmsize.stacks.sections import Section
 
@@ -19,7 +19,16 @@ def local_section(section: Section, layout: Layout, *, whole_heads: bool = False
         outputs=[local_linear(part, layout) for part in section.outputs],
         core=local_core(section.core, layout) if section.core and not whole_heads else section.core,
         experts=local_experts(section.experts, layout) if section.experts else None,
+        parts=[_local_part(part, layout) for part in section.parts],
     )
+
+
+def _local_part(part: Part, layout: Layout) -> Part:
+    if isinstance(part, Linear):
+        return local_linear(part, layout)
+    if isinstance(part, AttentionCore):
+        return local_core(part, layout)
+    return local_experts(part, layout) if isinstance(part, Experts) else part
 
 
 def local_linear(part: Linear, layout: Layout) -> Linear:

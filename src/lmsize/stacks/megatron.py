@@ -17,7 +17,7 @@ from lmsize.stacks.further import with_further
 from lmsize.stacks.megatron_experts import mixture
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
@@ -70,7 +70,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
     elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
-    out = ops.fused_attention(
+    out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads
     )
     is_turned = setting.switches.attention_backend == "flash" and setting.micro_batch > 1
@@ -148,7 +148,8 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 
 STYLE = Style(
-    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, recomputes_modules=True, fuses_weight_gradients=True,
+    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture,
+    recomputes_modules=True, fuses_weight_gradients=True, reentrant=True,
     fuses_matrices=True, adapting=Adapting(itemsize=None, casts=False),
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip

@@ -119,7 +119,7 @@ def _product(
     name, n_in, n_out = matrix
     weight = parameter(program, f"{bank.name}.{name}", bank.n_experts * n_in * n_out, setting)
     made = ops.grouped_linear(
-        program, x, weight, n_in=n_in, n_out=n_out, name=name, casts=setting.casts
+        program, x, weight, numel=x.numel // n_in * n_out, name=name, casts=setting.casts
     )
     rank = setting.rank(bank.name)
     return (
@@ -140,6 +140,7 @@ def _adapted(
         program.parameter(name, bank.n_experts * numel, itemsize, trained=True)
         for name, numel in (("lora_A", n_in * rank), ("lora_B", rank * n_out))
     )
-    inner = ops.grouped_linear(program, x, down, n_in=n_in, n_out=rank, name="lora_A")
-    outer = ops.grouped_linear(program, inner, up, n_in=rank, n_out=n_out, name="lora_B")
+    n_rows = x.numel // n_in
+    inner = ops.grouped_linear(program, x, down, numel=n_rows * rank, name="lora_A")
+    outer = ops.grouped_linear(program, inner, up, numel=n_rows * n_out, name="lora_B")
     return ops.add(program, base, ops.pointwise(program, outer, name="scaled"))

@@ -7,6 +7,8 @@ first is one piece that is then put together).
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmsize.model.parts import Linear
 from lmsize.stacks import habits
 from lmsize.stacks.setting import Setting
@@ -41,6 +43,18 @@ def left(program: Program, made: Tensor, linear: Linear, setting: Setting) -> Te
         )
         return ops.copy(program, flat)
     return made
+
+
+def table_scratch_bytes(table: Tensor, setting: Setting) -> Any:
+    """What the gradient of a rank's rows of the table takes before there is one.
+
+    ``embedding_dense_backward`` knows no division by rows: each rank makes the gradient of the whole
+    table, and cuts it up for the reduce-scatter (``Partial`` to ``Shard(0)``).
+    """
+    if not setting.spreads or setting.layout.tp == 1:
+        return 0
+    whole = Tensor("gradient of the whole table", table.numel * setting.layout.tp, table.itemsize)
+    return 2 * whole.n_bytes - table.n_bytes
 
 
 def keeps_heads_whole(setting: Setting) -> bool:

@@ -1,8 +1,9 @@
-"""What a run may switch in Megatron beside the shapes, under the names of its own arguments."""
+"""What a run may switch in a stack beside the shapes: Megatron's arguments, torchtitan's compiler."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,9 @@ class Switches:
         stage_layers: layers of every part of the pipeline, in the order in which they run.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
+        compile: torchtitan compiles its layers and its loss.
+        fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
+        fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
         microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
@@ -84,6 +88,9 @@ class Switches:
     rope_fusion: bool = True
     grouped_gemm: bool = True
     dataloader_mask: bool = True
+    compile: bool = True
+    fp32_sums: bool = True
+    fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
     precision_aware: bool = False
     exp_avg_dtype: str = ""
@@ -142,6 +149,9 @@ FLAGS = (
     "rope_fusion",
     "grouped_gemm",
     "dataloader_mask",
+    "compile",
+    "fp32_sums",
+    "fused_adam",
     "grad_reduce_in_bf16",
     "precision_aware",
     "account_for_embedding",
@@ -164,28 +174,40 @@ COUNTS = (
 )  # fmt: skip
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
+OF_STACK = {
+    "megatron": frozenset(KEYS) - {"compile", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(("compile",)),
+    "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
+}  # fmt: skip
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
 WHAT = "--stack-options"
 
 
-def read_switches(text: str | None) -> Switches:
+def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
     """``attention-backend=flash,deterministic,no-gradient-fusion`` as switches.
 
     Raises:
-        InputError: a name or a value that is not known.
+        InputError: a name or a value that is not known, or that the stack does not have.
     """
+    known = OF_STACK.get(stack or "")
+    if text and known is None:
+        raise InputError(WHAT, text, f"--stack {' or '.join(OF_STACK)}, which have some")
     found: dict[str, Any] = {}
     for item in (text or "").split(","):
         name, _, value = item.strip().lower().partition("=")
         if name:
-            key, read = _one(name.replace("-", "_"), value.strip())
+            key, read = _one(name.replace("-", "_"), value.strip(), known or ())
             found[key] = read
     return Switches(**found)
 
 
-def _one(key: str, value: str) -> tuple[str, Any]:
+def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
+    own = key.removeprefix("no_") if key.removeprefix("no_") in FLAGS else key
+    if own not in known:
+        near = nearest_names(key, known, n_names=1)
+        raise InputError(WHAT, key, f"one of {', '.join(sorted(known))}", nearest=near)
     if not value and key.removeprefix("no_") in FLAGS:
         return key.removeprefix("no_"), not key.startswith("no_")
     if key == "recompute_modules" and value:
@@ -202,8 +224,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
     if key in CHOICES and value:
         _check(f"{WHAT} {key}", value, CHOICES[key])
         return key, value
-    near = nearest_names(key, KEYS, n_names=1)
-    raise InputError(WHAT, key, f"one of {', '.join(KEYS)}", nearest=near)
+    expected = f"one of {', '.join(sorted(known))}"
+    raise InputError(WHAT, key, expected, nearest=nearest_names(key, known, n_names=1))
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

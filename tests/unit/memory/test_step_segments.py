@@ -48,10 +48,15 @@ def test_zero_1_leaves_the_segments_of_its_copies() -> None:
     assert kept(precision="fp16", zero=1) == pytest.approx(expected, rel=1e-3)
 
 
-def test_zero_3_and_adapters_leave_none() -> None:
-    for options in ({"zero": 3}, {"zero": 2, "method": "lora"}):
-        found = memory(precision="bf16", **options)
-        assert found.peak_reserved_bytes == round(found.peak_allocated_bytes * SLACK)
+def test_zero_3_leaves_none() -> None:
+    found = memory(precision="bf16", zero=3)
+    assert found.peak_reserved_bytes == round(found.peak_allocated_bytes * SLACK)
+
+
+def test_adapters_leave_a_bucket_however_few_they_are() -> None:
+    found = memory(precision="bf16", zero=2, method="lora")
+    least = round(found.peak_allocated_bytes * SLACK)
+    assert least <= (found.peak_reserved_bytes or 0) < least + 2 * 500_000_000 * 1.1
 
 
 def test_segments_are_given_back_where_there_is_no_room() -> None:
