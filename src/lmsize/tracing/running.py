@@ -127,6 +127,10 @@ def _hold_what_is_there(tracker: Tracker, step: Step) -> None:
     for batch in step.micro_batches:
         for tensor in _tensors(batch):
             tracker.hold("", tensor, "inputs")
+    if step.optimizer is not None:  # some make their states at once (Adagrad)
+        for path, param in step.model.named_parameters():
+            for tensor in _tensors(step.optimizer.state.get(param)):
+                tracker.hold(path, tensor, "optimizer_states")
 
 
 def _noting(tracker: Tracker, step: Step, number: int) -> Callable[[Any, int], None]:
