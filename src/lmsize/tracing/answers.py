@@ -33,11 +33,11 @@ def answer(tensor: Any, phase: str, known: Callable[[Any], Any]) -> Any:
         DataDependenceError: the program reads a value that decides what it does.
     """
     frame = _asking()
-    if frame.f_globals.get("__name__") == _MASKS:
-        return True  # nothing is padded, nothing is packed
     value = known(tensor)
     if value is not None:
         return value
+    if frame.f_globals.get("__name__") == _MASKS:
+        return True  # nothing is padded, nothing is packed
     if phase.endswith(("optimizer", "clip")) or _is_harmless():
         return 0.0  # no overflow was found, the norm is small
     where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

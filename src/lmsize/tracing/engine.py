@@ -25,6 +25,7 @@ from lmsize.tracing.replication import (
 from lmsize.tracing.running import Device, logged, on_fake_tensors
 from lmsize.tracing.stacks import Stack, shortened, stacks
 from lmsize.tracing.storages import Log
+from lmsize.tracing.values import Noting
 from lmsize.workload.training import TrainSpec
 
 ONE = Layout()
@@ -131,7 +132,7 @@ def traced_factory(factory: Callable[[], Any], name: str, device: Device) -> Tra
 
     refuse_with_arguments(factory, name)
     with on_fake_tensors(device):
-        with explained(f"{name}, when it is called"), torch.device(device.type):
+        with explained(f"{name}, when it is called"), torch.device(device.type), Noting():
             made = factory()
         step = UserStep(made, foreach=device.type == "cuda")
         counts = _counts(step.model)

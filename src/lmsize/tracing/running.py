@@ -129,6 +129,10 @@ def _hold_what_is_there(ledger: Ledger, step: Step) -> None:
     for batch in step.micro_batches:
         for tensor in _tensors(batch):
             ledger.hold("", tensor, "inputs")
+    if step.optimizer is not None:  # some make their states at once (Adagrad)
+        for path, param in step.model.named_parameters():
+            for tensor in _tensors(step.optimizer.state.get(param)):
+                ledger.hold(path, tensor, "optimizer_states")
 
 
 def _noting(ledger: Ledger, step: Step, number: int) -> Callable[[Any, int], None]:

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 MOST_NUMBERS = 2**22  # of a tensor whose values are kept
-_KEY = "_lmsize_known"
+_KEY, _ROOT = "_lmsize_known", "_lmsize_root"
 # Which argument after the first says along which dimension; the choice itself is the last result.
 CHOICES = {
     aten.topk.default: 1, aten.argmax.default: 0, aten.argmin.default: 0, aten.sort.default: 0,
@@ -90,6 +91,10 @@ class Values:
     def _keep_all(self, out: Any, func: Any, given: _Arguments) -> None:
         whole = Known(lambda: given.call(func), is_assumed=given.are_assumed)
         if isinstance(out, FakeTensor):
+            if func._schema.is_mutable:
+                _write_through(out, whole)
+            elif func.is_view:
+                setattr(out, _ROOT, getattr(given.first, _ROOT, given.first))
             _keep(out, whole, is_mutated=func._schema.is_mutable)
         elif not func._schema.is_mutable:
             for at, one in enumerate(out):
@@ -134,11 +139,29 @@ class Values:
         return (args[0], indices, *args[2:])
 
 
+class Noting(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
+    """A mode around what makes a model and a batch: what is known of their values is remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values = Values()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in a tracker
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._values.note(func, args, kwargs or {}, out)
+        return out
+
+
 class _Arguments:
     """An operation's arguments with known values in place of tensors."""
 
     def __init__(self, args: Any, kwargs: Any) -> None:
         self.are_known, self.are_assumed = True, False
+        self.first = args[0] if args else None
         self._args, self._kwargs = self._taken(args), self._taken(kwargs)
 
     def call(self, func: Any) -> Any:
@@ -195,6 +218,23 @@ def _may_be_known(args: Any, outs: Any) -> bool:
 def _keep(tensor: Any, known: Known, *, is_mutated: bool = False) -> None:
     version = tensor._version + is_mutated  # counted up once the operation has returned
     setattr(tensor, _KEY, (known, version))
+
+
+def _write_through(view: Any, written: Known) -> None:
+    """What is written into a view stands in the tensor that it is a view of, where that is whole."""
+    root: Any = getattr(view, _ROOT, None)
+    before = None if root is None else _known(root)
+    if before is None or not root.is_contiguous() or root.storage_offset():
+        return
+    place = (tuple(view.shape), view.stride(), view.storage_offset())
+
+    def recipe() -> Any:
+        made = before.value().clone(memory_format=torch.contiguous_format)
+        made.as_strided(*place).copy_(written.value())
+        return made
+
+    assumed = before.is_assumed or written.is_assumed
+    _keep(root, Known(recipe, is_assumed=assumed), is_mutated=True)
 
 
 def _spread(
