@@ -49,7 +49,10 @@ def traced_memory(
         context = catalogue.overhead("context", vendor)
         reserved = simulated(log.events()).peak_reserved_bytes + sum(extra.values())
         on_device = round(
-            driver_bytes(reserved_bytes=reserved, context_bytes=context.typical) * factor
+            driver_bytes(
+                reserved_bytes=reserved, context_bytes=context.typical, communicators_bytes=0
+            )
+            * factor
         )
         held = (
             f"the driver holds {context.typical / 2**20:.0f} MiB besides "
