@@ -99,3 +99,8 @@ def test_hub_code_is_never_run(tmp_path: Path, llama: dict[str, Any]) -> None:
     assert run.returncode == 2
     assert "no code of the Hub is run" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_modules_trained_whole_are_refused(llama: dict[str, Any]) -> None:
+    with pytest.raises(LmsizeError, match="modules-to-save"):
+        lmsize.train(llama, engine="trace", method="lora", modules_to_save="lm_head", seq_len=64)

@@ -30,6 +30,9 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
     require("peft", why=f"--method {spec.method}")
     from peft import LoraConfig, get_peft_model
 
+    if spec.modules_to_save and any(is_fake(param) for param in model.parameters()):
+        expected = "no modules with --engine trace: views of copied fake tensors go astray"
+        raise InputError("--modules-to-save", spec.modules_to_save, expected)
     architecture = read_config(config, name="config")
     modules, experts = adapted_modules(architecture, spec)
     if spec.method == "qlora":
