@@ -51,7 +51,6 @@ CODES: dict[str, str] = {
     # -- about a row of measurements, put as a question ---------------------------------------------
     "row-framework": "The row's framework is taken for the nearest stack that is modelled.",
     "row-method": "The row states no method.",
-    "row-adapter": "A variant of LoRA is taken as plain LoRA.",
     "row-targets": "The row's LoRA targets are no known modules: every linear is adapted.",
     "row-layers-split": "Layers split over accelerators (device_map) are taken as pipeline stages.",
     "row-tensors-split": "Operators split over accelerators are taken as tensor parallelism.",

@@ -135,6 +135,7 @@ def _setup(
             rank=spec.lora_rank or 1,
             targets=spec.lora_targets or "",
             experts=spec.lora_experts,
+            kind=spec.adapter,
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
     capability = _capability(accelerator)

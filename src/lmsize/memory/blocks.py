@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.shares import Stage
-from lmsize.model.parts import AttentionCore, Linear
+from lmsize.model.parts import AttentionCore, Linear, Plain
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
@@ -18,6 +18,7 @@ from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
+from lmsize.workload.adapters import MAGNITUDES
 
 STYLES: dict[str, Style] = {
     "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
@@ -95,6 +96,7 @@ def placed_blocks(
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks = _ranks(adapters)
+    adapting = replace(STYLES[stack].adapting, has_magnitudes=_has_magnitudes(adapters))
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     for tower, run in stage.ordered:
@@ -103,9 +105,7 @@ def placed_blocks(
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
-        own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
-        )
+        own = replace(setting, ranks=ranks.get((tower.name, block.name), ()), adapting=adapting)
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
@@ -137,6 +137,14 @@ def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str,
             if isinstance(part, Linear) and part.name.endswith(".lora_A")
         )
     return found
+
+
+def _has_magnitudes(adapters: ModelSpec | None) -> bool:
+    return any(
+        isinstance(part, Plain) and part.name.endswith(MAGNITUDES)
+        for _, run in (adapters.runs() if adapters else ())
+        for part in run.block.parts
+    )
 
 
 def _is_tied(model: ModelSpec) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmsize.model.parts import Linear
+from lmsize.stacks.magnitudes import decomposed
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
@@ -16,6 +17,8 @@ def applied(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Te
     rank = setting.rank(linear.name)
     if rank is None:
         return base
+    if setting.adapting.has_magnitudes:
+        return decomposed(program, x, base, linear, rank=rank, setting=setting)
     adapted = _adapted if setting.adapting.casts else _adapted_as_is
     return adapted(program, x, base, linear, rank=rank, setting=setting)
 

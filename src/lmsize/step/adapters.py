@@ -38,6 +38,8 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
         # Not peft's own "all-linear": for some mixtures it turns into experts and routers as well.
         target_modules=modules,
         target_parameters=experts or None,
+        use_dora=spec.adapter == "dora",
+        use_rslora=spec.adapter == "rslora",
     )
     if spec.method == "qlora" and any(is_fake(param) for param in model.parameters()):
         from lmsize.step.stand_in.layers import lora_layers

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lmsize.errors import InputError, nearest_names
-from lmsize.model.parts import AttentionCore, Experts, Linear, Part
+from lmsize.model.parts import AttentionCore, Experts, Linear, Part, Plain
 from lmsize.model.spec import Block, ModelSpec, Run, Tower
+
+MAGNITUDES = ".lora_magnitude_vector"
 
 
 def adapters_of(linear: Linear, *, rank: int) -> tuple[Linear, Linear]:
@@ -34,12 +36,15 @@ def expert_adapters(experts: Experts, *, rank: int) -> Experts:
     return replace(experts, matrices=tuple(pairs), bias=False)
 
 
-def adapter_model(model: ModelSpec, *, rank: int, targets: str, experts: bool = False) -> ModelSpec:
+def adapter_model(
+    model: ModelSpec, *, rank: int, targets: str, experts: bool = False, kind: str = "lora"
+) -> ModelSpec:
     """The adapters of a model as a model of its own: same towers and runs, only adapter parts.
 
     Args:
         targets: ``all-linear`` (every linear but the output head), ``attention`` (the linears of
             attention layers) or module names, comma-separated (``q_proj,v_proj``).
+        kind: ``dora`` adds a magnitude for every output of an adapted linear.
         experts: whether routed experts are adapted too (peft's ``target_parameters``).
 
     Raises:
@@ -55,6 +60,8 @@ def adapter_model(model: ModelSpec, *, rank: int, targets: str, experts: bool = 
             for part in run.block.parts:
                 if isinstance(part, Linear) and part.adaptable and chosen(run.block, part):
                     parts += adapters_of(part, rank=rank)
+                    if kind == "dora":
+                        parts.append(Plain(f"{part.name}{MAGNITUDES}", (part.n_out,)))
                 elif isinstance(part, Experts) and experts:
                     parts.append(expert_adapters(part, rank=rank))
             n_found += len(parts)

@@ -17,6 +17,7 @@ ATTENTION = ("eager", "sdpa", "flash")
 LOSSES = ("plain", "chunked", "liger", "cut")
 OWN_LOSSES = {"litgpt": "chunked", "unsloth": "cut"}  # by stack; the others' is plain
 OWN_STYLE_LOSSES = {"litgpt": "chunked"}  # those that a stack's style writes in a way of its own
+ADAPTERS = ("lora", "rslora", "dora")
 PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
@@ -31,6 +32,7 @@ class TrainSpec:
     Attributes:
         accelerators: how many accelerators (``-n``).
         lora_targets: ``attention``, ``all-linear`` or module names, comma-separated.
+        adapter: ``lora``, ``rslora`` (another scale) or ``dora`` (a magnitude for every output).
         lora_experts: whether routed experts get adapters as well.
         quant: precision in which the frozen base is stored.
         grad_accum: micro-batches that one rank runs for a step.
@@ -50,6 +52,7 @@ class TrainSpec:
     lora_rank: int | None = None
     lora_targets: str | None = None
     lora_experts: bool = False
+    adapter: str = "lora"
     micro_batch: int | None = None
     global_batch: int | None = None
     grad_accum: int | None = None
@@ -137,6 +140,9 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--attention", str(spec.attention), ATTENTION)
     check_choice("--loss", str(spec.loss), LOSSES)
     check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
+    check_choice("--adapter", spec.adapter, ADAPTERS)
+    if spec.method == "full" and spec.adapter != "lora":
+        raise InputError("--adapter", spec.adapter, "no value with --method full")
     if spec.method == "full":
         for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):
             if getattr(spec, name) not in (None, False):
