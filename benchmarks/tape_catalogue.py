@@ -16,7 +16,6 @@ import argparse
 import csv
 import fnmatch
 import multiprocessing
-import os
 import resource
 import statistics
 import time
@@ -27,7 +26,7 @@ from typing import Any
 Row = dict[str, Any]
 TABLE = Path(__file__).parent / "traced" / "tape_catalogue.csv"
 COLUMNS = (
-    "model", "setting", "seq_len", "status", "peak_bytes", "forward_bytes", "backward_bytes",
+    "model", "setting", "seq_len", "attention", "status", "peak_bytes", "forward_bytes", "backward_bytes",
     "optimizer_bytes", "seconds", "said",
 )  # fmt: skip
 SETTINGS: dict[str, Row] = {
@@ -127,17 +126,19 @@ def _send(pipe: Any, name: str, setting: str) -> None:
     pipe.send(row)
 
 
-def _traced(name: str, setting: str) -> Row:
+def _traced(name: str, setting: str, **more: str) -> Row:
     import lmsize
 
-    started, asked = time.process_time(), options(name, setting)
+    started, asked = time.process_time(), options(name, setting) | more
     try:
         memory = lmsize.train(name, engine="trace", **asked).memory
     except lmsize.LmsizeError as error:
+        if "--attention" in str(error) and "attention" not in asked:
+            return _traced(name, setting, attention="eager")
         return {"status": "refused", "said": " ".join(str(error).split())[:300]}
     phases = {moment.label: int(moment.value) for moment in memory.tree.children}
     return {
-        "seq_len": asked["seq_len"], "status": "traced", "peak_bytes": memory.peak_allocated_bytes,
+        "seq_len": asked["seq_len"], "attention": more.get("attention", "sdpa"), "status": "traced", "peak_bytes": memory.peak_allocated_bytes,
         **{f"{phase}_bytes": phases.get(phase) for phase in ("forward", "backward", "optimizer")},
         "seconds": round(time.process_time() - started, 1),
     }  # fmt: skip
@@ -145,13 +146,12 @@ def _traced(name: str, setting: str) -> Row:
 
 def trace(given: argparse.Namespace) -> None:
     """Trace what is asked for and not there yet, or there with a status to be redone."""
-    os.nice(5)
     import peft  # noqa: F401  # what every trace imports, once
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    for name in models(given.patterns):
-        for setting in given.setting or SETTINGS:
+    for setting in given.setting or SETTINGS:
+        for name in models(given.patterns):
             known = rows().get((name, setting))
             if known is not None and known["status"] not in given.redo:
                 continue
@@ -161,11 +161,12 @@ def trace(given: argparse.Namespace) -> None:
             print(f"{name:<32} {setting:<8} {shown[:160]}", flush=True)
 
 
-def taped(name: str, setting: str) -> tuple[dict[str, float], bool]:
+def taped(name: str, setting: str, attention: str) -> tuple[dict[str, float], bool]:
     """The peak of each phase by the analytic engine; whether the tape gave it."""
     import lmsize
 
-    found = lmsize.train(name, engine="analytic", stack="transformers", **options(name, setting))
+    asked = options(name, setting) | {"attention": attention or "sdpa"}
+    found = lmsize.train(name, engine="analytic", stack="transformers", **asked)
     phases: dict[str, float] = {}
     for moment in found.memory.tree.children:
         phase = {"forward": "forward", "optimizer_step": "optimizer"}.get(moment.label, "backward")
@@ -175,7 +176,7 @@ def taped(name: str, setting: str) -> tuple[dict[str, float], bool]:
 
 def compared(row: Row) -> Row:
     """A traced row with the tape's peaks beside it."""
-    peaks, is_taped = taped(row["model"], row["setting"])
+    peaks, is_taped = taped(row["model"], row["setting"], row["attention"])
     real = float(row["peak_bytes"])
     error = max(peaks.values()) / real - 1
     by_phase = {
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--setting", action="append", choices=tuple(SETTINGS))
     parser.add_argument("--redo", action="append", default=[], help="trace again what went so")
-    parser.add_argument("--limit", type=float, default=240, help="seconds for each trace")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for each trace")
     parser.add_argument("--all", action="store_true", help="show every row")
     given = parser.parse_intermixed_args()
     trace(given) if given.what == "trace" else compare(given)

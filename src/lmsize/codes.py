@@ -51,7 +51,6 @@ CODES: dict[str, str] = {
     # -- about a row of measurements, put as a question ---------------------------------------------
     "row-framework": "The row's framework is taken for the nearest stack that is modelled.",
     "row-method": "The row states no method.",
-    "row-adapter": "A variant of LoRA is taken as plain LoRA.",
     "row-targets": "The row's LoRA targets are no known modules: every linear is adapted.",
     "row-version": "The name of the row's source says of when it is; the framework of then is asked about.",
     "row-stages": "Layers do not divide evenly over the stages, and the row does not say how they lie: as the "

@@ -62,6 +62,7 @@ STEP = (
         metavar="TARGETS",
         help="attention, all-linear or module names, comma-separated.",
     ),
+    option("--adapter", metavar="KIND", help="lora, rslora or dora."),
     click.option(
         "--lora-experts", is_flag=True, default=None, help="Adapters on routed experts as well."
     ),

@@ -138,6 +138,7 @@ def _setup(
             targets=spec.lora_targets or "",
             experts=spec.lora_experts,
             saved=spec.modules_to_save or "",
+            kind=spec.adapter,
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
     capability = _capability(accelerator)

@@ -37,7 +37,7 @@ def read_method(draft: Draft, model: ModelSpec) -> None:
         method = "qlora"
     draft.options["method"] = method
     if said.meaning in ("dora", "rslora"):
-        draft.assume("row-adapter", f"{said.meaning} taken as plain LoRA")
+        draft.options["adapter"] = said.meaning
     if method == "qlora" and quant is not None:
         draft.options["quant"] = quant
     if method != "full":

@@ -11,7 +11,7 @@ from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.memory.units import Unit
 from lmsize.model.adapted import SAVED
-from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Plain
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
@@ -23,6 +23,7 @@ from lmsize.stacks.setting import Setting, Style
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
+from lmsize.workload.adapters import MAGNITUDES
 
 NO_UNIT = Unit()
 STYLES: dict[str, Style] = {
@@ -119,6 +120,7 @@ def placed_blocks(
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks, saved = _ranks(adapters), _saved(adapters)
+    adapting = replace(STYLES[stack].adapting, has_magnitudes=_has_magnitudes(adapters))
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
@@ -130,7 +132,7 @@ def placed_blocks(
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
             setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
-            adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
+            adapting=adapting, spreads=STYLES[stack].spreads,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
         own = _for_tower(own, tower)
@@ -200,6 +202,14 @@ def _saved(adapters: ModelSpec | None) -> tuple[str, ...]:
         for _, run in (adapters.runs() if adapters else ())
         for part in run.block.parts
         if isinstance(part, Linear | Embedding) and part.name.endswith(SAVED)
+    )
+
+
+def _has_magnitudes(adapters: ModelSpec | None) -> bool:
+    return any(
+        isinstance(part, Plain) and part.name.endswith(MAGNITUDES)
+        for _, run in (adapters.runs() if adapters else ())
+        for part in run.block.parts
     )
 
 

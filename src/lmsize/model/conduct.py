@@ -43,6 +43,7 @@ class Conduct:
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
+        n_relative: rows of DeBERTa's table of relative positions; 0 without one.
         fp32_stream: whether the stream between the layers is fp32 whatever the weights are.
     """
 
@@ -59,6 +60,7 @@ class Conduct:
     parallel: bool = False
     scales_embedding: bool = False
     fp32_stream: bool = False
+    n_relative: int = 0
 
 
 USUAL = Conduct()
@@ -84,6 +86,7 @@ def read_conduct(config: Config) -> Conduct:
         parallel=bool(known.get("use_parallel_residual")),
         scales_embedding=section.model_type.startswith("gemma"),
         fp32_stream=bool(known.get("residual_in_fp32")),
+        n_relative=_n_relative(known),
     )
 
 
@@ -97,6 +100,17 @@ def _rate(known: Mapping[str, Any], keys: tuple[str, ...]) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value) if 0 <= value < 1 else 0.0
     return 0.0
+
+
+def _n_relative(known: Mapping[str, Any]) -> int:
+    """Positions on both sides of a token: as many as buckets, or as the longest sequence."""
+    if not known.get("relative_attention"):
+        return 0
+    sides = (
+        known.get(key)
+        for key in ("position_buckets", "max_relative_positions", "max_position_embeddings")
+    )
+    return 2 * next((n for n in sides if isinstance(n, int) and n > 0), 0)
 
 
 def _rotary_frac(known: Mapping[str, Any]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmsize.model.parts import AttentionCore
+from lmsize.stacks.disentangled import disentangled
 from lmsize.stacks.latent import is_compressing, is_latent, latent_qkv
 from lmsize.stacks.linears import applied, as_one
 from lmsize.stacks.sections import Section
@@ -19,7 +20,7 @@ def attention(
     """From the normed stream to what attention adds to it."""
     core = section.core
     assert core is not None
-    start = len(program.ops)
+    start, gate = len(program.ops), None
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
     else:
@@ -27,15 +28,23 @@ def attention(
             section = replace(section, linears=[as_one(section.linears, setting)])
         made = style.qkv if style.qkv and not core.cross else _projected
         q, k, v = made(program, x, section, core, setting)
+        q, gate = _gated_query(program, q, section, core, setting)
         q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
         if setting.conduct.rotary and not core.cross:
             q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
     projected = len(program.ops)
-    out = style.core(program, (q, k, v), core, setting)
+    if setting.conduct.n_relative and not core.cross:
+        out = disentangled(program, (q, k, v), section, core, setting)
+    else:
+        out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
     if is_latent(section) and style.recomputes_modules and setting.runs_again("mla_up_proj"):
         compressed = [part.name for part in section.linears if is_compressing(part)]
         program.recompute(start, stop=projected, outputs=True, spared=compressed)
+    if gate is not None:
+        opened = ops.pointwise(program, gate, name="sigmoid", saves="output")
+        out = ops.mul(program, out, opened, name="gated")
+        program.hold(gate)
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
     return out
@@ -57,6 +66,17 @@ def _projected(
         return q, k, v
     q, k, v = made[:3]
     return ops.view(program, q), ops.view(program, k), ops.view(program, v)
+
+
+def _gated_query(
+    program: Program, q: Tensor, section: Section, core: AttentionCore, setting: Setting
+) -> tuple[Tensor, Tensor | None]:
+    """Where queries' projection is twice as wide, its other half is a gate of the output."""
+    width = core.n_heads * core.head_dim
+    if section.linears[0].n_out != 2 * width or len(section.linears) != 3:
+        return q, None
+    q, gate = ops.split(program, q, (setting.n_tokens * width, setting.n_tokens * width))
+    return q, ops.copy(program, gate)
 
 
 def _normed_heads(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import Linear
+from lmsize.stacks.magnitudes import decomposed
 from lmsize.stacks.quantised import dequantised_linear, integer_linear, unpacked_linear
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.stacks.spread import entered, left
@@ -22,6 +23,8 @@ def applied(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Te
     rank = setting.rank(linear.name)
     if rank is None:
         return base
+    if setting.adapting.has_magnitudes:
+        return decomposed(program, x, base, linear, rank=rank, setting=setting)
     adapted = _adapted if setting.adapting.casts else _adapted_as_is
     return adapted(program, x, base, linear, rank=rank, setting=setting)
 

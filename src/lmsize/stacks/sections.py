@@ -9,7 +9,7 @@ from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part,
 from lmsize.model.spec import Block
 
 Kind = Literal["attention", "mlp", "experts", "scan"]
-SCANS = ("mamba",)  # recurrences that have a program
+SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -23,6 +23,7 @@ class Section:
     Attributes:
         before: the norm of its input; `after` that of its output.
         norms: of queries, keys and latents.
+        positions: projections of a table of positions, which no token passes through.
         parts: all of it, in the order in which the module lists them.
     """
 
@@ -37,6 +38,7 @@ class Section:
     scan: Scan | None = None
     convs: list[Conv] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
+    positions: list[Linear] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
 
 
@@ -130,6 +132,8 @@ def _extend(section: Section, part: Part) -> None:
         section.kind, section.scan = "scan", part
     elif isinstance(part, Conv):
         section.convs.append(part)
+    elif isinstance(part, Linear) and not part.per_token:
+        section.positions.append(part)
     elif isinstance(part, Linear):
         after = section.core is not None or section.scan is not None
         (section.outputs if after else section.linears).append(part)
@@ -143,7 +147,8 @@ def is_understood(block: Block) -> bool:
 def is_plain(section: Section) -> bool:
     """Attention with projections for queries, keys and values; MLPs of two or three matrices."""
     if section.scan:
-        return section.scan.kind in SCANS
+        is_qwens = any(".in_proj" in part.name for part in section.linears)
+        return section.scan.kind in SCANS and is_qwens
     if section.convs:
         return False
     if section.experts:

@@ -29,6 +29,7 @@ class Adapting:
         casts: whether an adapter's input is cast to its type, and the sum back, as peft does.
         keeps_inputs: whether a product of few bits saves its input, which its backward never
             reads, as bitsandbytes did before 0.44 (pull request 1270 there).
+        has_magnitudes: whether outputs are scaled to a learned magnitude (DoRA).
         n_dequantised: copies of a weight in full that such a product makes.
     """
 
@@ -37,6 +38,7 @@ class Adapting:
     casts: bool = True
     keeps_inputs: bool = False
     n_dequantised: int = 1
+    has_magnitudes: bool = False
 
 
 PEFT = Adapting()

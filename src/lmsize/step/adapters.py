@@ -43,6 +43,8 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
         target_modules=modules,
         target_parameters=experts or None,
         modules_to_save=names_in(spec.modules_to_save),
+        use_dora=spec.adapter == "dora",
+        use_rslora=spec.adapter == "rslora",
     )
     if spec.method == "qlora" and any(is_fake(param) for param in model.parameters()):
         from lmsize.step.stand_in.layers import lora_layers

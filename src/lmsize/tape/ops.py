@@ -155,11 +155,18 @@ def mul(
     return program.record("mul", [a, b], made, saves=both(a, b), gradients=gradients)
 
 
-def pointwise(program: Program, x: Tensor, *, name: str, saves: str = "nothing") -> Tensor:
-    """A function of each number, which saves its ``input``, its ``output`` or ``nothing``."""
+def pointwise(
+    program: Program, x: Tensor, *, name: str, saves: str = "nothing", n_masked: Any = None
+) -> Tensor:
+    """A function of each number, which saves its ``input``, its ``output`` or ``nothing``.
+
+    Args:
+        n_masked: bytes of a mask that it saves as well, made for it.
+    """
     made = Tensor(name, x.numel, x.itemsize, made_from=(x,))
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
-    return program.record(name, [x], made, saves=kept, gradients=[Gradient(x)])
+    side = [Tensor("mask", n_masked, 1)] if n_masked is not None else []
+    return program.record(name, [x], made, saves=[*kept, *side], gradients=[Gradient(x)], side=side)
 
 
 def in_place(program: Program, x: Tensor, *, name: str) -> Tensor:
@@ -237,11 +244,23 @@ def embedding(program: Program, table: Tensor, *, numel: Any, scratch_bytes: Any
     return program.record("embedding", [table], made, gradients=[gradient])
 
 
-def gather(program: Program, x: Tensor, *, numel: Any, n_rows: Any, name: str = "") -> Tensor:
-    """Rows in another order, or some of them several times: saves which (8 bytes a row)."""
+def gather(
+    program: Program,
+    x: Tensor,
+    *,
+    numel: Any,
+    n_rows: Any,
+    name: str = "",
+    keeps_input: bool = False,
+) -> Tensor:
+    """Rows in another order, or some of them several times: saves which (8 bytes a row).
+
+    Args:
+        keeps_input: of ``torch.gather``, which saves what it picks from for its shape.
+    """
     made, rows = Tensor(name or x.name, numel, x.itemsize), Tensor("rows", n_rows, 8)
     return program.record(
-        "gather", [x], made, saves=[rows], gradients=[Gradient(x)], side=[rows]
+        "gather", [x], made, saves=[rows, x] if keeps_input else [rows], gradients=[Gradient(x)], side=[rows]
     )  # fmt: skip
 
 

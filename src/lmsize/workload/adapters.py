@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from lmsize.errors import InputError, nearest_names
 from lmsize.model.adapted import SAVED
-from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Part
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Part, Plain
 from lmsize.model.spec import Block, ModelSpec, Run, Tower
+
+MAGNITUDES = ".lora_magnitude_vector"
 
 
 def adapters_of(linear: Linear, *, rank: int) -> tuple[Linear, Linear]:
@@ -44,13 +46,20 @@ def saved_copy(part: Linear | Embedding) -> Part:
 
 
 def adapter_model(
-    model: ModelSpec, *, rank: int, targets: str, experts: bool = False, saved: str = ""
+    model: ModelSpec,
+    *,
+    rank: int,
+    targets: str,
+    experts: bool = False,
+    saved: str = "",
+    kind: str = "lora",
 ) -> ModelSpec:
     """The adapters of a model as a model of its own: same towers and runs, only adapter parts.
 
     Args:
         targets: ``all-linear`` (every linear but the output head), ``attention`` (the linears of
             attention layers) or module names, comma-separated (``q_proj,v_proj``).
+        kind: ``dora`` adds a magnitude for every output of an adapted linear.
         experts: whether routed experts are adapted too (peft's ``target_parameters``).
         saved: names of modules that are trained whole beside them, comma-separated.
 
@@ -69,6 +78,8 @@ def adapter_model(
                     parts.append(saved_copy(part))
                 elif isinstance(part, Linear) and part.adaptable and chosen(run.block, part):
                     parts += adapters_of(part, rank=rank)
+                    if kind == "dora":
+                        parts.append(Plain(f"{part.name}{MAGNITUDES}", (part.n_out,)))
                 elif isinstance(part, Experts) and experts:
                     parts.append(expert_adapters(part, rank=rank))
             n_found += len(parts)

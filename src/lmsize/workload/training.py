@@ -18,6 +18,7 @@ LOSSES = ("plain", "chunked", "liger", "cut")
 OWN_LOSSES = {"litgpt": "chunked", "unsloth": "cut"}  # by stack; the others' is plain
 OWN_STYLE_LOSSES = {"litgpt": "chunked"}  # those that a stack's style writes in a way of its own
 LENGTHS = ("equal", "varied")
+ADAPTERS = ("lora", "rslora", "dora")
 PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
@@ -32,6 +33,7 @@ class TrainSpec:
     Attributes:
         accelerators: how many accelerators (``-n``).
         lora_targets: ``attention``, ``all-linear`` or module names, comma-separated.
+        adapter: ``lora``, ``rslora`` (another scale) or ``dora`` (a magnitude for every output).
         lora_experts: whether routed experts get adapters as well.
         modules_to_save: modules that are trained whole beside the adapters, comma-separated.
         quant: precision in which the frozen base is stored.
@@ -54,6 +56,7 @@ class TrainSpec:
     lora_targets: str | None = None
     lora_experts: bool = False
     modules_to_save: str | None = None
+    adapter: str = "lora"
     micro_batch: int | None = None
     global_batch: int | None = None
     grad_accum: int | None = None
@@ -143,6 +146,9 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--loss", str(spec.loss), LOSSES)
     check_choice("--lengths", spec.lengths, LENGTHS)
     check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
+    check_choice("--adapter", spec.adapter, ADAPTERS)
+    if spec.method == "full" and spec.adapter != "lora":
+        raise InputError("--adapter", spec.adapter, "no value with --method full")
     if spec.method == "full":
         for name in ("quant", "lora_rank", "lora_targets", "lora_experts", "modules_to_save"):
             if getattr(spec, name) not in (None, False):

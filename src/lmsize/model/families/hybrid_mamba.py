@@ -95,6 +95,7 @@ def _mamba2(config: Config, width: int, *, inner: int | None = None) -> tuple[Pa
         bias=config.flag("mamba_proj_bias"), conv_bias=config.flag("mamba_conv_bias"),
         prefix="mamba", out_bias=_falcon_out_bias(config),
         norm=config.model_type != "falcon_h1" or config.flag("mamba_rms_norm"),
+        chunk=config.optional_int("mamba_chunk_size") or 256,
     )  # fmt: skip
 
 

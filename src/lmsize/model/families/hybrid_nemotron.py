@@ -78,6 +78,7 @@ def _nemotron_mamba(config: Config, width: int) -> tuple[Part, ...]:
         width=width, inner=n_heads * config.int("mamba_head_dim"), n_heads=n_heads,
         n_groups=config.int(groups), state=config.int("ssm_state_size"), kernel=config.int(kernel),
         bias=config.flag("use_bias"), conv_bias=config.flag(conv_bias),
+        chunk=config.optional_int("mamba_chunk_size") or config.optional_int("chunk_size") or 128,
     )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def zamba2(config: Config) -> ModelSpec:
         width=width, inner=inner, n_heads=config.int("n_mamba_heads"),
         n_groups=config.int("mamba_ngroups"), state=config.int("mamba_d_state"),
         kernel=config.int("mamba_d_conv"), bias=bias, conv_bias=True, prefix="mamba",
+        chunk=config.optional_int("chunk_size") or 256,
     )  # fmt: skip
     usual = [LINEAR, *([LINEAR] * 5 + [HYBRID]) * 7, *[LINEAR] * 4, HYBRID, *[LINEAR] * 3, HYBRID]
     kinds = _kinds(config, n_layers, [*usual, LINEAR, LINEAR])

@@ -33,7 +33,7 @@ def mamba2(config: Config) -> ModelSpec:
         width=width, inner=inner_width(config, "expand", width), n_heads=n_heads,
         n_groups=config.int("n_groups"), state=config.int("state_size"),
         kernel=config.int("conv_kernel"), bias=config.flag("use_bias"),
-        conv_bias=config.flag("use_conv_bias"),
+        conv_bias=config.flag("use_conv_bias"), chunk=config.optional_int("chunk_size") or 256,
     )  # fmt: skip
     shape = Shape(width, n_layers, n_heads, vocab, n_heads, config.int("head_dim"))
     return _of_mixers(config, shape, mixer)
