@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from lmsize.layout.shares import Stage
@@ -97,9 +99,7 @@ def placed_blocks(
     ranks = _ranks(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
-    for tower, run in stage.ordered:
-        if tower.stream == "idle":
-            continue
+    for tower, run in _as_run(stage.ordered, model):
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
@@ -125,6 +125,28 @@ def placed_blocks(
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
             yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
             left, first = left - n, False
+
+
+def _as_run(
+    runs: Iterable[tuple[Tower, Run]], model: ModelSpec
+) -> Iterator[tuple[Tower, Run]]:  # fmt: skip
+    """The runs whose blocks are programs: a tower's tables are one, whoever owns the first.
+
+    An encoder without a last norm hands over its last layer's output, which a block of its own holds.
+    """
+    for tower, of_tower in groupby((one for one in runs if one[0].stream != "idle"), itemgetter(0)):
+        tables: list[Run] = []
+        rest: list[Run] = []
+        for _, run in of_tower:
+            (tables if run.block.role == "embedding" else rest).append(run)
+        if tables:
+            parts = tuple(part for run in tables for part in run.block.parts)
+            yield tower, replace(tables[-1], block=replace(tables[0].block, parts=parts))
+        for run in rest:
+            yield tower, run
+        is_encoder = model.is_encoder_decoder and tower.stream == "input"
+        if is_encoder and rest and rest[-1] is tower.runs[-1] and rest[-1].block.role == "layer":
+            yield tower, Run(Block("output", (), role="head"))
 
 
 def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:

@@ -13,6 +13,7 @@ from lmsize.memory.training_setup import TrainingSetup
 
 WHOLE = 4  # no ZeRO stage divides it
 FUSED_STEPS = ("megatron",)  # Adam of Transformer Engine or Apex, in one kernel
+FP32_BITS = 32
 
 
 def held_throughout(
@@ -90,7 +91,8 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """Temporaries of the optimizer's own arithmetic."""
     optimizer = setup.optimizer
     trainable = [s for s in trained if s.trainable]
-    state = setup.precision(setup.recipe.adapters if setup.adapters else setup.recipe.states)
+    frozen = setup.adapters is not None
+    state = setup.precision(setup.recipe.adapters if frozen else setup.recipe.states)
     n_shards = setup.shards(1)
     usual = optimizer.default_implementation
     kind = "fused" if usual == "foreach" and setup.recipe.stack in FUSED_STEPS else usual
@@ -100,6 +102,9 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
         copies, numel = optimizer.fused_copies or 0, sum(s.n_params for s in trainable)
     else:
         copies, numel = optimizer.loop_copies or 0, max((s.numel for s in trainable), default=0)
+        weights = setup.precision(setup.recipe.adapters if frozen else setup.recipe.weights)
+        if optimizer.raised_copies and weights.bits < FP32_BITS:
+            copies, state = copies + optimizer.raised_copies, setup.precision("fp32")
     if not copies:
         return []
     label = f"{kind} step, {copies:g} copies"

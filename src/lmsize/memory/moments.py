@@ -64,7 +64,8 @@ class Moment:
     """An instant at which memory may peak.
 
     Attributes:
-        kept: (block, layers of it, bytes of one) that are kept; `undone` those with gradients.
+        kept: (block, layers of it, bytes of one) that are kept; `undone` those with gradients,
+            and `left` what nodes of those still hold.
         peak_bytes: all that the running block holds, of which it keeps `saved_bytes` and has made
             `gradient_bytes` of its parameters' gradients.
         cached_bytes: casts of weights that autocast keeps.
@@ -78,6 +79,7 @@ class Moment:
     saved_bytes: Any
     gradient_bytes: Any = 0
     cached_bytes: Any = 0
+    left: tuple[tuple[str, int, Any], ...] = ()
 
     @property
     def is_backward(self) -> bool:
@@ -86,7 +88,7 @@ class Moment:
     @property
     def n_bytes(self) -> Any:
         """All of it, for one micro-batch in flight."""
-        kept = sum(n * each for _, n, each in self.kept)
+        kept = sum(n * each for _, n, each in (*self.kept, *self.left))
         made = sum(n * each for _, n, each in self.undone)
         return kept + made + self.cached_bytes + self.peak_bytes
 
@@ -122,6 +124,7 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
+        left = [(p.label, p.n_layers, p.piece.left) for p in blocks[at + 1 :]]
         for n_done in sorted({0, placed.n_layers - 1}):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
@@ -134,9 +137,15 @@ def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
                     piece.backward_peak,
                     piece.peak_saved,
                     piece.peak_gradients,
+                    left=(*left, (placed.label, n_done, piece.left)),
                 )
             )
     return made
+
+
+def _is_some(n_bytes: Any) -> bool:
+    """Whether it is more than a plain nothing; arrays are."""
+    return not isinstance(n_bytes, int | float) or n_bytes != 0
 
 
 def _name(placed: Placed) -> str:
@@ -151,6 +160,11 @@ def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in moment.kept
         if n
+    ]
+    leaves += [
+        kept_bytes.term(f"{label}, undone", n_layers=n, layer_bytes=each, n_in_flight=1)
+        for label, n, each in moment.left
+        if n and _is_some(each)
     ]
     if moment.is_backward:
         leaves.append(

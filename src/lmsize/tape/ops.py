@@ -267,9 +267,9 @@ def quantised_linear(
 def integer_linear(
     program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = ""
 ) -> Tensor:
-    """A product in int8 (LLM.int8): saves its input; the weight dequantised whole for its backward.
+    """A product in int8 (LLM.int8); the weight dequantised whole for its backward.
 
-    Rows of the input are made int8 from an fp16 copy; sums are int32, then fp16, then its type.
+    Its input is an attribute of the node (``ctx.tensors``), not a saved tensor. Rows of the input are made int8 from an fp16 copy; sums are int32, then fp16, then its type.
     """
     n_rows = x.numel // n_in
     made = Tensor(name, n_rows * n_out, x.itemsize)
@@ -279,7 +279,7 @@ def integer_linear(
     lower = Tensor("sums in fp16", made.numel, 2).n_bytes
     whole = Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
     return program.record(
-        "integer_linear", [x], made, saves=[x], gradients=[Gradient(x, scratch_bytes=whole)],
+        "integer_linear", [x], made, keeps=[x], gradients=[Gradient(x, scratch_bytes=whole)],
         forward_bytes=rows + larger(half - made.n_bytes, sums + lower),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ class Piece:
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
+        left: of what it keeps, what is still there once it is undone, until the backward is over.
     """
 
     saved: Any
@@ -32,6 +33,7 @@ class Piece:
     peak_gradients: Any
     gradients: Any
     output: Any
+    left: Any = 0
 
 
 def piece(
@@ -57,18 +59,22 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
+            left=through.left + (stream if through.input_is_left else 0),
         )  # fmt: skip
     once = forward(program, saving=False)
-    extra = 0 if through.input_is_saved else stream
-    back = backward(program, accumulates=accumulates, extra_bytes=extra)
-    recomputed = through.peak + (output if reentrant else back.held_before)
+    # Nodes of the first run hold theirs until the end; those of the second are soon gone.
+    first = once.left
+    extra = first if through.input_is_saved else first + stream
+    back = backward(program, accumulates=accumulates, extra_bytes=extra, holds=False)
+    recomputed = through.peak + first + (output if reentrant else back.held_before)
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
+        saved=chosen_bytes + first + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
-        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
+        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + first + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output,
+        left=first + (stream if once.input_is_left else 0),
     )  # fmt: skip
 
 

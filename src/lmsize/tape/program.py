@@ -83,6 +83,8 @@ class Op:
     Attributes:
         reads: its inputs; `writes` its outputs (the first is what gradients come back to).
         saves: what autograd keeps for its backward.
+        keeps: what its node in the graph holds besides, until the whole backward is over; a
+            checkpoint does not reach it.
         gradients: in the order in which the backward makes them.
         forward_bytes: temporaries of the forward; `backward_bytes` of the backward.
     """
@@ -94,6 +96,7 @@ class Op:
     gradients: tuple[Gradient, ...] = ()
     forward_bytes: Any = 0
     backward_bytes: Any = 0
+    keeps: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ class Program:
         self, name: str, reads: Sequence[Tensor], write: Tensor, *,
         saves: Sequence[Tensor] = (), gradients: Sequence[Gradient] = (),
         forward_bytes: Any = 0, backward_bytes: Any = 0, side: Sequence[Tensor] = (),
+        keeps: Sequence[Tensor] = (),
     ) -> Tensor:  # fmt: skip
         """Append an operation and give its output back.
 
@@ -177,7 +181,7 @@ class Program:
         self.ops.append(
             Op(
                 name, tuple(reads), (write, *side), tuple(saves) if write.needs_grad else (), wanted,
-                forward_bytes, backward_bytes,
+                forward_bytes, backward_bytes, tuple(keeps) if write.needs_grad else (),
             )
         )  # fmt: skip
         return write

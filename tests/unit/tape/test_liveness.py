@@ -120,11 +120,25 @@ def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:
     program.outputs.append(made)
     through, undone = forward(program), backward(program)
     assert through.saved == 2 * KIB
+    assert through.input_is_left
     rows = KIB + 512  # in int8, and a scale each
     sums = 4 * KIB * (4 + 2)  # int32, then fp16
     assert through.peak == 2 * KIB + made.n_bytes + rows + sums
     whole = 2 * 16 * 64
     assert undone.peak == 2 * KIB + made.n_bytes + whole + x.n_bytes
+    assert piece(program, checkpointed=True).saved == 2 * KIB
+
+
+def test_what_a_node_holds_outlives_its_backward_and_a_checkpoint() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    inner = ops.pointwise(program, x, name="f")
+    made = ops.integer_linear(program, inner, n_weights=16 * 16, n_in=16, n_out=16)
+    program.outputs.append(ops.pointwise(program, made, name="silu", saves="input"))
+    plain, again = piece(program), piece(program, checkpointed=True)
+    assert plain.left == again.left == inner.n_bytes
+    assert plain.saved == inner.n_bytes + made.n_bytes
+    assert again.saved == x.n_bytes + inner.n_bytes
 
 
 def test_a_four_bit_product_saves_nothing_and_holds_its_weight_whole() -> None:
