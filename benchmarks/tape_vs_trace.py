@@ -2,27 +2,29 @@
 
 ::
 
-    python benchmarks/tape_vs_trace.py catalogue > cases.jsonl
-    python benchmarks/tape_vs_trace.py draw --seed 1 --number 300 > cases.jsonl
+    python benchmarks/tape_vs_trace.py draw --seed 0 --number 300 > cases.jsonl
     python benchmarks/tape_vs_trace.py trace cases.jsonl > traced.jsonl     # needs torch
-    python benchmarks/tape_vs_trace.py compare traced.jsonl
+    python benchmarks/tape_vs_trace.py keep traced.jsonl                    # in traced/tape.csv
+    python benchmarks/tape_vs_trace.py compare [traced.jsonl]
+    python benchmarks/tape_vs_trace.py catalogue > cases.jsonl
 
-A case is a config and options of ``lmsize train``; a traced case has the peak of each phase of the
-second step, in bytes as an accelerator's allocator gives them.
+A case is a config and options of ``lmsize train`` (:mod:`tape_cases`); a traced case has the peak of
+each phase of the second step, in bytes as an accelerator's allocator gives them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
 from tape_cases import Case, drawn
+from tape_rows import PHASES, keep, recorded
 
 _SHORT = {"micro_batch": 1, "seq_len": 512, "optimizer": "adamw"}
 CATALOGUE_SETTINGS: dict[str, Case] = {
@@ -86,45 +88,69 @@ def taped_peaks(case: Case) -> tuple[dict[str, float], bool]:
     return dict(by_phase), not question.setup.blocks_by_parts
 
 
-def compared(lines: Iterator[str]) -> None:
+def error_of(case: Case) -> tuple[float, str]:
+    """How far the tape's peak is from the traced one, and the same by phase, in words."""
+    taped, is_taped = taped_peaks(case)
+    traced = case["peaks"]
+    parts = " ".join(
+        f"{phase}={taped.get(phase, 0) / n_bytes - 1:+.2%}"
+        for phase, n_bytes in traced.items() if phase in PHASES
+    )  # fmt: skip
+    return max(taped.values()) / max(
+        traced.values()
+    ) - 1, parts if is_taped else f"BY PARTS {parts}"
+
+
+def quantile(errors: Iterable[float], share: float) -> float:
+    """The error that a share of the cases does not exceed."""
+    ordered = sorted(errors)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def compared(cases: Iterable[Case]) -> None:
     """Print each case's error, and their distribution."""
     from lmsize.errors import LmsizeError
 
     errors = []
-    for line in lines:
-        case = json.loads(line)
+    for case in cases:
         if "error" in case:
-            print(f"{case['id']:<16} not traced: {case['error'][:120]}")
+            print(f"{case['id']:<18} not traced: {case['error'][:120]}")
             continue
         try:
-            taped, is_taped = taped_peaks(case)
-        except LmsizeError as error:
-            print(f"{case['id']:<16} refused: {error}")
+            error, parts = error_of(case)
+        except LmsizeError as refusal:
+            print(f"{case['id']:<18} refused: {refusal}")
             continue
-        real = max(case["peaks"].values())
-        error = max(taped.values()) / real - 1
         errors.append(abs(error))
-        parts = " ".join(
-            f"{phase}={taped.get(phase, 0) / case['peaks'][phase] - 1:+.2%}"
-            for phase in ("forward", "backward", "optimizer")
-            if phase in case["peaks"]
-        )
-        said = " ".join(f"{v}" for k, v in case["options"].items())
-        print(f"{case['id']:<18} {error:+8.3%} {'' if is_taped else 'TEXTBOOK '}{parts} [{said}]")
-    ordered = sorted(errors)
+        said = " ".join(f"{v}" for v in case["options"].values())
+        print(f"{case['id']:<18} {error:+8.3%} {parts} [{said}]")
     print(
-        f"n={len(ordered)} median={statistics.median(ordered):.4%} "
-        f"p90={ordered[int(0.9 * len(ordered))]:.3%} p99={ordered[int(0.99 * len(ordered))]:.3%} "
-        f"worst={ordered[-1]:.3%}"
+        f"n={len(errors)} median={quantile(errors, 0.5):.4%} p90={quantile(errors, 0.9):.3%} "
+        f"p99={quantile(errors, 0.99):.3%} worst={max(errors):.3%}"
     )
 
 
+def _read(path: Path | None) -> Iterator[Case]:
+    return recorded() if path is None else map(json.loads, path.read_text("utf-8").splitlines())
+
+
+def _trace(cases: Iterable[Case]) -> None:
+    """Print each case with its peaks, or with what is said instead."""
+    for case in cases:
+        try:
+            case["peaks"] = traced_peaks(case)
+        except Exception as error:  # noqa: BLE001  # said in the comparison
+            case["error"] = f"{type(error).__name__}: {error}"
+        print(json.dumps(case), flush=True)
+        print(case["id"], file=sys.stderr)
+
+
 def main() -> None:
-    """Draw, trace or compare."""
+    """Draw, trace, keep or compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("draw", "catalogue", "trace", "compare"))
+    parser.add_argument("what", choices=("draw", "catalogue", "trace", "keep", "compare"))
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, default=300)
     asked = parser.parse_args()
     if asked.what in ("draw", "catalogue"):
@@ -132,18 +158,7 @@ def main() -> None:
         for case in drawing:
             print(json.dumps(case))
         return
-    lines = iter(asked.file.read_text("utf-8").splitlines())
-    if asked.what == "compare":
-        compared(lines)
-        return
-    for line in lines:
-        case = json.loads(line)
-        try:
-            case["peaks"] = traced_peaks(case)
-        except Exception as error:  # noqa: BLE001  # said in the comparison
-            case["error"] = f"{type(error).__name__}: {error}"
-        print(json.dumps(case), flush=True)
-        print(case["id"], file=sys.stderr)
+    {"trace": _trace, "keep": keep, "compare": compared}[asked.what](_read(asked.file))
 
 
 if __name__ == "__main__":

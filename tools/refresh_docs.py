@@ -34,7 +34,7 @@ CONSOLE = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILI
 TABLE = re.compile(
     r"(?<=^<!-- table: )([a-z0-9-]+) -->\n(.*?)(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE
 )
-TABLES_IN = ("article_tables", "allocator_tables", "accuracy_tables")
+TABLES_IN = ("article_tables", "allocator_tables", "accuracy_tables", "tape_tables")
 NOTES = ("formulas", "warnings", "assumptions")
 LEFT_OUT = "..."
 WIDTH = {"COLUMNS": "100", "FORCE_COLOR": "", "TTY_COMPATIBLE": "0"}

@@ -35,6 +35,7 @@ MAY_BE_ZERO = frozenset(
         "rank",
         "foreach_copies",
         "loop_copies",
+        "raised_copies",
         "fused_copies",
     }
 )

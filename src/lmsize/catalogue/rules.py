@@ -133,7 +133,8 @@ class Optimizer:
         paged: states may move to host memory under pressure.
         foreach_copies: temporaries of a step over all parameters at once, as copies of them in
             the state type; None when there is no such implementation.
-        loop_copies: temporaries of the loop, as copies of the largest parameter.
+        loop_copies: temporaries of the loop, as copies of the largest parameter; `raised_copies`
+            more, and all in fp32, where weights in 16 bits are raised for it.
         fused_copies: temporaries of the fused kernel; None when there is none.
         gradient_is_freed: the step runs inside the backward and frees each gradient at once.
     """
@@ -155,6 +156,7 @@ class Optimizer:
     default_implementation: str = "loop"
     foreach_copies: float | None = None
     loop_copies: float | None = None
+    raised_copies: float = 0.0
     fused_copies: float | None = None
     gradient_is_freed: bool = False
     aliases: tuple[str, ...] = ()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from lmsize.layout.ends import ends_apart
@@ -124,9 +126,7 @@ def placed_blocks(
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
-    for tower, run, is_end in ends_apart(stage, **setting.switches.bf16_ends):
-        if tower.stream == "idle":
-            continue
+    for tower, run, is_end in _as_run(ends_apart(stage, **setting.switches.bf16_ends), model):
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
@@ -176,6 +176,32 @@ def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
         yield whole, together
     if rest:
         yield 1, rest
+
+
+def _as_run(
+    runs: Iterable[tuple[Tower, Run, bool]], model: ModelSpec
+) -> Iterator[tuple[Tower, Run, bool]]:  # fmt: skip
+    """The runs whose blocks are programs: a tower's tables are one, whoever owns the first.
+
+    An encoder without a last norm hands over its last layer's output, which a block of its own holds.
+    """
+    for tower, of_tower in groupby((one for one in runs if one[0].stream != "idle"), itemgetter(0)):
+        tables: list[Run] = []
+        rest: list[tuple[Run, bool]] = []
+        for _, run, is_end in of_tower:
+            if run.block.role == "embedding":
+                tables.append(run)
+            else:
+                rest.append((run, is_end))
+        if tables:
+            parts = tuple(part for run in tables for part in run.block.parts)
+            yield tower, replace(tables[-1], block=replace(tables[0].block, parts=parts)), True
+        for run, is_end in rest:
+            yield tower, run, is_end
+        is_encoder = model.is_encoder_decoder and tower.stream == "input"
+        last = rest[-1][0] if rest else None
+        if is_encoder and last is tower.runs[-1] and last.block.role == "layer":
+            yield tower, Run(Block("output", (), role="head")), True
 
 
 def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:

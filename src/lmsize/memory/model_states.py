@@ -18,6 +18,7 @@ FUSED_STEPS = (
     "megatron",
     "deepspeed",
 )  # Adam in one kernel: Transformer Engine's, Apex', FusedAdam
+FP32_BITS = 32
 
 
 def held_throughout(
@@ -145,6 +146,9 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     copies = {
         "foreach": optimizer.foreach_copies, "fused": optimizer.fused_copies
     }.get(kind, optimizer.loop_copies)  # fmt: skip
+    weights = setup.precision(setup.recipe.adapters if in_own else setup.recipe.weights)
+    if kind == "loop" and optimizer.raised_copies and weights.bits < FP32_BITS:
+        copies, state = (copies or 0) + optimizer.raised_copies, "fp32"
     if not copies:
         return []
     label = f"{kind} step, {copies:g} copies"

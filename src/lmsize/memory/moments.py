@@ -125,7 +125,7 @@ def moments(
         alike: the micro-batch before was as large as this one.
     """
     every: Iterable[Moment] = (
-        *_forwards(blocks, _clinging(blocks) if alike else ()),
+        *_forwards(blocks, _clinging(blocks) if alike and _outlives(blocks) else ()),
         *_backwards(blocks, inner=sharing is not None),
     )
     found: dict[tuple[str, bool], list[Moment]] = {}
@@ -199,9 +199,14 @@ def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
     )
 
 
+def _outlives(blocks: Sequence[Placed]) -> bool:
+    """Whether the script names its outputs: the graph is there until it has the next ones."""
+    return any(p.piece.is_named for p in blocks)
+
+
 def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
     """The same once all are undone, as at the optimizer's step."""
-    kept = _clinging(blocks)
+    kept = _clinging(blocks) if _outlives(blocks) else ()
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in kept

@@ -12,7 +12,10 @@ ACTIVATION = (
     "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj",
     "afn", "mlp_hidden_act", "ffn_act_fn",
 )  # fmt: skip
-OWN_ACTIVATIONS = {"bloom": "bloom_gelu"}  # which the class writes itself, whatever the config says
+OWN_ACTIVATIONS = {
+    "bloom": "bloom_gelu",
+    "gpt_oss": "clamped_swiglu",
+}  # which the class writes itself, whatever the config says
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 HIDDEN_DROPOUT = (
     "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout_rate", "residual_dropout",

@@ -36,18 +36,7 @@ def embedding_program(
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
     program = new_program(setting, style)
-    stream: Tensor | None = None
-    for part in block.parts:
-        if isinstance(part, Embedding):
-            n_rows = setting.n_stream_tokens if part.is_vocabulary or "type" in part.name else None
-            row = _looked_up(
-                program, local_embedding(part, setting.layout), setting, n_rows, use=use
-            )
-            stream = row if stream is None else ops.add(program, stream, row)
-        elif isinstance(part, Norm) and stream is not None:
-            stream = normed(program, stream, part, setting, style)
-        elif isinstance(part, Linear) and stream is not None:
-            stream = applied(program, stream, part, setting)
+    stream, leaf = _tables(program, block, setting, style, use=use)
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
     if mask_numel and stream is not None:
@@ -58,8 +47,34 @@ def embedding_program(
         raise ValueError(f"{block.name} has no embedding")
     if setting.conduct.scales_embedding:
         stream = ops.pointwise(program, stream, name="scaled embedding")
-    program.outputs.append(ops.dropout(program, stream, setting.conduct.embedding_dropout))
+    stream = ops.dropout(program, stream, setting.conduct.embedding_dropout)
+    if (
+        leaf is not None and leaf is not stream
+    ):  # a leaf that asks for a gradient is held by its node
+        program.ops.append(Op("leaf", (), (), clings=(leaf,)))
+    program.outputs.append(stream)
     return program
+
+
+def _tables(
+    program: Program, block: Block, setting: Setting, style: Style, *, use: Use
+) -> tuple[Tensor | None, Tensor | None]:
+    """The sum of what tables give, normed and projected; and the leaf that asks for gradients."""
+    stream: Tensor | None = None
+    leaf: Tensor | None = None
+    for part in block.parts:
+        if isinstance(part, Embedding):
+            n_rows = setting.n_stream_tokens if part.is_vocabulary or "type" in part.name else None
+            row = _looked_up(
+                program, local_embedding(part, setting.layout), setting, n_rows, use=use
+            )
+            leaf = row if part.is_vocabulary and setting.inputs_need_grad else leaf
+            stream = row if stream is None else ops.add(program, stream, row)
+        elif isinstance(part, Norm) and stream is not None:
+            stream = normed(program, stream, part, setting, style)
+        elif isinstance(part, Linear) and stream is not None:
+            stream = applied(program, stream, part, setting)
+    return stream, leaf
 
 
 def _looked_up(

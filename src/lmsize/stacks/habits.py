@@ -53,6 +53,8 @@ FP32_ROUTER = _named(
     "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
     "ernie4_5_moe minimax_m2 solar_open"
 )
+# Masked language models whose loss takes logits to fp32 all the same.
+RAISES_LOGITS = _named("esmc eurobert modernbert neomme ultrabert")
 # Scores get a learned bias of relative positions, which fused attention takes as a mask and saves.
 POSITION_BIAS = T5_NORM
 # Tensor-parallel ranks gather queries, keys and values (norms over all heads, one product for the

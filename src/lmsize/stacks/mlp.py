@@ -50,5 +50,16 @@ def gated_mlp(
     """The activation of the gate times the other half, which is computed after it if apart."""
     if style.gated is not None:
         return style.gated(program, gate, other(), kind)
+    if kind == "clamped_swiglu":
+        return _clamped(program, gate, other())
     inner = style.activation(program, gate, kind)
     return ops.mul(program, inner, other(), name="gated")
+
+
+def _clamped(program: Program, gate: Tensor, other: Tensor) -> Tensor:
+    """gpt-oss: ``(up + 1) * gate * sigmoid(1.702 * gate)``, both halves clamped before."""
+    gate = ops.pointwise(program, gate, name="clamped gate", saves="input")
+    other = ops.pointwise(program, other, name="clamped half", saves="input")
+    curve = ops.pointwise(program, gate, name="times 1.702")
+    curve = ops.mul(program, gate, ops.pointwise(program, curve, name="sigmoid", saves="output"))
+    return ops.mul(program, ops.pointwise(program, other, name="plus one"), curve, name="gated")

@@ -24,8 +24,8 @@ def dequantised_linear(
     made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
     whole = n_copies * Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
     return kernels.quantised_linear(
-        program, x, made, saves=[x] if keeps_input else [], forward_bytes=whole,
-        backward_bytes=whole, clings=True,
+        program, x, made, clings=[x] if keeps_input else [], forward_bytes=whole,
+        backward_bytes=whole,
     )  # fmt: skip
 
 
@@ -48,9 +48,9 @@ def unpacked_linear(
 def integer_linear(
     program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = ""
 ) -> Tensor:
-    """A product in int8 (LLM.int8): saves its input; the weight dequantised whole for its backward.
+    """A product in int8 (LLM.int8); the weight dequantised whole for its backward.
 
-    Rows of the input are made int8 from an fp16 copy; sums are int32, then fp16, then its type.
+    Its input is an attribute of the node (``ctx.tensors``), not a saved tensor. Rows of the input are made int8 from an fp16 copy; sums are int32, then fp16, then its type.
     """
     n_rows = x.numel // n_in
     made = Tensor(name, n_rows * n_out, x.itemsize)
@@ -59,7 +59,7 @@ def integer_linear(
     sums = Tensor("sums", made.numel, INT32).n_bytes
     lower = Tensor("sums in fp16", made.numel, FP16).n_bytes
     return kernels.quantised_linear(
-        program, x, made, saves=[x],
+        program, x, made, clings=[x],
         forward_bytes=rows + larger(half - made.n_bytes, sums + lower),
         backward_bytes=Tensor("dequantised weight", n_weights, x.itemsize).n_bytes,
     )  # fmt: skip

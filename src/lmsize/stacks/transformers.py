@@ -241,7 +241,9 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
 
 
 def upcasts_logits(model: ModelSpec) -> bool:
-    """Whether the class takes its loss by ``ForCausalLMLoss``: decoders do, BERT and T5 do not."""
+    """Whether the class takes its loss by ``loss_function``: decoders do, BERT and T5 do not."""
+    if model.conduct.model_type in habits.RAISES_LOGITS:
+        return True
     masked = ("MaskedLM", "PreTraining", "ConditionalGeneration", "SequenceClassification")
     return not model.architecture.endswith(masked)
 

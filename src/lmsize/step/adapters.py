@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 from lmsize.errors import InputError
 from lmsize.model.adapted import SAVED
@@ -55,7 +58,8 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
             # peft warns of its own calls into transformers and of the transposed weights of GPT-2,
             # which it handles.
             warnings.simplefilter("ignore")
-            return get_peft_model(model, lora)
+            with _targets_as_named():
+                return get_peft_model(model, lora)
     except ValueError as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(
@@ -66,6 +70,22 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
 def names_in(text: str | None) -> list[str] | None:
     """The names of a list, None for none."""
     return [name.strip() for name in (text or "").split(",") if name.strip()] or None
+
+
+@contextmanager
+def _targets_as_named() -> Iterator[None]:
+    """While it lasts, targets are what they name.
+
+    For mixtures that transformers 5 fuses, peft turns every ``gate_proj`` (of dense layers and shared
+    experts too) into the routed experts' parameters, for adapters made under transformers 4.
+    """
+    module = "peft.utils.transformers_weight_conversion"
+    if find_spec(module) is None:  # a peft that converts nothing
+        yield
+        return
+    name = f"{module}.convert_peft_config_for_transformers"
+    with mock.patch(name, return_value=None):
+        yield
 
 
 def adapted_modules(architecture: ModelSpec, spec: TrainSpec) -> tuple[list[str], list[str]]:

@@ -77,13 +77,13 @@ def nll_loss(program: Program, log_probs: Tensor, targets: Tensor | None = None)
 def quantised_linear(
     program: Program, x: Tensor, made: Tensor, *, saves: Sequence[Tensor] = (),
     side: Sequence[Tensor] = (), forward_bytes: Any = 0, backward_bytes: Any = 0,
-    clings: bool = False,
+    clings: Sequence[Tensor] = (),
 ) -> Tensor:  # fmt: skip
     """A product with a frozen weight of few bits, which is no tensor of the program.
 
     Args:
         forward_bytes, backward_bytes: what it holds besides while it runs.
-        clings: its node holds what it saves as attributes, as long as the graph is there.
+        clings: what its node holds as attributes, as long as the graph is there.
     """
     gradients = [Gradient(x, scratch_bytes=backward_bytes)]
     return program.record(

@@ -20,11 +20,12 @@ class Forward:
 
     Attributes:
         peak: the most it holds on the way, its input included.
-        saved: what its backward needs, its input included if that is among it.
+        saved: what its backward needs or a node holds, its input included if that is among it.
         cached: casts of weights that autocast keeps until the whole forward ends, not in `saved`.
-        input_is_saved: whether its input is among what is saved.
+        input_is_saved: whether its backward needs its input.
         returned_peak: the most until the model has returned its outputs.
-        clinging: of what is saved, what stays until the graph goes (:class:`Op`).
+        clinging: what nodes hold until the graph goes (:class:`Op`), the input aside;
+            `input_clings` whether they hold that too.
     """
 
     peak: Any
@@ -33,6 +34,7 @@ class Forward:
     input_is_saved: bool
     returned_peak: Any
     clinging: Any
+    input_clings: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Backward:
 def forward(program: Program, *, saving: bool = True) -> Forward:
     """Run the forward; without `saving`, as under checkpointing, autograd keeps nothing."""
     gone = {id(t) for _, t in discarded(program)}
-    kept = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
+    stuck = {id(t.base) for op in program.ops for t in op.clings if t.is_counted}
+    saved = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
+    kept = saved | stuck
     cached = {id(t) for t in program.cached}
     ends = _last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
@@ -75,14 +79,14 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
             if id(tensor) in held and id(tensor) not in kept and id(tensor) not in cached:
                 live = live - tensor.n_bytes
                 held.discard(id(tensor))
-    stuck = {id(t.base): t.base for op in program.ops for t in op.clings if t.is_counted}
     return Forward(
         peak,
         sum(t.n_bytes for t in _bases(program) if id(t) in kept),
         sum(t.n_bytes for t in program.cached if id(t) not in kept),
-        any(id(t.base) in kept for t in program.inputs),
+        any(id(t.base) in saved for t in program.inputs),
         peak if program.returns_at is None else returned,
-        sum(t.n_bytes for t in stuck.values()) if saving else 0,
+        sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
+        any(id(t.base) in stuck for t in program.inputs),
     )
 
 
@@ -106,9 +110,11 @@ def discarded(program: Program) -> list[tuple[int, Tensor]]:
     return list(found.values())
 
 
-def _saved(program: Program) -> Any:
-    """Bytes of all that some backward needs, each storage once."""
-    found = {id(t.base): t.base for op in program.ops for t in op.saves if t.is_counted}
+def _saved(program: Program, *, holds: bool) -> Any:
+    """Bytes of all that some backward needs or some node holds, each storage once."""
+    ops = program.ops
+    kept = (t for op in ops for t in (*op.saves, *(op.clings if holds else ())) if t.is_counted)
+    found = {id(t.base): t.base for t in kept}
     gone = {id(t) for _, t in discarded(program)}
     return sum(t.n_bytes for key, t in found.items() if key not in gone)
 
@@ -173,19 +179,22 @@ class _Undoing:
             self.live = self.live - grad.n_bytes
 
 
-def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 0) -> Backward:
+def backward(
+    program: Program, *, accumulates: bool = False, extra_bytes: Any = 0, holds: bool = True
+) -> Backward:
     """Undo the program.
 
     Args:
         accumulates: gradients of parameters are added to those there are, and go.
         extra_bytes: held throughout (the input of a checkpointed block).
+        holds: whether nodes still hold what they hold themselves, to the end.
     """
-    saved = _saved(program) + extra_bytes
+    saved = _saved(program, holds=holds) + extra_bytes
     state = _Undoing(saved, saved, saved, saved)
     for op in program.ops:
         for base in {id(t.base): t for t in op.saves if t.is_counted}:
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
-        for base in {id(t.base) for t in op.clings}:  # its node never lets go
+        for base in {id(t.base) for t in op.clings if holds}:  # never let go of
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
     for output in program.outputs:
         state.pending[id(output)] = _Grad(output.n_bytes)

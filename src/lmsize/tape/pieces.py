@@ -26,6 +26,8 @@ class Piece:
         returned_peak: the most its forward holds until the model returns.
         clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
             whether anything does.
+        is_named: whether the script names what the model returns, so that the graph lives until it
+            has the next outputs.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
     """
@@ -43,6 +45,7 @@ class Piece:
     again: Any = 0
     clinging: Any = 0
     clings: bool = False
+    is_named: bool = False
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -73,6 +76,8 @@ def piece(
     through = forward(program)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
+    clings = any(op.clings for op in program.ops)
+    is_named = program.returns_at is not None
     if not checkpointed:
         back = backward(program, accumulates=accumulates)
         return Piece(
@@ -80,20 +85,24 @@ def piece(
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
-            clinging=through.clinging, clings=any(op.clings for op in program.ops),
+            clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
+            is_named=is_named,
         )  # fmt: skip
     once = forward(program, saving=False)
-    extra = 0 if through.input_is_saved else stream
-    back = backward(program, accumulates=accumulates, extra_bytes=extra)
-    recomputed = through.peak + (output if reentrant else back.held_before)
+    # Nodes of the first run hold theirs until the end; those of the second are soon gone.
+    first = once.clinging
+    extra = first if through.input_is_saved else first + stream
+    back = backward(program, accumulates=accumulates, extra_bytes=extra, holds=False)
+    recomputed = through.peak + first + (output if reentrant else back.held_before)
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
+        saved=chosen_bytes + first + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
-        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
+        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + first + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
+        clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
     )  # fmt: skip
 
 

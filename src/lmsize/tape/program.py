@@ -85,8 +85,8 @@ class Op:
     Attributes:
         reads: its inputs; `writes` its outputs (the first is what gradients come back to).
         saves: what autograd keeps for its backward.
-        clings: of what it saves, what its node holds as an attribute of its own, which autograd does
-            not let go of after the backward: it lives as long as the graph.
+        clings: what its node holds as an attribute of its own, which autograd does not let go of
+            after the backward, nor a checkpoint reach: it lives as long as the graph.
         gradients: in the order in which the backward makes them.
         forward_bytes: temporaries of the forward; `backward_bytes` of the backward.
     """
@@ -170,13 +170,13 @@ class Program:
         self, name: str, reads: Sequence[Tensor], write: Tensor, *,
         saves: Sequence[Tensor] = (), gradients: Sequence[Gradient] = (),
         forward_bytes: Any = 0, backward_bytes: Any = 0, side: Sequence[Tensor] = (),
-        clings: bool = False,
+        clings: Sequence[Tensor] = (),
     ) -> Tensor:  # fmt: skip
         """Append an operation and give its output back.
 
         Args:
             side: further outputs that only its own backward reads (masks, log-sum-exps).
-            clings: whether what it saves stays with its node after the backward.
+            clings: what stays with its node after the backward.
         """
         wanted = tuple(g for g in gradients if g.to.needs_grad)
         write.needs_grad = bool(wanted)
@@ -188,7 +188,7 @@ class Program:
         self.ops.append(
             Op(
                 name, tuple(reads), (write, *side), kept, wanted, forward_bytes, backward_bytes,
-                kept if clings else (),
+                tuple(clings) if write.needs_grad else (),
             )
         )  # fmt: skip
         return write

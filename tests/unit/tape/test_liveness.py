@@ -113,7 +113,7 @@ def test_what_a_node_holds_on_to_outlives_its_backward() -> None:
     assert made.saved == made.clinging == 2 * KIB
     # At the product: its input, the gradients of both its ends, the weight in full.
     assert made.backward_peak == 3 * 2 * KIB + 2 * 256
-    assert piece(program, checkpointed=True).clinging == 0
+    assert piece(program, checkpointed=True).clinging == 2 * KIB  # the first run's node
 
 
 def test_a_recomputation_finds_the_gradients_that_are_there() -> None:
@@ -134,11 +134,25 @@ def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:
     program.outputs.append(made)
     through, undone = forward(program), backward(program)
     assert through.saved == 2 * KIB
+    assert through.input_clings
     rows = KIB + 512  # in int8, and a scale each
     sums = 4 * KIB * (4 + 2)  # int32, then fp16
     assert through.peak == 2 * KIB + made.n_bytes + rows + sums
     whole = 2 * 16 * 64
     assert undone.peak == 2 * KIB + made.n_bytes + whole + x.n_bytes
+    assert piece(program, checkpointed=True).saved == 2 * KIB
+
+
+def test_what_a_node_holds_outlives_its_backward_and_a_checkpoint() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    inner = ops.pointwise(program, x, name="f")
+    made = integer_linear(program, inner, n_weights=16 * 16, n_in=16, n_out=16)
+    program.outputs.append(ops.pointwise(program, made, name="silu", saves="input"))
+    plain, again = piece(program), piece(program, checkpointed=True)
+    assert plain.clinging == again.clinging == inner.n_bytes
+    assert plain.saved == inner.n_bytes + made.n_bytes
+    assert again.saved == x.n_bytes + inner.n_bytes
 
 
 def test_a_four_bit_product_saves_nothing_and_holds_its_weight_whole() -> None:
