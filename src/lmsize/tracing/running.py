@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lmsize.tracing.collectives import collectives_seen
 from lmsize.tracing.flops import flops_of
 from lmsize.tracing.modules import ModulePaths
+from lmsize.tracing.moved import moved_by
 from lmsize.tracing.pretence import masks_as_in_a_real_run, pretended
 from lmsize.tracing.storages import Log
 from lmsize.tracing.tracker import Tracker
@@ -78,7 +79,7 @@ def logged(step: Step, device: Device, *, n_micro: int | None = None) -> Log:
         n_micro: run no more micro-batches than that; all of them are held.
     """
     modules = ModulePaths(step.model)
-    tracker = Tracker(modules, device_type=device.type, n_flops=flops_of)
+    tracker = Tracker(modules, device_type=device.type, n_flops=flops_of, n_moved=moved_by)
     with (
         masks_as_in_a_real_run(), modules.watched(), tracker.random_states_seen(),
         tracker.resizing_seen(), collectives_seen(tracker), tracker,

@@ -20,6 +20,7 @@ from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.ranks import current_stream
 from lmsize.tracing.storages import Entry, Layer, Log, Storage
 from lmsize.tracing.values import Values
+from lmsize.tracing.work import Work
 
 _ADD = torch.ops.aten.add.Tensor
 _VALUE = torch.ops.aten._local_scalar_dense.default
@@ -49,17 +50,20 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
 
     Args:
         device_type: only storages that (say they) lie there are logged.
-        n_flops: FLOPs of an operation, called as ``n_flops(func, args, kwargs, out)``.
+        n_flops: FLOPs of an operation, called as ``n_flops(func, args, kwargs, out)``; `n_moved`
+            the bytes that it moves.
     """
 
     def __init__(
         self, modules: ModulePaths, *, device_type: str,
-        n_flops: Callable[..., float] | None = None,
+        n_flops: Callable[..., float] | None = None, n_moved: Callable[..., float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.log, self.values = Log(), Values()
         self.phase, self.in_backward = "setup", False
-        self._modules, self._device_type, self._n_flops = modules, device_type, n_flops
+        self._modules, self._device_type = modules, device_type
+        kinds = ((n_flops, self.log.n_flops), (n_moved, self.log.n_moved))
+        self._work = [Work(count, sums) for count, sums in kinds if count is not None]
         self._holds: dict[int, _Hold] = {}
         self._n_seen = 0
         self._going: list[tuple[int, Storage, Layer | None]] = []
@@ -191,12 +195,14 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
             self.log.entries += [e._replace(is_alloc=False) for e in scratch]
         elif isinstance(out, tuple | list):
             self._see_all(out, func, path, args)
-        if self._n_flops is not None:
-            done = self._n_flops(func, args, kwargs, out)
-            if done:
-                flops, key = self.log.n_flops, (self.phase, self._layer)
-                flops[key] = flops.get(key, 0.0) + done
+        for work in self._work:
+            work.note(func, args, kwargs, out, phase=self.phase, layer_of=self._layer_of)
         return out
+
+    def _layer_of(self, tensor: Any) -> Layer | None:
+        """The layer that a tensor of a list belongs to; without one, the layer at work."""
+        stored = None if tensor is None else self.storage(tensor)
+        return self._layer if stored is None else stored.layer
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operation gives; where its shape depends on data, from what is known of them."""
