@@ -55,6 +55,12 @@ def test_accumulation_holds_gradients(llama: dict[str, Any]) -> None:
     many = lmsize.train(llama, grad_accum=8, **options)
     assert (many.memory.peak_allocated_bytes or 0) > (once.memory.peak_allocated_bytes or 0)
     assert many.compute.hardware_flops_per_step == 8 * (once.compute.hardware_flops_per_step or 0)
+    moved, moved_once = (
+        {term.label: term.value for term in found.compute.trees}["bytes moved"]
+        for found in (many, once)
+    )
+    assert moved_once > once.parameters.total * 2  # every weight is read
+    assert moved_once < moved < 8 * moved_once  # the optimizer steps once
 
 
 def test_kept_outputs_take_memory(llama: dict[str, Any]) -> None:

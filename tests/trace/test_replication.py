@@ -38,6 +38,11 @@ def told(log: Any) -> list[tuple[Any, ...]]:
     ]
 
 
+def in_steady_state(sums: Any) -> float:
+    """Of the second step."""
+    return float(sum(n for (phase, _), n in sums.items() if phase.startswith("2.")))
+
+
 @pytest.mark.parametrize(("device", "options"), CASES)
 def test_replicated_is_whole(
     device: str, options: dict[str, Any], filled: Callable[..., Any], llama: dict[str, Any]
@@ -66,4 +71,7 @@ def test_replicated_is_whole(
     assert stack.n_units == 8
     as_traced = replace(stack, n_units=N_UNITS)
     growth = growth_by_depth(short, check, [as_traced])
-    assert told(replicated(short, as_traced, n_units=8, growth=growth)) == told(whole)
+    repeated = replicated(short, as_traced, n_units=8, growth=growth)
+    assert told(repeated) == told(whole)
+    for sums, expected in ((repeated.n_flops, whole.n_flops), (repeated.n_moved, whole.n_moved)):
+        assert in_steady_state(sums) == pytest.approx(in_steady_state(expected), rel=1e-4)

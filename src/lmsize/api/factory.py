@@ -56,7 +56,10 @@ def trace(
     found = traced_factory(made_by, name, device)
     memory, more = traced_memory(found.log, device, rows, row)
     write_files(found.log, name, row, asked)
-    flops = sum(n for (phase, _), n in found.log.n_flops.items() if phase.startswith("2."))
+    flops, moved = (
+        sum(n for (phase, _), n in sums.items() if phase.startswith("2."))
+        for sums in (found.log.n_flops, found.log.n_moved)
+    )
     inputs = {"model": name, "engine": "trace", "method": "full", **asked.as_dict()}
     estimate = Estimate(
         engine="trace", task="train",
@@ -64,7 +67,10 @@ def trace(
         parameters=Parameters(found.n_params, found.n_trainable), memory=memory,
         compute=Compute(
             hardware_flops_per_step=flops,
-            trees=(given("hardware FLOPs", flops, "FLOP", source=SOURCE),),
+            trees=(
+                given("hardware FLOPs", flops, "FLOP", source=SOURCE),
+                given("bytes moved", moved, "bytes", source=SOURCE),
+            ),
         ),
         accelerators=Accelerators(row.name if row else None, 1),
         assumptions=(*assumed, *more, *stated),

@@ -22,7 +22,7 @@ from lmsize.planner.training import limits, min_to_fit, remedies
 if TYPE_CHECKING:
     from lmsize.tracing.engine import StepOptions, Traced
     from lmsize.tracing.running import Device
-    from lmsize.tracing.storages import Log
+    from lmsize.tracing.storages import Layer
 
 # Assumptions of the analytic engine about memory, which a trace does not make.
 OF_ANALYTIC_MEMORY = (
@@ -135,7 +135,9 @@ def _with_memory(
         text = f"layers are traced a few times and repeated, event by event, to {found.n_units}"
         stated = (*stated, Assumption("trace-replicated", text))
     stated = (*stated, *_of_ranks(question))
-    executed = _flops(found.log, question)
+    executed, moved = (
+        _executed(sums, question) for sums in (found.log.n_flops, found.log.n_moved)
+    )  # fmt: skip
     counts = replace(
         analytic.parameters, total=found.n_params, trainable=found.n_trainable
     )  # fmt: skip
@@ -146,7 +148,10 @@ def _with_memory(
         parameters=_counted(counts, analytic.parameters, question), memory=memory,
         compute=replace(
             analytic.compute, hardware_flops_per_step=executed,
-            trees=(*analytic.compute.trees[:1], given("hardware FLOPs", executed, "FLOP", source=SOURCE)),
+            trees=(
+                *analytic.compute.trees[:1], given("hardware FLOPs", executed, "FLOP", source=SOURCE),
+                given("bytes moved", moved, "bytes", source=SOURCE),
+            ),
         ),
         assumptions=(*kept, *stated),
     )  # fmt: skip
@@ -181,13 +186,13 @@ def _buckets(found: Traced, question: TrainingQuestion) -> dict[str, int]:
     return {"gradient_buckets": sum(gradients.values())}
 
 
-def _flops(log: Log, question: TrainingQuestion) -> float:
-    """Executed by all ranks in a step, micro-batches that were not run included."""
+def _executed(sums: Mapping[tuple[str, Layer | None], float], question: TrainingQuestion) -> float:
+    """What all ranks do in a step, micro-batches that were not run included."""
     from lmsize.tracing.engine import MOST_MICRO_BATCHES
 
     batch = question.setup.batch
     repeated = batch.n_micro / min(batch.n_micro, MOST_MICRO_BATCHES)
-    steady = {key: n for key, n in log.n_flops.items() if key[0].startswith("2.")}
+    steady = {key: n for key, n in sums.items() if key[0].startswith("2.")}
     inside = sum(n for (at, _), n in steady.items() if at.endswith(("forward", "backward")))
     return (
         inside * repeated + sum(steady.values()) - inside

@@ -130,14 +130,16 @@ class _Replication:
                     places = places[::-1]
             for place in places:
                 entries += self._copy(run, place)
-        return replace(self._log, entries=entries, n_flops=self._flops())
+        flops, moved = (self._repeated(sums) for sums in (self._log.n_flops, self._log.n_moved))
+        return replace(self._log, entries=entries, n_flops=flops, n_moved=moved)
 
-    def _flops(self) -> dict[tuple[str, Layer | None], float]:
-        flops = dict(self._log.n_flops)
-        for phase, layer in flops:
-            if self._unit(layer) == MODEL:
-                flops[phase, layer] *= 1 + self._n_more
-        return flops
+    def _repeated(
+        self, sums: Mapping[tuple[str, Layer | None], float]
+    ) -> dict[tuple[str, Layer | None], float]:
+        return {
+            (phase, layer): n * (1 + self._n_more if self._unit(layer) == MODEL else 1)
+            for (phase, layer), n in sums.items()
+        }
 
     def _unit(self, layer: Layer | None) -> int:
         inside = layer is not None and layer.stack == self._stack.path

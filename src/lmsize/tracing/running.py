@@ -13,6 +13,7 @@ from lmsize.tracing.collectives import collectives_seen
 from lmsize.tracing.flops import flops_of
 from lmsize.tracing.ledger import Ledger
 from lmsize.tracing.modules import ModulePaths
+from lmsize.tracing.moved import moved_by
 from lmsize.tracing.pretence import masks_as_in_a_real_run, pretended
 from lmsize.tracing.storages import Log
 from lmsize.tracing.tracker import Tracker
@@ -80,7 +81,7 @@ def logged(step: Step, device: Device, *, n_micro: int | None = None) -> Log:
     """
     modules = ModulePaths(step.model)
     ledger = Ledger(modules, device_type=device.type)
-    tracker = Tracker(modules, ledger, n_flops=flops_of)
+    tracker = Tracker(modules, ledger, n_flops=flops_of, n_moved=moved_by)
     with (
         masks_as_in_a_real_run(), modules.watched(), tracker.random_states_seen(),
         tracker.resizing_seen(), collectives_seen(tracker), tracker,

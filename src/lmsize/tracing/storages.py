@@ -51,13 +51,14 @@ class Log:
     """Everything that happened to the memory of one device, in order.
 
     Attributes:
-        n_flops: FLOPs by phase and layer.
+        n_flops: FLOPs by phase and layer; `n_moved` bytes that operations read and wrote.
         n_ops: operations that were seen.
         spread_evenly: some shape or branch rests on choices (of experts) spread evenly.
     """
 
     entries: list[Entry] = field(default_factory=list)
     n_flops: dict[tuple[str, Layer | None], float] = field(default_factory=dict)
+    n_moved: dict[tuple[str, Layer | None], float] = field(default_factory=dict)
     n_ops: int = 0
     spread_evenly: bool = False
 

@@ -18,6 +18,7 @@ from lmsize.tracing.ledger import Ledger
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.storages import Storage
 from lmsize.tracing.values import Values
+from lmsize.tracing.work import Work
 
 _ADD = torch.ops.aten.add.Tensor
 _VALUE = torch.ops.aten._local_scalar_dense.default
@@ -33,15 +34,19 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
 
     Args:
         ledger: keeps the log.
-        n_flops: FLOPs of an operation, called as ``n_flops(func, args, kwargs, out)``.
+        n_flops: FLOPs of an operation, called as ``n_flops(func, args, kwargs, out)``; `n_moved`
+            the bytes that it moves.
     """
 
     def __init__(
-        self, modules: ModulePaths, ledger: Ledger, *, n_flops: Callable[..., float] | None = None
-    ) -> None:
+        self, modules: ModulePaths, ledger: Ledger, *,
+        n_flops: Callable[..., float] | None = None, n_moved: Callable[..., float] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.ledger, self.values = ledger, Values()
-        self._modules, self._n_flops = modules, n_flops
+        self._modules = modules
+        kinds = ((n_flops, ledger.log.n_flops), (n_moved, ledger.log.n_moved))
+        self._work = [Work(count, sums) for count, sums in kinds if count is not None]
         self._looks = True
 
     @classmethod
@@ -113,12 +118,14 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]  # torch is Any to mypy
                     self._consider_in_place(func, args)
         elif isinstance(out, tuple | list):
             self._see_all(out, func, path, args)
-        if self._n_flops is not None:
-            done = self._n_flops(func, args, kwargs, out)
-            if done:
-                flops, key = ledger.log.n_flops, (ledger.phase, ledger.layer)
-                flops[key] = flops.get(key, 0.0) + done
+        for work in self._work:
+            work.note(func, args, kwargs, out, phase=ledger.phase, layer_of=self._layer_of)
         return out
+
+    def _layer_of(self, tensor: Any) -> Layer | None:
+        """The layer that a tensor of a list belongs to; without one, the layer at work."""
+        stored = None if tensor is None else self.ledger.storage(tensor)
+        return self.ledger.layer if stored is None else stored.layer
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operation gives; where its shape depends on data, from what is known of them."""
