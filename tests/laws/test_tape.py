@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import lmsize
 from lmsize.layout.degrees import Layout
-from lmsize.memory.blocks import STYLES
+from lmsize.memory.stack_styles import STYLES
 from lmsize.model.parts import Linear
 from lmsize.model.read import read_config
 from lmsize.model.spec import Block, ModelSpec

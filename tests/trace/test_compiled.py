@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmsize.memory.blocks import STYLES
+from lmsize.memory.stack_styles import STYLES
 from lmsize.model.read import read_config
 from lmsize.stacks import torchtitan
 from lmsize.stacks.layer import layer_program

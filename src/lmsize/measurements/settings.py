@@ -23,7 +23,7 @@ from lmsize.measurements.methods import read_method, read_numbers
 from lmsize.measurements.switches import read_switches
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
-from lmsize.memory.blocks import as_built
+from lmsize.memory.stack_styles import as_built
 from lmsize.model.spec import ModelSpec
 
 OPTIMIZER_OFFLOAD = "optimizer_cpu_offload"

@@ -11,32 +11,21 @@ from typing import Any
 
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
+from lmsize.memory.adapted_parts import has_magnitudes, ranks_of, saved_modules
+from lmsize.memory.stack_styles import STYLES, style_of
 from lmsize.memory.units import Unit
-from lmsize.model.adapted import SAVED
-from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Plain
+from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
-from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
+from lmsize.stacks import habits, torchtitan
 from lmsize.stacks.ends import Use, embedding_program, head_program
-from lmsize.stacks.further import further_program, is_further_understood
+from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
-from lmsize.stacks.sections import is_understood
-from lmsize.stacks.setting import Setting, Style
-from lmsize.stacks.switches import USUAL, Switches
+from lmsize.stacks.setting import Setting
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
-from lmsize.workload.adapters import MAGNITUDES
 
 NO_UNIT = Unit()
-STYLES: dict[str, Style] = {
-    "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
-    "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
-    "unsloth": unsloth.STYLE,
-}  # fmt: skip
-SWITCHED: dict[str, Callable[[Switches], Style]] = {
-    "megatron": megatron.style,
-    "torchtitan": torchtitan.style,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +68,6 @@ class _Ask:
     n_further: int = 0
 
 
-def style_of(stack: str, switches: Switches) -> Style:
-    """How a stack writes its pieces, as its switches have it."""
-    switched = SWITCHED.get(stack)
-    return switched(switches) if switched else STYLES[stack]
-
-
-def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelSpec:
-    """The model as the stack's own classes have it."""
-    return style_of(stack, switches).built(model) if stack in STYLES else model
-
-
-def not_understood(model: ModelSpec) -> list[str]:
-    """Names of the blocks that have no program of their own, and are taken part by part."""
-    found = (
-        run.block.name
-        for tower, run in model.runs()
-        if tower.stream != "idle" and not _is_understood(run.block)
-    )
-    return sorted(set(found))
-
-
-def _is_understood(block: Block) -> bool:
-    return is_further_understood(block) if block.role == "further" else is_understood(block)
-
-
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
@@ -121,8 +85,8 @@ def placed_blocks(
         unit_of: what ranks share of one block; None where they share nothing layer by layer.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
-    ranks, saved = _ranks(adapters), _saved(adapters)
-    adapting = replace(STYLES[stack].adapting, has_magnitudes=_has_magnitudes(adapters))
+    ranks, saved = ranks_of(adapters), saved_modules(adapters)
+    adapting = replace(STYLES[stack].adapting, has_magnitudes=has_magnitudes(adapters))
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
@@ -202,41 +166,6 @@ def _as_run(
         last = rest[-1][0] if rest else None
         if is_encoder and last is tower.runs[-1] and last.block.role == "layer":
             yield tower, Run(Block("output", (), role="head")), True
-
-
-def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:
-    """By tower and block: the rank of each adapted linear and bank of experts."""
-    found: dict[tuple[str, str], tuple[tuple[str, int], ...]] = {}
-    for tower, run in adapters.runs() if adapters else ():
-        linears = tuple(
-            (part.name.removesuffix(".lora_A"), part.n_out)
-            for part in run.block.parts
-            if isinstance(part, Linear) and part.name.endswith(".lora_A")
-        )
-        banks = [part for part in run.block.parts if isinstance(part, Experts)]
-        found[tower.name, run.block.name] = (
-            *linears,
-            *((bank.name, bank.matrices[0][2]) for bank in banks),
-        )
-    return found
-
-
-def _saved(adapters: ModelSpec | None) -> tuple[str, ...]:
-    """Modules of the base that are trained whole."""
-    return tuple(
-        part.name.removesuffix(SAVED)
-        for _, run in (adapters.runs() if adapters else ())
-        for part in run.block.parts
-        if isinstance(part, Linear | Embedding) and part.name.endswith(SAVED)
-    )
-
-
-def _has_magnitudes(adapters: ModelSpec | None) -> bool:
-    return any(
-        isinstance(part, Plain) and part.name.endswith(MAGNITUDES)
-        for _, run in (adapters.runs() if adapters else ())
-        for part in run.block.parts
-    )
 
 
 def _is_tied(model: ModelSpec) -> bool:

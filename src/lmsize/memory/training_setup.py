@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lmsize.catalogue import Optimizer, Precision, Recipe
 from lmsize.layout.degrees import Layout
-from lmsize.memory.blocks import not_understood
+from lmsize.memory.stack_styles import not_understood
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks.few_bits import transformer_engine

@@ -16,7 +16,7 @@ from lmsize.tracing.answers import answer
 from lmsize.tracing.kernels import FAKES, FILLS, PROMOTING, promoted_copies
 from lmsize.tracing.ledger import Ledger
 from lmsize.tracing.modules import ModulePaths
-from lmsize.tracing.storages import Storage
+from lmsize.tracing.storages import Layer, Storage
 from lmsize.tracing.values import Values
 from lmsize.tracing.work import Work
 
