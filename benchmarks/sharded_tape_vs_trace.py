@@ -4,7 +4,7 @@
 
     python benchmarks/sharded_tape_vs_trace.py draw --number 30 > cases.jsonl
     python benchmarks/sharded_tape_vs_trace.py trace cases.jsonl > traced.jsonl     # needs torch
-    python benchmarks/sharded_tape_vs_trace.py compare traced.jsonl --csv benchmarks/results/sharded.csv
+    python benchmarks/sharded_tape_vs_trace.py compare traced.jsonl --csv benchmarks/traced/sharded.csv
 
 A case is a config and options of ``lmsize train``; a traced case has the peak of each phase of the
 second step on rank 0, in bytes as an accelerator's allocator gives them.
@@ -25,7 +25,8 @@ from typing import Any
 from tape_vs_trace import taped_peaks
 
 Case = dict[str, Any]
-SEED = 11
+SEED, N_CASES = 11, 30
+RECORDED = Path(__file__).parent / "traced" / "sharded.csv"
 CLASSES = {
     "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     "mistral": "MistralForCausalLM", "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM",
@@ -117,6 +118,14 @@ def traced_peaks(case: Case) -> dict[str, int]:
     return {p.phase[2:]: p.n_bytes for p in steady}
 
 
+def recorded_errors() -> Iterator[float]:
+    """How far the tape is from every trace that was put down."""
+    cases = {case["id"]: case for case in drawn(SEED, N_CASES)}
+    for row in csv.DictReader(RECORDED.read_text("utf-8").splitlines()):
+        taped, _ = taped_peaks(cases[row["case"]])
+        yield max(taped.values()) / int(row["traced_bytes"]) - 1
+
+
 def compared(lines: Iterator[str], table: Path | None) -> None:
     """Print each case's error and their distribution; write them down if asked to."""
     rows = []
@@ -136,7 +145,7 @@ def compared(lines: Iterator[str], table: Path | None) -> None:
         row |= {"layout": case["layout"], "traced_bytes": traced, "taped_bytes": found}
         rows.append(row | {"error": f"{found / traced - 1:.5f}"})
         said = " ".join(f"{v}" for v in options.values())
-        note = "" if is_taped else "TEXTBOOK "
+        note = "" if is_taped else "BY PARTS "
         print(f"{case['id']:<18} {found / traced - 1:+8.3%} {note}{parts} [{said}]")
     errors = sorted(abs(float(row["error"])) for row in rows)
     print(f"n={len(errors)} median={statistics.median(errors):.3%} worst={errors[-1]:.3%}")
@@ -153,7 +162,7 @@ def main() -> None:
     parser.add_argument("what", choices=("draw", "trace", "compare"))
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--number", type=int, default=30)
+    parser.add_argument("--number", type=int, default=N_CASES)
     parser.add_argument("--csv", type=Path)
     asked = parser.parse_args()
     if asked.what == "draw":

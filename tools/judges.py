@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import sharded_tape_vs_trace
+import tape_catalogue
 from lmsize.validation.result import Answer
+from tape_rows import recorded
+from tape_vs_trace import error_of
 
 DIGITS = 5
 SURE = 0.95  # a verdict of more confidence than this should not be wrong
@@ -107,3 +115,17 @@ def measured(answers: Iterable[Answer], toys: Iterable[Answer]) -> list[dict[str
         test = [a.relative_error or 0.0 for a in mine if a.group.get("split") == "test"]
         found.append(line | {"median_of_test_rows": figures(test)["median"] if test else None})
     return [*found, _verdicts(answers)]
+
+
+def traced() -> list[dict[str, Any]]:
+    """The lines that recorded traces give: the tape is asked anew, the traces are not made again."""
+    cases = (case for case in recorded() if "peaks" in case)
+    random = [error_of(case)[0] for case in cases]
+    rows = (row for row in tape_catalogue.rows().values() if row["status"] == "traced")
+    real = [tape_catalogue.compared(row)["error"] for row in rows]
+    ranks = list(sharded_tape_vs_trace.recorded_errors())
+    return [
+        judged("random models, traced", {"median": 0.001, "p99": 0.02, "worst": 0.05}, random),
+        judged("catalogue models at their real shape, traced", {"worst": 0.02}, real),
+        judged("one rank of FSDP2, tensor parallelism or both, traced", {"worst": 0.02}, ranks),
+    ]

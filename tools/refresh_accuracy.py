@@ -102,7 +102,7 @@ def collected() -> tuple[dict[str, Any], Validation]:
             (a for a in done.answers if a.quantity == "latency"), "stack", "metric"
         ),
         "toys": sets(toys.answers, "stack"),
-        "judges": judges.measured(done.answers, toys.answers),
+        "judges": [*judges.traced(), *judges.measured(done.answers, toys.answers)],
         "worst": worst(done.answers),
         "skipped": skipped(done),
     }, done

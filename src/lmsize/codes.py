@@ -92,6 +92,8 @@ CODES: dict[str, str] = {
     # -- about memory ---------------------------------------------------------------------------------
     "activations-by-parts": "A layer whose code lmsize has no program for: its parts are taken one "
     "after the other, each fed by what fits it, and a recurrence as one kernel.",
+    "activations-textbook": "Activations follow the published formula for a standard layer "
+    "(Korthikanti et al. 2022), as --activation-bytes textbook asks of the rules of thumb.",
     "activations-missing": "No figure for activations was given, so the total is without them.",
     "reserved-varied": "Where batches differ in length, segments that were taken for other lengths stay. How "
     "much of them is a typical figure of published runs.",

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmsize.api.locate import ModelLike, located
 from lmsize.api.serving import infer
+from lmsize.api.textbook import refuse_textbook
 from lmsize.api.trace_options import TRACE_OPTIONS
 from lmsize.api.training import opened, train
 from lmsize.assumption import Assumption, Caution
@@ -113,6 +114,7 @@ def _rules_precisions(ask: Ask, options: dict[str, Any]) -> list[Estimate]:
     )
     _precisions(options)
     half = said.get("activation_bytes")
+    refuse_textbook(half)
     double = tuple(2 * end for end in half) if half else None
     text = (
         "optimizer states in the weights' type, activations as given in 16 bits and doubled in fp32"

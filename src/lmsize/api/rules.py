@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from lmsize.api.locate import ModelLike, located
+from lmsize.api.textbook import refuse_textbook, textbook_activations
 from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.errors import InputError
@@ -76,6 +77,9 @@ def rules_training(
     batch = batch_of(filled, dp=layout.dp)
     sizes = _sizes(subject.n_params, filled, rules, catalogue)
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
+    textbook, told = textbook_activations(
+        rules, subject.model, filled, layout, batch, bits=sizes.trained_bits
+    )
     frozen = sizes.has_adapters
     flops = step_flops(
         rules, n_params=subject.n_active, n_trained=sizes.n_trained,
@@ -90,11 +94,11 @@ def rules_training(
         inputs=_inputs(subject, filled.as_dict(), rules, row, n=layout.n_accelerators)
         | {"global_batch": batch.sequences, "grad_accum": batch.n_micro},
         parameters=Parameters(subject.n_params, sizes.n_trained, subject.n_active),
-        memory=_memory(training_memory(sizes, rules), rules, COMPONENTS, row),
+        memory=_memory(training_memory(sizes, rules, textbook=textbook), rules, COMPONENTS, row),
         compute=Compute(flops.value, flops.value, flops.value / batch.tokens, (flops,)),
         time=time, cost=cost,
         accelerators=Accelerators(row.name if row else None, layout.n_accelerators, None, needed),
-        assumptions=(*assumed, *_kept(stated), *_stated(rules, frozen=frozen), *time_stated, *cost_stated),
+        assumptions=(*assumed, *_kept(stated), *told, *_stated(rules, frozen=frozen), *time_stated, *cost_stated),
         warnings=(*_cautions(rules), *cautions),
     )  # fmt: skip
     return replace(estimate, verdict=training_verdict(estimate, ()))
@@ -120,6 +124,7 @@ def rules_inference(
 ) -> Estimate:  # fmt: skip
     """Inference by the rules of thumb: weights, and two FLOPs a parameter and token."""
     rules.check()
+    refuse_textbook(rules.activation_bytes)
     subject = _subject(model, rules, catalogue)
     longest = subject.model.max_positions if subject.model else None
     filled, stated = with_serving_defaults(spec, max_positions=longest)
@@ -209,7 +214,8 @@ def _memory(
     moment = peak.winner
     high = round(peak.value)
     known = components(moment, high)
-    spread = rules.activation_bytes[1] - rules.activation_bytes[0] if rules.activation_bytes else 0
+    low, most = rules.activation_range or (0, 0)
+    spread = most - low
     return Memory(
         peak_allocated_bytes=high, low_bytes=high - spread, high_bytes=high,
         capacity_bytes=row.capacity_bytes if row else None, moment=moment.label,

@@ -114,7 +114,9 @@ RULES = (
         "--adapter-fraction", metavar="X", help="rules: adapter parameters as a fraction (0.02)."
     ),
     option(
-        "--activation-bytes", metavar="LOW..HIGH", help="rules: activations, a size or a range."
+        "--activation-bytes",
+        metavar="LOW..HIGH",
+        help="rules: activations, a size or a range; textbook: the published formula.",
     ),
     option("--state-precision", metavar="TYPE", help="rules: optimizer states, fp32 or fp16."),
     option("--leave-out", metavar="WHAT", help="rules: leave out gradients."),

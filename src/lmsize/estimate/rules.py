@@ -7,7 +7,7 @@ docs/article.md says where each of them misleads.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from lmsize.errors import InputError
 from lmsize.formula import Term, formula, given, maximum, total
@@ -29,7 +29,8 @@ class RulesSpec:
     Attributes:
         params: number of parameters, in place of a model.
         adapter_fraction: adapter parameters as a fraction of the model's.
-        activation_bytes: both ends of a range.
+        activation_bytes: both ends of a range, or ``textbook``: the published formula for a
+            standard layer (in training, of a model).
         state_precision: type of each optimizer state, ``fp32`` or ``fp16``.
         leave_out: ``gradients``, to leave them out of the total.
         peak_flops: FLOP/s of one accelerator; `efficiency` the share of it that is reached.
@@ -37,7 +38,7 @@ class RulesSpec:
 
     params: int | None = None
     adapter_fraction: float | None = None
-    activation_bytes: tuple[int, int] | None = None
+    activation_bytes: tuple[int, int] | Literal["textbook"] | None = None
     state_precision: str | None = None
     leave_out: str | None = None
     flops_per_sequence: float | None = None
@@ -50,6 +51,12 @@ class RulesSpec:
             check_choice("--state-precision", self.state_precision, ("fp32", "fp16"))
         if self.leave_out is not None:
             check_choice("--leave-out", self.leave_out, ("gradients",))
+
+    @property
+    def activation_range(self) -> tuple[int, int] | None:
+        """The range that was given; None where there is none."""
+        given_bytes = self.activation_bytes
+        return None if isinstance(given_bytes, str) else given_bytes
 
     def refuse_without_rules(self) -> None:
         """Refuse options that another engine would ignore."""
@@ -109,8 +116,12 @@ class RuleSizes:
     has_adapters: bool
 
 
-def training_memory(sizes: RuleSizes, rules: RulesSpec) -> Term:
-    """Components by the rules of thumb; what is not known or left out is None and not summed."""
+def training_memory(sizes: RuleSizes, rules: RulesSpec, *, textbook: Term | None = None) -> Term:
+    """Components by the rules of thumb; what is not known or left out is None and not summed.
+
+    Args:
+        textbook: the activations, where the published formula gives them.
+    """
     trained = sizes.n_trained
     terms = [
         rule_bytes.term(
@@ -127,7 +138,7 @@ def training_memory(sizes: RuleSizes, rules: RulesSpec) -> Term:
             n_per_number=sizes.n_states,
             bits=sizes.state_bits,
         ),
-        _activations(rules),
+        textbook or _activations(rules),
         rule_bytes.term(
             "adapter_weights", n_numbers=trained, n_per_number=1, bits=sizes.trained_bits
         )
@@ -144,7 +155,7 @@ def inference_memory(*, n_params: int, bits: float, rules: RulesSpec) -> Term:
 
 
 def _activations(rules: RulesSpec) -> Term:
-    high = rules.activation_bytes[1] if rules.activation_bytes else None
+    high = rules.activation_range[1] if rules.activation_range else None
     return given("activations", high, "bytes")
 
 

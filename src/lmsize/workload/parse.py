@@ -11,6 +11,7 @@ from lmsize.quantity import parse_bytes_range, parse_count, parse_duration_s, pa
 Spec = TypeVar("Spec")
 Parser = Callable[[Any, str], Any]
 LEAST_FRACTION = 1e-6
+TEXTBOOK = "textbook"
 
 
 def count(*, least: int = 1, most: int = 10**18) -> Parser:
@@ -37,8 +38,10 @@ def duration(value: Any, what: str) -> float:
     return parse_duration_s(value if isinstance(value, str) else f"{value}s", what=what)
 
 
-def bytes_range(value: Any, what: str) -> tuple[int, int]:
-    """Bytes or a range of bytes; a pair of numbers is taken as its ends."""
+def bytes_range(value: Any, what: str) -> tuple[int, int] | str:
+    """Bytes or a range of bytes; a pair of numbers is taken as its ends; ``textbook`` as it is."""
+    if isinstance(value, str) and value.strip().lower() == TEXTBOOK:
+        return TEXTBOOK
     text = "..".join(str(v) for v in value) if isinstance(value, tuple | list) else str(value)
     return parse_bytes_range(text, what=what)
 
