@@ -45,6 +45,17 @@ def alone(model: str, candidate: dict[str, Any], options: dict[str, Any]) -> flo
     return float(asked.memory.tree.value) if asked.memory.tree is not None else np.nan
 
 
+def agree(model: str, axes: dict[str, list[Any]], options: dict[str, Any]) -> None:
+    """A sweep has for a dozen of its candidates what each has alone."""
+    whole = lmsize.sweep(model, axes, **options)
+    assert whole.peak_allocated_bytes.shape == tuple(len(v) for v in axes.values())
+    candidates = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    flat = whole.peak_allocated_bytes.ravel().tolist()
+    step = max(1, len(candidates) // 12)
+    for candidate, peak in list(zip(candidates, flat, strict=True))[::step]:
+        assert peak == alone(model, candidate, options), candidate
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     model=st.sampled_from(MODELS), axes=grids(),
@@ -56,13 +67,16 @@ def test_each_candidate_is_the_estimate_of_it_alone(
     model: str, axes: dict[str, list[Any]], stack: str, method: str, optimizer: str
 ) -> None:
     options = {"stack": stack, "method": method, "optimizer": optimizer}
-    whole = lmsize.sweep(model, axes, **options)
-    assert whole.peak_allocated_bytes.shape == tuple(len(v) for v in axes.values())
-    candidates = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    flat = whole.peak_allocated_bytes.ravel().tolist()
-    step = max(1, len(candidates) // 12)
-    for candidate, peak in list(zip(candidates, flat, strict=True))[::step]:
-        assert peak == alone(model, candidate, options), candidate
+    agree(model, axes, options)
+
+
+@pytest.mark.parametrize("stack", ["transformers", "megatron", "torchtitan", "deepspeed"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "mixtral-8x7b"])
+def test_degrees_that_divide_the_same_tensors_cross(stack: str, method: str, model: str) -> None:
+    """Tensors of one kind depend on unlike axes: some on the ranks only, some on tp beside them."""
+    axes = {"tp": [1, 2, 4], "dp": [2, 4, 8], "micro_batch": [1, 3]}
+    agree(model, axes, {"stack": stack, "method": method, "zero": 3})
 
 
 def test_most_terms_are_computed_once_for_many_candidates() -> None:

@@ -91,9 +91,10 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) 
     for stored in tensors:
         quantised = setup.quant is not None and stored.is_linear
         if not (in_few_bits and stored.is_linear):
-            sums[stored.group, quantised, stored.is_expert] += stored.n_params
+            key = stored.group, quantised, stored.is_expert
+            sums[key] = sums[key] + stored.n_params
     if in_few_bits and n_uncast:
-        sums["linears of the first and last layers", False, False] += n_uncast
+        sums["linears of the first and last layers", False, False] = n_uncast
     rest = setup.precision(setup.base_type)
     n_cast = sum(s.n_params for s in tensors if s.is_linear) - n_uncast
     parts = []
@@ -191,7 +192,8 @@ def _stored(
     for kind, alike in _by_type(setup, (s for s in tensors if s.trainable), dtype):
         sums: dict[tuple[str, bool], int] = defaultdict(int)
         for stored in alike:
-            sums[stored.group, stored.is_expert] += stored.n_params
+            key = stored.group, stored.is_expert
+            sums[key] = sums[key] + stored.n_params
         for (group, expert), n in sums.items():
             n_shards = setup.shards(zero_stage, expert=expert)
             mine = part_of(n, share)

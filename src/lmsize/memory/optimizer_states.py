@@ -139,7 +139,8 @@ def optimizer_states(
         acting = optimizer if fallback is None or handles(optimizer, stored) else fallback
         for name, dtype, numel in _states(acting, stored):
             kind = types.named.get(name) or dtype
-            sums[name, kind, stored.is_expert] += part_of(numel, types.share)
+            key = name, kind, stored.is_expert
+            sums[key] = sums[key] + part_of(numel, types.share)
     parts = [
         storage(
             f"{name} ({types.of(dtype).name}{', experts' if expert else ''})",

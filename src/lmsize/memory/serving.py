@@ -122,7 +122,8 @@ def weights(setup: ServingSetup, stage: Stage) -> Term:
     """The weights of a stage on one rank."""
     sums: dict[tuple[str, bool], int] = defaultdict(int)
     for stored in stored_parts(stage, setup.layout, trainable=False):
-        sums[stored.group, setup.quant is not None and stored.is_linear] += stored.n_params
+        key = stored.group, setup.quant is not None and stored.is_linear
+        sums[key] = sums[key] + stored.n_params
     parts = []
     for (group, quantised), n in sums.items():
         kind = setup.quant if quantised and setup.quant else setup.weights
