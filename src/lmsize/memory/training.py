@@ -241,10 +241,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
 
 
 def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients.
-
-    FSDP2's stage 2 holds all weights.
-    """
+    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
     if not setup.gathers_weights or setup.stays_whole:
         return []
     recipe = setup.recipe
@@ -258,9 +255,6 @@ def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
     )
     gathered = setup.precision(recipe.gathered or recipe.weights)
     parts = [storage("widest block gathered", widest, gathered)]
-    if setup.layout.zero == 2:
-        every = sum(s.n_params for s in stored_parts(stage, setup.layout, trainable=True))
-        parts = [storage("all blocks gathered", every, gathered)]
     if setup.adapters is None:
         reduced = setup.precision(recipe.reduced or recipe.gradients)
         parts.append(storage("its gradients before they are scattered", widest, reduced))

@@ -38,6 +38,17 @@ def test_a_pipeline_holds_weights_and_gradients_whole() -> None:
     assert found["weights"] == stage  # in fp32, over four ranks
 
 
+@pytest.mark.parametrize("grad_accum", [1, 4])
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_pipeline_holds_as_much_at_stage_2_as_at_stage_3(grad_accum: int, which: str) -> None:
+    """FSDP2 divides the weights at both, and a pipeline keeps them gathered at both."""
+    run = {"pp": 2, "grad_accum": grad_accum, "pipeline_stage": which, "recompute": "full"}
+    two, three = (memory(**run, zero=zero) for zero in (2, 3))
+    assert two.components == three.components
+    assert two.peak_reserved_bytes == three.peak_reserved_bytes
+    assert memory(**run, zero=0).peak_allocated_bytes > two.peak_allocated_bytes
+
+
 def test_without_a_compiler_the_loss_is_in_fp32() -> None:
     compiled, eager = (
         memory(recompute="full", stack_options=options).peak_allocated_bytes
