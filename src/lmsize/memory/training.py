@@ -74,7 +74,7 @@ def training_segments(setup: TrainingSetup) -> Term | None:
 def _by_streams(setup: TrainingSetup, stage: Stage) -> Term:
     """Each stream's own fullest instant: the allocator never lends a block to another stream."""
     *found, step = _moments(setup, stage, None)
-    ahead = gathered_at_once(tuple(_blocks(setup, stage)))
+    ahead = gathered_at_once(tuple(_blocks(setup, stage, by_unit=True)))
     apart = (lambda _: 0) if setup.stays_whole else in_streams
     passes = reduce(larger, (moment.value - apart(moment) for moment in found))
     shards = step.child("gradients")
@@ -203,8 +203,8 @@ def _inputs(setup: TrainingSetup) -> Term:
     return total("inputs", [term])
 
 
-def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
-    """The stage's blocks as its stack runs them."""
+def _blocks(setup: TrainingSetup, stage: Stage, *, by_unit: bool = False) -> Iterable[Placed]:
+    """The stage's blocks as its stack runs them; `by_unit` with the units of weights that stay whole."""
     recipe, batch = setup.recipe, setup.batch
     gathered = recipe.gathered if setup.gathers_weights else ""
     held = setup.base_type if setup.quant else gathered or recipe.weights
@@ -236,7 +236,7 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
         accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
         gradient_shard=shard if setup.shards_gradients and not setup.accumulates else None,
-        unit_of=units_of(setup) if setup.is_in_units else None,
+        unit_of=units_of(setup) if setup.is_in_units or by_unit else None,
     )  # fmt: skip
 
 

@@ -38,6 +38,17 @@ def test_a_pipeline_holds_weights_and_gradients_whole() -> None:
     assert found["weights"] == stage  # in fp32, over four ranks
 
 
+def test_a_pipeline_keeps_the_blocks_of_the_stream_that_gathers() -> None:
+    """Weights are gathered once, in the first forward: a unit in one piece beside the one before."""
+    found = memory(pp=2, grad_accum=4, pipeline_stage="last", recompute="full")
+    layer = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    head = (128256 + 1) * 4096
+    stage = 16 * layer + head
+    # each of four ranks has its shard of the gradients in fp32, where the reducing stream left it
+    own = 2 * (layer + head) + 4 * stage / 4
+    assert found.peak_reserved_bytes - found.peak_allocated_bytes == pytest.approx(own, rel=1e-3)
+
+
 @pytest.mark.parametrize("grad_accum", [1, 4])
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_a_pipeline_holds_as_much_at_stage_2_as_at_stage_3(grad_accum: int, which: str) -> None:
