@@ -137,7 +137,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     uncast = ends(stage, **setup.switches.bf16_ends) if setup.casts else None
     plain = stored_parts(uncast, setup.layout, trainable=True) if uncast else ()
     held = held_throughout(setup, base, adapters, trained, frozen=frozen, uncast=plain)
-    held += standing(setup, stage)
+    held += standing(setup, stage, adapter_stage)
     graded = [*flattened(base), *adapters] if frozen and setup.flattens else trained
     freed = setup.optimizer.gradient_is_freed
     own = [] if freed else [gradients(setup, graded)]
@@ -152,7 +152,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         *step_copies(setup, trained),
     ])  # fmt: skip
     schedule = setup.switches.schedule(setup.layout.vp)
-    put_off = deferred(setup, stage)
+    put_off = deferred(setup, stage, adapter_stage)
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing, alike=setup.lengths == "equal")

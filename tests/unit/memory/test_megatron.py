@@ -173,3 +173,17 @@ def test_products_that_do_not_add_up_by_themselves_make_the_gradient() -> None:
     for label, numel in (("layer_backward", 2 * 14336 * 4096), ("loss_backward", 128256 * 4096)):
         made = undone("no-gradient-fusion", label) - undone(None, label)
         assert 0.9 * 2 * numel < made <= 2 * numel
+
+
+def test_frozen_weights_have_no_gradients_to_stand_for_or_to_put_off() -> None:
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 4096, "sequence_parallel": False}
+    lora = {"method": "lora", "lora_rank": 16, "lora_targets": "q_proj,o_proj", "grad_accum": 8}
+    usual, unfused = (
+        parts(**run, **lora, stack_options=options) for options in (None, "no-gradient-fusion")
+    )
+    # both modules are 4096 wide on either side: one shape down to the rank, one up from it
+    made = (usual["workspaces"] or 0) - (unfused["workspaces"] or 0)
+    assert made == 2 * 16 * 4096 * 2
+    assert "deferred" not in parts(**run, **lora, stack_options="deferred-head")
+    saved = parts(**run, **lora, modules_to_save="lm_head", stack_options="deferred-head")
+    assert saved["deferred"] == 7 * 4096 * (128256 + 4096) * 2
