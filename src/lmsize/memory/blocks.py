@@ -12,7 +12,7 @@ from typing import Any
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.memory.adapted_parts import has_magnitudes, ranks_of, saved_modules
-from lmsize.memory.stack_styles import STYLES, style_of
+from lmsize.memory.stack_styles import style_of
 from lmsize.memory.units import Unit
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
@@ -21,7 +21,7 @@ from lmsize.stacks import habits, torchtitan
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
-from lmsize.stacks.setting import Setting
+from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
 
@@ -86,7 +86,8 @@ def placed_blocks(
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks, saved = ranks_of(adapters), saved_modules(adapters)
-    adapting = replace(STYLES[stack].adapting, has_magnitudes=has_magnitudes(adapters))
+    style = style_of(stack, setting.switches)
+    adapting = replace(style.adapting, has_magnitudes=has_magnitudes(adapters))
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
@@ -96,7 +97,7 @@ def placed_blocks(
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
             setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
-            adapting=adapting, spreads=STYLES[stack].spreads,
+            adapting=adapting, spreads=style.spreads,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
         own = _for_tower(own, tower)
@@ -108,7 +109,7 @@ def placed_blocks(
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
                 again, accumulates,
-                upcasts=STYLES[stack].upcasts(model), use=_use(model, tower),
+                upcasts=style.upcasts(model), use=_use(model, tower),
                 n_masks=_n_masks(model), recomputes=recompute == "full", n_further=n_further,
                 n_bias_heads=_n_bias_heads(model, stack), **_crossing(model, tower),
             )  # fmt: skip
@@ -206,19 +207,18 @@ def _crossing(model: ModelSpec, tower: Tower) -> dict[str, bool]:
 
 @lru_cache(maxsize=1024)
 def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
-    program = _program(block, ask)
+    style = style_of(ask.stack, ask.setting.switches)
+    program = _program(block, ask, style)
     out = program.outputs[0]
     selective = ask.setting.recompute == "selective" and ask.checkpointed
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
-        keeps=torchtitan.keeps if selective else None, offloads=STYLES[ask.stack].offloads,
-        reentrant=STYLES[ask.stack].reentrant,
+        keeps=torchtitan.keeps if selective else None, offloads=style.offloads, reentrant=style.reentrant,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 
 
-def _program(block: Block, ask: _Ask) -> Program:
-    style = style_of(ask.stack, ask.setting.switches)
+def _program(block: Block, ask: _Ask, style: Style) -> Program:
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 from lmsize.formula import Term
-from lmsize.layout.shares import Stage
+from lmsize.layout.shares import Stage, stored_parts
 from lmsize.memory.deferred import deferred_terms
 from lmsize.memory.standing import Libraries, Shape, standing_term
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.numbers import ceil_div
+from lmsize.stacks.fused_shapes import Shape as Matrix
 from lmsize.stacks.fused_shapes import fused_shapes
 
+MATRICES = ("matrices", "experts", "output head")
 
-def standing(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """Workspaces and buffers that a stage keeps from step to step."""
+
+def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list[Term]:
+    """Workspaces and buffers that a stage, with that of its adapters, keeps from step to step."""
     if setup.recipe.stack != "megatron":
         return []
     libraries = Libraries(setup.capability, setup.switches)
-    one = setup.layout.inside_replica()
-    shapes = {found for _, run in stage.runs for found in fused_shapes(run.block, one)}
+    shapes = _trained_shapes(setup, stage, adapters)
     n_micro = setup.batch.n_micro
     return [
         standing_term(libraries, stage, setup.layout, _shape(setup), n_micro=n_micro, shapes=shapes)
     ]
 
 
-def deferred(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """What waits for the end of the step."""
-    if setup.recipe.stack != "megatron":
+def deferred(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list[Term]:
+    """What waits for the end of the step: nothing of a frozen head, which has no such gradient."""
+    if setup.recipe.stack != "megatron" or (adapters and not _trains_head(setup, adapters)):
         return []
     heads = [run.block for _, run in stage.runs if run.block.role == "head"]
     one = setup.layout.inside_replica()
     shapes = [found for block in heads for found in fused_shapes(block, one)]
     return deferred_terms(setup.switches, _shape(setup), n_micro=setup.batch.n_micro, heads=shapes)
+
+
+def _trained_shapes(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> set[Matrix]:
+    """(inputs, outputs) on one rank of the matrices whose products have gradients, each once."""
+    if adapters is None:
+        one = setup.layout.inside_replica()
+        return {found for _, run in stage.runs for found in fused_shapes(run.block, one)}
+    found = stored_parts(adapters, setup.layout, trainable=True)
+    shapes = (tuple(stored.shape[-2:]) for stored in found if stored.group in MATRICES)
+    return {(n_in, n_out) for n_out, n_in in shapes}
+
+
+def _trains_head(setup: TrainingSetup, adapters: Stage) -> bool:
+    """Whether the head is trained whole beside the adapters."""
+    found = stored_parts(adapters, setup.layout, trainable=True)
+    return any(stored.is_whole and stored.group == "output head" for stored in found)
 
 
 def _shape(setup: TrainingSetup) -> Shape:

@@ -74,7 +74,7 @@ def training_segments(setup: TrainingSetup) -> Term | None:
 def _by_streams(setup: TrainingSetup, stage: Stage) -> Term:
     """Each stream's own fullest instant: the allocator never lends a block to another stream."""
     *found, step = _moments(setup, stage, None)
-    ahead = gathered_at_once(tuple(_blocks(setup, stage)))
+    ahead = gathered_at_once(tuple(_blocks(setup, stage, by_unit=True)))
     apart = (lambda _: 0) if setup.stays_whole else in_streams
     passes = reduce(larger, (moment.value - apart(moment) for moment in found))
     shards = step.child("gradients")
@@ -137,7 +137,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     uncast = ends(stage, **setup.switches.bf16_ends) if setup.casts else None
     plain = stored_parts(uncast, setup.layout, trainable=True) if uncast else ()
     held = held_throughout(setup, base, adapters, trained, frozen=frozen, uncast=plain)
-    held += standing(setup, stage)
+    held += standing(setup, stage, adapter_stage)
     graded = [*flattened(base), *adapters] if frozen and setup.flattens else trained
     freed = setup.optimizer.gradient_is_freed
     own = [] if freed else [gradients(setup, graded)]
@@ -152,7 +152,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         *step_copies(setup, trained),
     ])  # fmt: skip
     schedule = setup.switches.schedule(setup.layout.vp)
-    put_off = deferred(setup, stage)
+    put_off = deferred(setup, stage, adapter_stage)
     made = []
     sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
     found = moments(blocks, sharing=sharing, alike=setup.lengths == "equal")
@@ -203,8 +203,8 @@ def _inputs(setup: TrainingSetup) -> Term:
     return total("inputs", [term])
 
 
-def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
-    """The stage's blocks as its stack runs them."""
+def _blocks(setup: TrainingSetup, stage: Stage, *, by_unit: bool = False) -> Iterable[Placed]:
+    """The stage's blocks as its stack runs them; `by_unit` with the units of weights that stay whole."""
     recipe, batch = setup.recipe, setup.batch
     gathered = recipe.gathered if setup.gathers_weights else ""
     held = setup.base_type if setup.quant else gathered or recipe.weights
@@ -236,15 +236,12 @@ def _blocks(setup: TrainingSetup, stage: Stage) -> Iterable[Placed]:
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
         accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
         gradient_shard=shard if setup.shards_gradients and not setup.accumulates else None,
-        unit_of=units_of(setup) if setup.is_in_units else None,
+        unit_of=units_of(setup) if setup.is_in_units or by_unit else None,
     )  # fmt: skip
 
 
 def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients.
-
-    FSDP2's stage 2 holds all weights.
-    """
+    """What ZeRO-3 holds whole for a while: the widest block's weights and its gradients."""
     if not setup.gathers_weights or setup.stays_whole:
         return []
     recipe = setup.recipe
@@ -258,9 +255,6 @@ def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
     )
     gathered = setup.precision(recipe.gathered or recipe.weights)
     parts = [storage("widest block gathered", widest, gathered)]
-    if setup.layout.zero == 2:
-        every = sum(s.n_params for s in stored_parts(stage, setup.layout, trainable=True))
-        parts = [storage("all blocks gathered", every, gathered)]
     if setup.adapters is None:
         reduced = setup.precision(recipe.reduced or recipe.gradients)
         parts.append(storage("its gradients before they are scattered", widest, reduced))

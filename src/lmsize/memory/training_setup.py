@@ -118,10 +118,15 @@ class TrainingSetup:
         return max(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
 
     @property
-    def is_in_units(self) -> bool:
-        """Whether FSDP2 shares weights, gradients and states over the ranks, layer by layer."""
+    def shares_by_fsdp2(self) -> bool:
+        """Whether FSDP2 shares weights, gradients and states over the ranks, at stages 2 and 3."""
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and self.recipe.stack in FSDP2 and not self.stays_whole
+        return shares and self.recipe.stack in FSDP2
+
+    @property
+    def is_in_units(self) -> bool:
+        """Whether it does so layer by layer."""
+        return self.shares_by_fsdp2 and not self.stays_whole
 
     @property
     def stays_whole(self) -> bool:
@@ -130,19 +135,18 @@ class TrainingSetup:
         torchtitan under a pipeline: ``reshard_after_forward`` is off, and its stages reshard and
         reduce with the last micro-batch alone.
         """
-        shares = self.layout.zero > 1 and self.layout.n_replicas > 1
         is_piped = self.recipe.stack == "torchtitan" and self.layout.pp > 1
-        return shares and is_piped
+        return self.shares_by_fsdp2 and is_piped
 
     @property
     def gathers_weights(self) -> bool:
         """Whether blocks run on weights gathered for them from all ranks."""
-        return self.is_in_units or (self.layout.zero > 2 and self.layout.n_replicas > 1)
+        return self.shares_by_fsdp2 or (self.layout.zero > 2 and self.layout.n_replicas > 1)
 
     @property
     def weights_stage(self) -> int:
         """The ZeRO stage from which weights are divided: FSDP2 divides them at 2 too, and gathers."""
-        return 2 if self.is_in_units else 3
+        return 2 if self.shares_by_fsdp2 else 3
 
     @property
     def accumulates(self) -> bool:

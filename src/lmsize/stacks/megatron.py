@@ -1,7 +1,7 @@
 """Megatron core with Transformer Engine: fused norms, rotary positions, gates and losses.
 
 Weight gradients are summed into the fp32 buffers of the main gradients by the product itself, so
-none is ever a tensor of its own. Under sequence parallelism norms and residuals hold a share of
+none is ever a tensor of its own, unless ``no-gradient-fusion`` says so. Under sequence parallelism norms and residuals hold a share of
 the tokens; a column-parallel linear gathers them for its product, twice.
 """
 
@@ -160,5 +160,6 @@ def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
     return replace(
         STYLE, loss=partial(loss, kind=switches.cross_entropy),
+        fuses_weight_gradients=switches.gradient_fusion,
         built=partial(with_further, n_layers=switches.mtp_layers or 0),
     )  # fmt: skip

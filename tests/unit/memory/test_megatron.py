@@ -158,3 +158,32 @@ def test_layers_that_run_again_together_keep_one_input() -> None:
 def test_block_recomputation_is_not_chunked() -> None:
     usual = peak(recompute="full", stack_options="recompute-layers=8")
     assert usual == peak(recompute="full", stack_options="recompute-layers=8,recompute-chunk=1")
+
+
+def test_products_that_do_not_add_up_by_themselves_make_the_gradient() -> None:
+    """In 16 bits, of one weight at a time; what few tokens hold by then is gone from beside it."""
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 128, "sequence_parallel": False}
+
+    def undone(options: str | None, label: str) -> float:
+        memory = lmsize.train(MODEL, **RUN | run, stack_options=options).memory
+        moment = next(m for m in memory.tree.children if m.label == label)
+        standing = moment.child("workspaces")
+        return float(moment.value - (standing.value if standing else 0))
+
+    for label, numel in (("layer_backward", 2 * 14336 * 4096), ("loss_backward", 128256 * 4096)):
+        made = undone("no-gradient-fusion", label) - undone(None, label)
+        assert 0.9 * 2 * numel < made <= 2 * numel
+
+
+def test_frozen_weights_have_no_gradients_to_stand_for_or_to_put_off() -> None:
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 4096, "sequence_parallel": False}
+    lora = {"method": "lora", "lora_rank": 16, "lora_targets": "q_proj,o_proj", "grad_accum": 8}
+    usual, unfused = (
+        parts(**run, **lora, stack_options=options) for options in (None, "no-gradient-fusion")
+    )
+    # both modules are 4096 wide on either side: one shape down to the rank, one up from it
+    made = (usual["workspaces"] or 0) - (unfused["workspaces"] or 0)
+    assert made == 2 * 16 * 4096 * 2
+    assert "deferred" not in parts(**run, **lora, stack_options="deferred-head")
+    saved = parts(**run, **lora, modules_to_save="lm_head", stack_options="deferred-head")
+    assert saved["deferred"] == 7 * 4096 * (128256 + 4096) * 2

@@ -38,6 +38,28 @@ def test_a_pipeline_holds_weights_and_gradients_whole() -> None:
     assert found["weights"] == stage  # in fp32, over four ranks
 
 
+def test_a_pipeline_keeps_the_blocks_of_the_stream_that_gathers() -> None:
+    """Weights are gathered once, in the first forward: a unit in one piece beside the one before."""
+    found = memory(pp=2, grad_accum=4, pipeline_stage="last", recompute="full")
+    layer = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    head = (128256 + 1) * 4096
+    stage = 16 * layer + head
+    # each of four ranks has its shard of the gradients in fp32, where the reducing stream left it
+    own = 2 * (layer + head) + 4 * stage / 4
+    assert found.peak_reserved_bytes - found.peak_allocated_bytes == pytest.approx(own, rel=1e-3)
+
+
+@pytest.mark.parametrize("grad_accum", [1, 4])
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_pipeline_holds_as_much_at_stage_2_as_at_stage_3(grad_accum: int, which: str) -> None:
+    """FSDP2 divides the weights at both, and a pipeline keeps them gathered at both."""
+    run = {"pp": 2, "grad_accum": grad_accum, "pipeline_stage": which, "recompute": "full"}
+    two, three = (memory(**run, zero=zero) for zero in (2, 3))
+    assert two.components == three.components
+    assert two.peak_reserved_bytes == three.peak_reserved_bytes
+    assert memory(**run, zero=0).peak_allocated_bytes > two.peak_allocated_bytes
+
+
 def test_without_a_compiler_the_loss_is_in_fp32() -> None:
     compiled, eager = (
         memory(recompute="full", stack_options=options).peak_allocated_bytes
