@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 TRAIN = "train llama-3.1-8b "
+MEGATRON = TRAIN + "--stack megatron --stack-options "
 RULES = "train --engine rules --params 7B "
 Run = Callable[[str | list[str]], Any]
 Refused = Callable[[str | list[str]], str]
@@ -45,6 +46,17 @@ Refused = Callable[[str | list[str]], str]
         ("train mixtral-8x7b --ep 3 -n 3", "2 or 4"),
         (TRAIN + "--micro-batch 4 --global-batch 10", "8 or 12"),
         ("train bert-base-uncased --seq-len 513", "512"),
+        (MEGATRON + "fp8-recipe=mxfp8", "--precision fp8"),
+        (MEGATRON + "fp8-param-gather", "--precision fp8"),
+        (MEGATRON + "bf16-last-layers=1", "--precision fp8"),
+        (MEGATRON + "recompute-layers=4", "--recompute full"),
+        (MEGATRON + "recompute-chunk=4 --recompute selective", "--recompute full"),
+        (MEGATRON + "recompute-modules=mlp --recompute full", "--recompute selective"),
+        (MEGATRON + "deferral-limit=2", "deferred-head"),
+        (MEGATRON + "deferral-limit=2,no-deferred-head", "deferred-head"),
+        (MEGATRON + "exp-avg-dtype=bf16", "precision-aware"),
+        (MEGATRON + "decoder-seq-length=128", "--seq-len"),
+        (MEGATRON + "pads-to-capacity", "capacity-factor"),
     ],
 )
 def test_the_nearest_match_is_offered(
@@ -115,6 +127,15 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
         (TRAIN + "--sequence-parallel", "tp above 1"),
         (TRAIN + "--global-batch 8 --grad-accum 3", "8, which --global-batch implies"),
         (TRAIN + "--engine rules --params 7B", "a model or --params"),
+        (
+            MEGATRON + "fp8-recipe=mxfp8",
+            "'fp8-recipe=mxfp8' is not valid: expected --precision fp8",
+        ),
+        (
+            MEGATRON + "optimizer-offload=2",
+            "'2' is not valid: expected a number above 0, 1 at most",
+        ),
+        (MEGATRON + "no-rope-fusion", "no_rope_fusion"),
         (TRAIN + "--engine ''", "--engine: ''"),
         (TRAIN + "-g ''", "--accelerator: ''"),
         (TRAIN + "--optimizer ''", "--optimizer: ''"),

@@ -80,6 +80,8 @@ def test_kept_outputs_take_memory(llama: dict[str, Any]) -> None:
         ({"pp": 2}, "--pp"),
         ({"optimizer_impl": "fast"}, "foreach"),
         ({"precision": "fp8"}, "fp8"),
+        ({"lengths": "varied"}, "--lengths"),
+        ({"sequence_parallel": True, "tp": 2, "accelerators": 2}, "--sequence-parallel"),
     ],
 )
 def test_refused(llama: dict[str, Any], options: dict[str, Any], said: str) -> None:

@@ -12,7 +12,6 @@ SCALING_LAWS = Source(
     "Scaling Laws for Neural Language Models", "table 1", "https://arxiv.org/abs/2001.08361"
 )
 PALM = Source("PaLM", "appendix B", "https://arxiv.org/abs/2204.02311")
-FLASH_2 = Source("FlashAttention-2", "section 4.1", "https://arxiv.org/abs/2307.08691")
 
 
 @formula(source=SCALING_LAWS)

@@ -16,7 +16,8 @@ from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
-from lmsize.stacks.switches import USUAL, Switches, read_switches
+from lmsize.stacks.needs import refuse_without_effect
+from lmsize.stacks.switches import USUAL, Switches, named_switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
@@ -116,6 +117,10 @@ def training_question(
     is_megatron = filled.stack == "megatron"
     switches = read_switches(filled.stack_options) if is_megatron else USUAL
     model = as_built(filled.stack or "", model, switches)
+    refuse_without_effect(
+        named_switches(filled.stack_options, filled.stack), precision=filled.precision,
+        recompute=filled.recompute, has_decoder=model.is_encoder_decoder,
+    )  # fmt: skip
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
     setup = _setup(model, filled, catalogue, accelerator=row)

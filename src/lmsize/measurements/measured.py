@@ -15,7 +15,6 @@ GIB = 2**30
 METRICS = {"allocated": "peak_allocated_bytes", "reserved": "peak_reserved_bytes",
            "driver": "peak_device_bytes"}  # fmt: skip
 LAST_RANK = re.compile(r"\blast\b[^.;]{0,24}\b(rank|stage)", re.IGNORECASE)
-FIRST_RANK = re.compile(r"\b(rank\s*0|first\b[^.;]{0,24}\b(rank|stage|node))", re.IGNORECASE)
 # A time "per micro-batch" or "per micro-iteration" is a part of the optimizer step.
 MICRO_STEP = re.compile(r"\bper[ -]micro[ -]?(batch|iteration|step)", re.IGNORECASE)
 PEAK = re.compile(r"(?:/|of|vs)\s*(\d{2,4}(?:\.\d+)?)\s*(?:$|t(?:era)?flop|\b)", re.IGNORECASE)

@@ -75,7 +75,7 @@ def question(row: Mapping[str, str]) -> Question:
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
-    read_switches(draft, model.n_layers)
+    read_switches(draft, model)
     if is_set(draft.extra, "use_liger_kernel"):
         draft.options["loss"] = "liger"
     _refuse_offload(draft)

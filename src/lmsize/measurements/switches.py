@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from lmsize.measurements.cells import count, is_set, number, switch
 from lmsize.measurements.draft import Draft
+from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
 from lmsize.stacks.few_bits import RECIPES
-from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES
+from lmsize.stacks.needs import without_effect
+from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES, named_switches
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
@@ -32,7 +34,6 @@ FLAGS = {
     "account_for_embedding_in_pipeline_split": "account-for-embedding",
     "account_for_loss_in_pipeline_split": "account-for-loss",
     "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
-    "no_rope_fusion": "no-rope-fusion",
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
     "no_masked_softmax_fusion": "no-softmax-fusion",
@@ -52,19 +53,28 @@ def stage_layers(text: str) -> tuple[int, ...]:
     return tuple(part.count("t") for part in text.split("|")) if known else ()
 
 
-def read_switches(draft: Draft, n_layers: int) -> None:
+def read_switches(draft: Draft, model: ModelSpec) -> None:
     """The switches that a row's launch arguments set, and whether it compiles."""
     if draft.options["stack"] == "torchtitan":
         found = list(_of_compiler(draft))
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
-        found = [*draft.framework.stack_options, *_with_embeddings(draft, n_layers)]
+        found = [*draft.framework.stack_options, *_with_embeddings(draft, model.n_layers)]
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] != "megatron":
         return
-    found = [*draft.framework.stack_options, *_switches(draft.extra)]
+    found = _with_effect(draft, model, [*draft.framework.stack_options, *_switches(draft.extra)])
     if found:
         draft.options["stack_options"] = ",".join(found)
+
+
+def _with_effect(draft: Draft, model: ModelSpec, found: Sequence[str]) -> list[str]:
+    """The switches of a row that change something; launch scripts also set others."""
+    idle = without_effect(
+        named_switches(",".join(found)), precision=draft.options["precision"],
+        recompute=draft.options.get("recompute"), has_decoder=model.is_encoder_decoder,
+    )  # fmt: skip
+    return [item for item in found if item.partition("=")[0].replace("-", "_") not in idle]
 
 
 def _of_compiler(draft: Draft) -> Iterator[str]:

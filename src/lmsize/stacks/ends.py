@@ -10,7 +10,7 @@ from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
 from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_embedding, local_linear
-from lmsize.stacks.losses import LOSSES
+from lmsize.stacks.losses import LOSSES, capped
 from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.stacks.spread import table_scratch_bytes
 from lmsize.tape import ops
@@ -145,7 +145,7 @@ def _whole_loss(
     program: Program, logits: Tensor, setting: Setting, style: Style, *, upcasts: bool
 ) -> Tensor:
     """The stack's own loss of all logits, capped where the model caps them."""
-    logits = _capped(program, logits, setting)
+    logits = capped(program, logits, setting)
     spread = style.spread_loss if setting.layout.tp > 1 else None
     x = (spread or style.loss)(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
     program.hold(logits)
@@ -174,14 +174,6 @@ def _projected(program: Program, x: Tensor, part: Linear, setting: Setting) -> T
         return applied(program, x, part, setting)
     x = x if setting.autocast else ops.cast(program, x, setting.weight_itemsize)
     return ops.cast(program, applied(program, x, part, setting), FP32)
-
-
-def _capped(program: Program, x: Tensor, setting: Setting) -> Tensor:
-    if not setting.conduct.final_softcap:
-        return x
-    x = ops.pointwise(program, x, name="over cap")
-    x = ops.pointwise(program, x, name="tanh", saves="output")
-    return ops.pointwise(program, x, name="times cap")
 
 
 def _is_output(part: Linear, block: Block) -> bool:

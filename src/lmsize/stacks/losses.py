@@ -23,7 +23,7 @@ Loss = Callable[[Program, Tensor, Linear, Setting, bool], Tensor]
 
 def plain(program: Program, x: Tensor, linear: Linear, setting: Setting, upcasts: bool) -> Tensor:
     """Logits of all tokens, cast to fp32 where the class does; torch's cross-entropy."""
-    logits = _capped(program, applied(program, x, linear, setting), setting)
+    logits = capped(program, applied(program, x, linear, setting), setting)
     made = transformers.loss(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
     program.hold(logits)
     return made
@@ -36,7 +36,7 @@ def chunked(program: Program, x: Tensor, linear: Linear, setting: Setting, upcas
     The gradients of the chunks take their place one by one.
     """
     del upcasts
-    logits = _capped(program, applied(program, x, linear, setting), setting)
+    logits = capped(program, applied(program, x, linear, setting), setting)
     probs, made = Tensor("log-probabilities", logits.numel, FP32), Tensor("loss", 1, FP32)
     chunk = ceil_div(logits.numel, N_CHUNKS) * FP32
     program.record(
@@ -89,7 +89,7 @@ def cut(program: Program, x: Tensor, linear: Linear, setting: Setting, upcasts: 
     )  # fmt: skip
 
 
-def _capped(program: Program, logits: Tensor, setting: Setting) -> Tensor:
+def capped(program: Program, logits: Tensor, setting: Setting) -> Tensor:
     """Gemma's soft cap of logits, where a kernel does not do it."""
     if not setting.conduct.final_softcap:
         return logits

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmsize.model.parts import Conv, Linear, Norm, Part, Scan
+from lmsize.model.parts import Conv, Linear, Part, Scan
 from lmsize.stacks.linears import applied
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, Style, normed, parameter
@@ -168,8 +168,3 @@ def _loop(
     )  # fmt: skip
     program.hold(pieces, last)
     return made
-
-
-def norm_of(section: Section) -> Norm | None:
-    """The recurrence's own norm, before its last projection."""
-    return section.norms[0] if section.norms else None

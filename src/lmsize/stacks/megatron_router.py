@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.model.parts import Experts
+from lmsize.numbers import ceil_div
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.tape import ops
@@ -60,12 +61,7 @@ def n_rows_sent(bank: Experts, setting: Setting) -> Any:
     """Rows that this rank sends out; every expert's are filled up where they are padded."""
     n_rows = setting.n_stream_tokens * bank.top_k
     factor = setting.switches.capacity_factor
-    return round_up(n_rows * factor) if factor and setting.switches.pads_to_capacity else n_rows
-
-
-def round_up(value: Any) -> Any:
-    """The next whole number."""
-    return -(-value // 1)
+    return ceil_div(n_rows * factor, 1) if factor and setting.switches.pads_to_capacity else n_rows
 
 
 def _table(program: Program, logits: Tensor, n_chosen: Any, setting: Setting) -> Tensor:

@@ -42,7 +42,6 @@ class Switches:
         deterministic: cuBLAS gets the workspace that makes it so.
         cublas_workspace_kib: what ``CUBLAS_WORKSPACE_CONFIG`` adds up to (``:4096:8`` to 32768).
         gradient_fusion: weight gradients are added to the main gradients by the product itself.
-        rope_fusion: rotary positions by one kernel.
         grouped_gemm: one product for all experts of a rank, on streams of its own.
         grad_reduce_in_bf16: main gradients are in the type of the weights.
         precision_aware: the optimizer keeps, instead of a full copy of 16-bit weights, the 16 bits
@@ -86,7 +85,6 @@ class Switches:
     recompute_modules: tuple[str, ...] = ("core_attn",)
     deterministic: bool = False
     gradient_fusion: bool = True
-    rope_fusion: bool = True
     grouped_gemm: bool = True
     dataloader_mask: bool = True
     compile: bool = True
@@ -148,7 +146,6 @@ CHOICES = {
 FLAGS = (
     "deterministic",
     "gradient_fusion",
-    "rope_fusion",
     "grouped_gemm",
     "dataloader_mask",
     "compile",
@@ -194,6 +191,11 @@ def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
     Raises:
         InputError: a name or a value that is not known, or that the stack does not have.
     """
+    return Switches(**named_switches(text, stack))
+
+
+def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str, Any]:
+    """The switches that a text names, as the fields of :class:`Switches`."""
     known = OF_STACK.get(stack or "")
     if text and known is None:
         raise InputError(WHAT, text, f"--stack {' or '.join(OF_STACK)}, which have some")
@@ -203,7 +205,7 @@ def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
         if name:
             key, read = _one(name.replace("-", "_"), value.strip(), known or ())
             found[key] = read
-    return Switches(**found)
+    return found
 
 
 def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
@@ -220,15 +222,28 @@ def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
         return key, names
     if key in FACTORS and FACTOR.fullmatch(value) and 0 < float(value) <= FACTORS[key]:
         return key, float(value)
-    if key in COUNTS and value.isdigit() and 0 < int(value[:6]) < MOST:
+    if key in COUNTS and value.isascii() and value.isdigit() and 0 < int(value[:6]) < MOST:
         return key, int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):
         return key, tuple(int(n) for n in value.split("+"))
     if key in CHOICES and value:
         _check(f"{WHAT} {key}", value, CHOICES[key])
         return key, value
-    expected = f"one of {', '.join(sorted(known))}"
-    raise InputError(WHAT, key, expected, nearest=nearest_names(key, known, n_names=1))
+    raise InputError(f"{WHAT} {key.replace('_', '-')}", value or None, _values(own))
+
+
+def _values(key: str) -> str:
+    """What a switch may be set to, in words."""
+    if key in FACTORS:
+        return f"a number above 0, {FACTORS[key]:g} at most"
+    if key in COUNTS:
+        return f"a whole number from 1 to {MOST - 1}"
+    if key == "stage_layers":
+        return "layers of each part, as 3+2+2+1"
+    if key in FLAGS:
+        shown = key.replace("_", "-")
+        return f"no value: {shown} or no-{shown}"
+    return f"one of {', '.join(MODULES if key == 'recompute_modules' else CHOICES[key])}"
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -119,7 +119,8 @@ def refuse_unknown_settings(spec: TrainSpec, *, spread: Collection[str] = ()) ->
         spread: the kinds of parallelism within a model that are seen to.
 
     Raises:
-        InputError: another stack or loss, selective recomputation, or parallelism within a model.
+        InputError: another stack or loss, selective recomputation, lengths that vary, or parallelism
+            within a model.
     """
     if spec.stack not in (None, "transformers"):
         raise InputError("--stack", spec.stack, "transformers: the real step runs its models")
@@ -127,6 +128,11 @@ def refuse_unknown_settings(spec: TrainSpec, *, spread: Collection[str] = ()) ->
         raise InputError("--loss", spec.loss, "plain, which the models of transformers take")
     if spec.recompute == "selective":
         raise InputError("--recompute", spec.recompute, "none or full, which transformers has")
+    if spec.lengths != "equal":
+        raise InputError("--lengths", spec.lengths, "equal: every step has one shape")
+    if spec.sequence_parallel:
+        expected = "no: the tensor parallelism of transformers keeps the stream whole on every rank"
+        raise InputError("--sequence-parallel", "yes", expected)
     for name in ("tp", "pp", "cp", "ep"):
         if getattr(spec, name) != 1 and name not in spread:
             kinds = ", ".join(("data", *("tensor" for one in spread if one == "tp")))

@@ -50,7 +50,7 @@ def test_experts_are_read() -> None:
 def test_switches_are_set() -> None:
     options = question(asked(
         "--deterministic-mode True --attention-backend unfused --cross-entropy-loss-fusion True "
-        "--cross-entropy-fusion-impl te --recompute-granularity selective --recompute-modules [moe_act mlp] "
+        "--cross-entropy-fusion-impl te --no-rope-fusion True --recompute-granularity selective --recompute-modules [moe_act mlp] "
         "--num-distributed-optimizer-instances 2 --no-gradient-accumulation-fusion True"
     )).options  # fmt: skip
     assert set(options["stack_options"].split(",")) == {
@@ -105,13 +105,24 @@ def test_a_t5_has_two_towers_and_a_length_for_each() -> None:
         ("--optimizer-cpu-offload True --optimizer-offload-fraction 0.5", "optimizer-offload=0.5"),
         ("--defer-embedding-wgrad-compute True --wgrad-deferral-limit 2",
          "deferral-limit=2,deferred-head"),
-        ("--recompute-method uniform --recompute-num-layers 4", "recompute-chunk=4"),
-        ("--recompute-method block --recompute-num-layers 4", "recompute-layers=4"),
+        ("--recompute-granularity full --recompute-method uniform --recompute-num-layers 4", "recompute-chunk=4"),
+        ("--recompute-granularity full --recompute-method block --recompute-num-layers 4", "recompute-layers=4"),
         ("--no-masked-softmax-fusion True --apply-query-key-layer-scaling True",
          "no-softmax-fusion,fp32-softmax"),
     ],
 )  # fmt: skip
 def test_arguments_are_switches(arguments: str, switches: str) -> None:
-    options = question(asked(arguments)).options["stack_options"]
+    precision = "fp8" if "--fp8" in arguments else "bf16"
+    options = question(asked(arguments) | {"precision": precision}).options["stack_options"]
     assert set(options.split(",")) == set(switches.split(","))
     read_switches(options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--fp8-recipe mxfp8 --fp8-param-gather True --first-last-layers-bf16 True",
+     "--recompute-modules [mlp] --recompute-method block --recompute-num-layers 4",
+     "--wgrad-deferral-limit 2 --decoder-seq-length 128 --moe-pad-expert-input-to-capacity True"],
+)  # fmt: skip
+def test_arguments_without_effect_are_left_out(arguments: str) -> None:
+    assert "stack_options" not in question(asked(arguments)).options

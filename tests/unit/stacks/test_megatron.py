@@ -123,6 +123,25 @@ def test_switches_are_read_and_refused_by_name() -> None:
             read_switches(wrong)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("optimizer-offload=2", "optimizer-offload: '2' is not valid: expected a number above 0, 1 at most"),
+        ("capacity-factor=0", "'0' is not valid: expected a number above 0, 1000 at most"),
+        ("recompute-layers=-1", "'-1' is not valid: expected a whole number from 1"),
+        ("mtp-layers=\u00b2", "expected a whole number from 1"),
+        ("mtp-layers", "mtp-layers: is missing: expected a whole number from 1"),
+        ("stage-layers=3-2", "'3-2' is not valid: expected layers of each part"),
+        ("no-deterministic=1", "'1' is not valid: expected no value: deterministic or no-deterministic"),
+        ("recompute-modules", "is missing: expected one of core_attn"),
+    ],
+)  # fmt: skip
+def test_values_are_refused_with_their_range(asked: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_switches(asked)
+    assert said in str(caught.value)
+
+
 def test_matrices_that_read_the_same_are_one() -> None:
     apart = Block("layer", (
         GPT.parts[0], *(Linear(f"{n}_proj", H, H, True, "column", HEADS) for n in "qkv"),

@@ -1,0 +1,57 @@
+"""What a switch needs beside it: without that it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmsize.errors import InputError
+from lmsize.stacks.switches import WHAT
+
+FP8, FULL, SELECTIVE = "--precision fp8", "--recompute full", "--recompute selective"
+DECODER = "a model with an encoder and a decoder"
+NEEDS = {
+    "fp8_recipe": FP8, "fp8_param_gather": FP8, "bf16_first_layers": FP8, "bf16_last_layers": FP8,
+    "recompute_layers": FULL, "recompute_chunk": FULL, "recompute_modules": SELECTIVE,
+    "decoder_seq_length": DECODER, "deferral_limit": "deferred-head",
+    "exp_avg_dtype": "precision-aware", "exp_avg_sq_dtype": "precision-aware",
+    "pads_to_capacity": "capacity-factor",
+}  # fmt: skip
+
+
+def without_effect(
+    named: Mapping[str, Any], *, precision: str | None, recompute: str | None, has_decoder: bool
+) -> dict[str, str]:
+    """The named switches that change nothing in this run, with what each needs.
+
+    Args:
+        named: fields of :class:`lmsize.stacks.switches.Switches` that were set.
+        has_decoder: whether the model has an encoder and a decoder.
+    """
+    is_there = {
+        FP8: precision == "fp8", FULL: recompute == "full", SELECTIVE: recompute == "selective",
+        DECODER: has_decoder,
+    }  # fmt: skip
+    return {
+        key: need
+        for key, need in NEEDS.items()
+        if named.get(key) and not is_there.get(need, named.get(need.replace("-", "_")))
+    }
+
+
+def refuse_without_effect(
+    named: Mapping[str, Any], *, precision: str | None, recompute: str | None, has_decoder: bool
+) -> None:
+    """Refuse the first switch that changes nothing.
+
+    Raises:
+        InputError: it names the switch and what has to be beside it.
+    """
+    idle = without_effect(named, precision=precision, recompute=recompute, has_decoder=has_decoder)
+    for key, need in idle.items():
+        value = named[key]
+        shown = "+".join(map(str, value)) if isinstance(value, tuple) else value
+        name = key.replace("_", "-")
+        asked = name if value is True else f"{name}={shown}"
+        near = ["--seq-len"] if need == DECODER else [need]
+        raise InputError(WHAT, asked, f"{need}, without which it has no effect", nearest=near)
