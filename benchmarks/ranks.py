@@ -1,28 +1,33 @@
-"""The trace of one rank of two against two real ranks, which meet over gloo on the CPU.
+"""The trace of one rank against real ranks, which meet over gloo on the CPU.
 
     python benchmarks/ranks.py               # every case, as a table
-    python benchmarks/ranks.py fsdp tp       # some
+    python benchmarks/ranks.py fsdp tp       # some; --csv FILE writes them down
 
 Real is what the allocator tells the profiler on rank 0 in the second step, but for the buffers that
 gloo adds and other backends do not: it reduces a copy of the whole input of a reduce-scatter
-(ProcessGroupGloo::reduce_scatter_tensor_coalesced) and gathers into a flat buffer first (its allgather),
-in threads of its own, which let go of both some time later.
+(ProcessGroupGloo::reduce_scatter_tensor_coalesced) and gathers into a flat buffer first
+(ProcessGroupGloo::allgather, newLikeFlat). It makes them inside of the call or in threads of its own,
+which let go of them some time later.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import gc
 import json
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-N_RANKS = 2
+PATIENCE = 300  # seconds that ranks wait for each other
+OF_GLOO = ("c10d::reduce_scatter", "c10d::_reduce_scatter", "c10d::_allgather_base")
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256,
     "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -45,6 +50,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "tp": (LLAMA, {}, 1, 2),
     "tp-recompute": (LLAMA, {"recompute": "full"}, 1, 2),
     "tp-fp32": (LLAMA, {"precision": "fp32", "attention": "eager"}, 1, 2),
+    "tp-tied": (LLAMA | {"tie_word_embeddings": True}, {}, 1, 2),
+    "tp-fsdp": (LLAMA, {"zero": 3}, 2, 2),
 }  # fmt: skip
 
 
@@ -70,22 +77,46 @@ def traced_bytes(name: str) -> int:
     return max(p.n_bytes for p in peaks(found.log.entries, as_requested) if p.phase[0] == "2")
 
 
-def real_bytes(name: str) -> int:
-    """The peak of the second of two real steps, on the first of two ranks."""
+def real_bytes(names: Sequence[str]) -> dict[str, int]:
+    """The peak of the second of two real steps on the first rank, by case; the ranks are made once."""
     from torch import multiprocessing
 
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port, answer = free.getsockname()[1], Path(folder) / "peak.json"
-        free.close()
-        multiprocessing.spawn(_rank, (name, port, str(answer)), nprocs=N_RANKS)
-        return int(json.loads(answer.read_text()))
+    found: dict[str, int] = {}
+    for n_ranks in sorted({_n_ranks(name) for name in names}):
+        own = [name for name in names if _n_ranks(name) == n_ranks]
+        with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+            free.bind(("127.0.0.1", 0))
+            port, answer = free.getsockname()[1], Path(folder) / "peaks.json"
+            free.close()
+            multiprocessing.spawn(_rank, (n_ranks, own, port, str(answer)), nprocs=n_ranks)
+            found |= json.loads(answer.read_text())
+    return found
 
 
-def _rank(rank: int, name: str, port: int, answer: str) -> None:
+def _n_ranks(name: str) -> int:
+    return CASES[name][2] * CASES[name][3]
+
+
+def _rank(rank: int, n_ranks: int, names: Sequence[str], port: int, answer: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "KINETO_LOG_LEVEL": "99"}
     import torch
     from torch import distributed
+
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=PATIENCE)
+    distributed.init_process_group("gloo", rank=rank, world_size=n_ranks, timeout=limit)
+    peaks = {}
+    for name in names:
+        peaks[name] = _case(name)
+        if rank == 0:
+            print(f"{name}: {peaks[name]:,} bytes on a real rank", file=sys.stderr, flush=True)
+    if rank == 0:
+        Path(answer).write_text(json.dumps(peaks))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _case(name: str) -> int:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -93,24 +124,18 @@ def _rank(rank: int, name: str, port: int, answer: str) -> None:
     from lmsize.step.sharding import SHARDS, TENSORS, sharded
     from lmsize.step.training import step_of
 
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=N_RANKS)
     config, spec, layout = question(name)
-    mesh = init_device_mesh(
-        "cpu", (N_RANKS,), mesh_dim_names=(TENSORS if layout.tp > 1 else SHARDS,)
-    )
-    cpu = [ProfilerActivity.CPU]
-    with profile(activities=cpu, profile_memory=True, acc_events=True) as seen:
+    sizes = {SHARDS: layout.dp, TENSORS: layout.tp}
+    sizes = {dimension: n for dimension, n in sizes.items() if n > 1}
+    mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         step = step_of(sharded(built_model(config, spec), spec, mesh), config, spec, dp=layout.dp)
         step.run()
         gc.collect()
         with record_function("second"):
             step.run()
-    if rank == 0:
-        peak = _peak(seen.profiler.kineto_results.experimental_event_tree())
-        Path(answer).write_text(json.dumps(peak))
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return _peak(seen.profiler.kineto_results.experimental_event_tree())
 
 
 def _peak(tree: list[Any]) -> int:
@@ -137,18 +162,36 @@ def _peak(tree: list[Any]) -> int:
 
 
 def _walked(event: Any, *, inside: bool) -> Iterator[tuple[Any, bool]]:
-    inside = inside or "reduce_scatter" in event.name
+    inside = inside or event.name.startswith(OF_GLOO)
     yield event, inside
     for child in event.children:
         yield from _walked(child, inside=inside)
 
 
-def main() -> None:
-    names = sys.argv[1:] or list(CASES)
-    print(f"{'case':22} {'real':>12} {'traced':>12} {'off':>9}")
+def compared(names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a case."""
+    real = real_bytes(names)
+    rows = []
     for name in names:
-        real, traced = real_bytes(name), traced_bytes(name)
-        print(f"{name:22} {real:12,} {traced:12,} {traced / real - 1:+9.4%}", flush=True)
+        traced = traced_bytes(name)
+        off = f"{traced / real[name] - 1:.6f}"
+        rows.append({"case": name, "real_bytes": real[name], "traced_bytes": traced, "off": off})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    parser.add_argument("--csv", type=Path)
+    asked = parser.parse_args()
+    rows = compared(asked.cases)
+    for row in rows:
+        print(f"{row['case']:22} {row['real_bytes']:12,} {row['traced_bytes']:12,} {row['off']}")
+    if asked.csv is not None:
+        with asked.csv.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from lmsize.report.validation import TITLES, percent
 FIGURES = Path(__file__).parent.parent / "docs" / "accuracy.json"
 ERRORS = ("median_abs", "mean_abs", "p90_abs")
 HEADS = "rows | median | mean | 90th pct | bias | in 90 % range | range width"
+AIMED = {"median": "median", "p90": "90th", "p99": "99th", "worst": "worst", "right": "right in"}
 PROMISED = (0.85, 0.95)
 # Mean absolute errors that others were run at on the rows of one source, without calibration.
 PEERS_VTRAIN = (
@@ -105,6 +106,25 @@ def toys() -> list[str]:
     return list(_lines(f"stack | {HEADS}", rows, left=1))
 
 
+def _small(value: float | None) -> str:
+    """A fraction in percent, with two digits however small."""
+    return percent(value) if value is None or value >= 0.01 else f"{100 * value:.2g}%"
+
+
+def judges() -> list[str]:
+    """Every set that memory is judged by, its aim, and whether it is met."""
+    rows = []
+    for r in collected()["judges"]:
+        aims = ", ".join(f"{AIMED[k]} {percent(v)}" for k, v in r["aims"].items())
+        shown = [_small(r.get(k)) for k in ("median", "p90", "p99", "worst")]
+        if "right" in r:
+            shown = [f"{percent(r['right'])} right", *("-" * 3)]
+        test = percent(r.get("median_of_test_rows"))
+        rows.append((r["name"], aims, f"{r['n']:,}", *shown, test, "yes" if r["met"] else "no"))
+    head = "set | aim | n | median | 90th pct | 99th pct | worst | median of test rows | met"
+    return list(_lines(head, rows, left=2))
+
+
 def worst() -> list[str]:
     """The rows that are furthest off."""
     rows = []
@@ -133,6 +153,7 @@ def peers() -> list[str]:
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
+    "accuracy-judges": judges,
     "accuracy-overall": overall,
     "accuracy-coverage": coverage,
     "accuracy-memory": lambda: _by_set("memory"),

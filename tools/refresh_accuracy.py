@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tools")]
 
+import judges
 from lmsize.estimate import ranges
 from lmsize.measurements.table import SHIPPED, shipped
 from lmsize.report.plot import plot_validation
@@ -101,6 +102,7 @@ def collected() -> tuple[dict[str, Any], Validation]:
             (a for a in done.answers if a.quantity == "latency"), "stack", "metric"
         ),
         "toys": sets(toys.answers, "stack"),
+        "judges": judges.measured(done.answers, toys.answers),
         "worst": worst(done.answers),
         "skipped": skipped(done),
     }, done

@@ -53,6 +53,11 @@ CODES: dict[str, str] = {
     "row-method": "The row states no method.",
     "row-adapter": "A variant of LoRA is taken as plain LoRA.",
     "row-targets": "The row's LoRA targets are no known modules: every linear is adapted.",
+    "row-version": "The name of the row's source says of when it is; the framework of then is asked about.",
+    "row-stages": "Layers do not divide evenly over the stages, and the row does not say how they lie: as the "
+    "framework's launch scripts have it.",
+    "row-pipeline-batch": "The framework cuts a rank's batch into micro-batches for its pipeline, and the row "
+    "does not say how many: one a stage.",
     "row-layers-split": "Layers split over accelerators (device_map) are taken as pipeline stages.",
     "row-tensors-split": "Operators split over accelerators are taken as tensor parallelism.",
     "row-dp": "The row's dp does not make its number of accelerators with the other degrees.",
@@ -86,9 +91,11 @@ CODES: dict[str, str] = {
     "row-layers": "The row states no number of layers: as many as make its parameters.",
     "row-parameters": "The parameters as read are more than a tenth off the stated ones.",
     # -- about memory ---------------------------------------------------------------------------------
-    "activations-textbook": "Activations follow the published formula for a standard layer "
-    "(Korthikanti et al. 2022). It misses peaks by about a third in the median.",
+    "activations-by-parts": "A layer whose code lmsize has no program for: its parts are taken one "
+    "after the other, each fed by what fits it, and a recurrence as one kernel.",
     "activations-missing": "No figure for activations was given, so the total is without them.",
+    "reserved-varied": "Where batches differ in length, segments that were taken for other lengths stay. How "
+    "much of them is a typical figure of published runs.",
     "kbit-preparation": "What quantisation leaves alone is kept in fp32, as "
     "prepare_model_for_kbit_training of peft leaves it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
@@ -105,6 +112,14 @@ CODES: dict[str, str] = {
     "reserved-typical": "The caching allocator reserves more than is live; the share is the median "
     "of published runs where both were measured.",
     "context-typical": "The driver's context and loaded kernels take memory that no tensor shows.",
+    "communicators": "NCCL has buffers on the accelerator for every group of ranks that communicates: one for "
+    "each protocol, channel and connection.",
+    "step-segments": "The optimizer's step makes flat copies of gradients, larger than any block that "
+    "activations leave: torch's allocator keeps segments for them beside those of the backward, and gives "
+    "them back where the accelerator has no room.",
+    "stream-segments": "FSDP2 gathers and reduces on streams of its own. torch's allocator keeps their blocks "
+    "apart, so that what it holds is the sum of each stream's fullest instant.",
+    "reserved-expandable": "The stack's launcher asks for expandable segments, which have next to no slack.",
     "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
     "the step's requests.",
     "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "
@@ -119,6 +134,10 @@ CODES: dict[str, str] = {
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
     "over the experts.",
+    "trace-one-rank": "The first of the ranks is traced, which holds the most, with FSDP2 and tensor "
+    "parallelism as torch and transformers do them; collectives' own buffers are not seen.",
+    "trace-ddp": "One rank is traced as it is alone; DDP's buckets, gradients once more, are added by "
+    "closed form.",
     "trace-eager-only": "The model's class of transformers runs eager attention alone, which is traced.",
     "missing-extra": "A row of a comparison needs software that is not installed here: it is left empty.",
     "trace-bitsandbytes": "Weights in few bits and optimizers of bitsandbytes are stood in for by what "

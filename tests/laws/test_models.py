@@ -16,7 +16,7 @@ from lmsize.errors import LayoutError
 from lmsize.layout.degrees import Layout, check
 from lmsize.layout.shares import stages, stored_parts
 from lmsize.model.count import n_params
-from lmsize.model.parts import Linear
+from lmsize.model.parts import Experts, Linear
 from lmsize.model.read import read_config
 from lmsize.model.spec import ModelSpec
 
@@ -84,10 +84,13 @@ def test_zero_over_one_rank_is_no_zero(name: str) -> None:
 
 @EVERY_KIND
 def test_more_ranks_never_hold_more_each(name: str) -> None:
+    """As long as there are as many experts, which FSDP2 divides them by: it pads them to the ranks."""
+    parts = (part for _, run in model(name).runs() for part in run.block.parts)
+    most = min((part.n_experts for part in parts if isinstance(part, Experts)), default=64)
     peaks = [
         lmsize.train(name, zero=3, accelerators=n, seq_len=64).memory.peak_allocated_bytes or 0
-        for n in (2, 4, 8, 64)
-    ]
+        for n in (2, 4, 8, 64) if n <= most
+    ]  # fmt: skip
     assert peaks == sorted(peaks, reverse=True)
 
 

@@ -69,8 +69,9 @@ def test_kept_outputs_take_memory(llama: dict[str, Any]) -> None:
     [
         ({"trace_device": "tpu"}, "cuda, cpu"),
         ({"timeline": "step.gif"}, ".html"),
-        ({"zero": 3, "accelerators": 2}, "--zero"),
-        ({"tp": 2}, "--tp"),
+        ({"zero": 1, "accelerators": 2}, "--zero"),
+        ({"tp": 2, "method": "lora"}, "--tp"),
+        ({"pp": 2}, "--pp"),
         ({"optimizer_impl": "fast"}, "foreach"),
         ({"precision": "fp8"}, "fp8"),
     ],

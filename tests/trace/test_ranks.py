@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from lmsize.workload.training import TrainSpec, with_defaults
 SHAPE = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128,
     "intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16,
-    "vocab_size": 512, "max_position_embeddings": 128, "num_hidden_layers": 12,
+    "vocab_size": 512, "max_position_embeddings": 128, "num_hidden_layers": 10,
 }  # fmt: skip
 
 
-def traced(*, n_layers: int = 12, dp: int = 1, tp: int = 1, zero: int = 3, replicate: bool = True,
+@cache
+def traced(*, n_layers: int = 10, dp: int = 1, tp: int = 1, zero: int = 3, replicate: bool = True,
            **asked: Any) -> Traced:  # fmt: skip
     spec = replace(
         TrainSpec(precision="bf16", micro_batch=2, seq_len=64), tp=tp, zero=zero, **asked
@@ -44,14 +46,14 @@ def held(found: Traced, category: str, phase: str = "2.optimizer") -> int:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"tp": 2, "zero": 0}, {"dp": 8}, {"dp": 8, "recompute": "full"}, {"dp": 8, "zero": 2}, {"dp": 8, "grad_accum": 3},
+        {"tp": 2, "zero": 0}, {"dp": 8, "recompute": "full"}, {"dp": 8, "zero": 2, "grad_accum": 3},
         {"dp": 4, "precision": "amp-bf16"}, {"dp": 4, "tp": 2},
         {"dp": 4, "method": "lora", "lora_rank": 4, "lora_targets": "all-linear"},
     ],
 )  # fmt: skip
 def test_repeating_layers_gives_what_all_of_them_give(asked: dict[str, Any]) -> None:
     whole, repeated = traced(replicate=False, **asked), traced(**asked)
-    assert repeated.n_units == 12, repeated.why_whole
+    assert repeated.n_units == 10, repeated.why_whole
     assert steady(repeated) == steady(whole)
 
 
@@ -79,8 +81,6 @@ def test_a_thousand_ranks_cost_what_eight_do() -> None:
     assert len(many.log.entries) == len(eight.log.entries)
 
 
-def test_tensor_parallel_ranks_share_layers_and_their_heads_scores() -> None:
+def test_tensor_parallel_ranks_share_all_but_norms() -> None:
     one, two = traced(zero=0), traced(zero=0, tp=2)
-    embeddings = 2 * 2 * 512 * 128
-    layers = held(one, "weights") - embeddings
-    assert held(two, "weights") - embeddings == pytest.approx(layers / 2, rel=0.01)
+    assert held(two, "weights") == pytest.approx(held(one, "weights") / 2, rel=0.01)

@@ -21,7 +21,7 @@ from lmsize.workload.training import METHODS, PRECISIONS, check_choice
 
 BY = ("method", "precision")
 ONLY_QLORA = ("quant",)
-ONLY_ADAPTERS = ("lora_rank", "lora_targets", "lora_experts", "adapter_fraction")
+ONLY_ADAPTERS = ("lora_rank", "lora_targets", "lora_experts", "modules_to_save", "adapter_fraction")
 INFERENCE_OPTIONS = ("params", "activation_bytes", "accelerators")
 
 Ask = Callable[..., Estimate]

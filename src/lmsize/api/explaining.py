@@ -21,12 +21,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "main_weights": ("stored_bytes",),
     "adapter_weights": ("stored_bytes",),
     "optimizer_states": ("stored_bytes", "scale_bytes"),
-    "activations": (
-        "kept_bytes",
-        "layer_activation_bytes",
-        "checkpoint_bytes",
-        "head_activation_bytes",
-    ),
+    "activations": ("kept_bytes",),
     "temporaries": ("stored_bytes", "passing_bytes", "working_bytes"),
     "inputs": ("input_bytes",),
     "kv_cache": ("kv_cache_bytes", "cached_tokens", "state_cache_bytes"),

@@ -10,12 +10,15 @@ from lmsize.api.trace_options import TraceSpec
 from lmsize.assumption import Assumption
 from lmsize.catalogue import Accelerator, Catalogue
 from lmsize.estimate.answer import Memory
-from lmsize.estimate.overheads import driver_bytes
+from lmsize.estimate.overheads import Holdings, driver_holds
 from lmsize.estimate.training import components
+from lmsize.layout.degrees import Layout
 
 if TYPE_CHECKING:
     from lmsize.tracing.running import Device
     from lmsize.tracing.storages import Log
+
+ALONE = Layout()
 
 
 def tell(what: str) -> None:
@@ -29,6 +32,7 @@ def traced_memory(
     catalogue: Catalogue,
     accelerator: Accelerator | None,
     *,
+    layout: Layout = ALONE,
     extra: dict[str, int] | None = None,
     factor: float = 1.0,
 ) -> tuple[Memory, tuple[Assumption, ...]]:
@@ -45,20 +49,12 @@ def traced_memory(
     reserved = on_device = None
     stated: tuple[Assumption, ...] = ()
     if device.type == "cuda":
-        vendor = accelerator.vendor if accelerator else "NVIDIA"
-        context = catalogue.overhead("context", vendor)
         reserved = simulated(log.events()).peak_reserved_bytes + sum(extra.values())
-        on_device = round(
-            driver_bytes(reserved_bytes=reserved, context_bytes=context.typical) * factor
-        )
-        held = (
-            f"the driver holds {context.typical / 2**20:.0f} MiB besides "
-            f"({context.low / 2**20:.0f} to {context.high / 2**20:.0f} seen: {context.source})"
-        )
-        stated = (
-            Assumption("reserved-simulated", "reserved by a simulation of the caching allocator"),
-            Assumption("context-typical", held),
-        )
+        held = Holdings(allocated, n_groups=layout.n_groups, n_neighbours=layout.n_neighbours)
+        on_device, besides = driver_holds(reserved, held, accelerator, catalogue)
+        on_device = round(on_device * factor)
+        text = "reserved by a simulation of the caching allocator"
+        stated = (Assumption("reserved-simulated", text), *besides)
     if log.spread_evenly:
         text = "shapes depend on the routing: tokens are spread evenly over the experts"
         stated = (*stated, Assumption("trace-spread-evenly", text))

@@ -129,11 +129,12 @@ def _with_memory(
 
     memory, stated = traced_memory(
         found.log, device, question.catalogue, question.accelerator,
-        extra=_buckets(found, question), factor=question.corrections.memory_factor,
+        layout=question.setup.layout, extra=_buckets(found, question), factor=question.corrections.memory_factor,
     )  # fmt: skip
     if found.n_units:
         text = f"layers are traced a few times and repeated, event by event, to {found.n_units}"
         stated = (*stated, Assumption("trace-replicated", text))
+    stated = (*stated, *_of_ranks(question))
     executed = _flops(found.log, question)
     counts = replace(
         analytic.parameters, total=found.n_params, trainable=found.n_trainable
@@ -149,6 +150,19 @@ def _with_memory(
         ),
         assumptions=(*kept, *stated),
     )  # fmt: skip
+
+
+def _of_ranks(question: TrainingQuestion) -> tuple[Assumption, ...]:
+    """Which rank was traced, and what of the others was added."""
+    layout = question.setup.layout
+    kinds = [f"FSDP2 over {layout.dp}"] if layout.zero > 1 and layout.dp > 1 else []
+    kinds += [f"tensor parallelism over {layout.tp}"] if layout.tp > 1 else []
+    text = f"the first of {layout.n_accelerators} ranks is traced: {' and '.join(kinds)}"
+    stated = (Assumption("trace-one-rank", text),) if kinds else ()
+    if question.setup.has_buckets:
+        text = f"the gradients' buckets of DDP over {layout.dp} are added to one rank's trace"
+        stated = (*stated, Assumption("trace-ddp", text))
+    return stated
 
 
 def _counted(counts: Parameters, analytic: Parameters, question: TrainingQuestion) -> Parameters:

@@ -61,6 +61,8 @@ class Recipe:
         gradients: as accumulated; `reduced` as communicated.
         main_weights: a second full-precision copy that the optimizer owns; None for none.
         main_gradients: a second copy of the gradients that the step works on; None for none.
+        step_gradients: what the step takes a shard's gradients to, for as long as it runs; None
+            where it works on them as they are.
         compute: of the matrix products.
         autocast: weights are cast at use, and the casts live until the backward.
         cached_weights: extra persistent copies of linear weights (FP8 and its transpose).
@@ -80,6 +82,7 @@ class Recipe:
     source_date: str
     main_weights: str | None = None
     main_gradients: str | None = None
+    step_gradients: str | None = None
     gathered: str = ""
     reduced: str = ""
     autocast: bool = False

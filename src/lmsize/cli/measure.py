@@ -45,7 +45,7 @@ def command(
     """Run a real training step of MODEL on this machine; read its peak memory and time.
 
     Needs the extra: pip install 'lmsize[measure]'. Under torchrun (--nproc-per-node N -m lmsize
-    measure ...) the step is data-parallel, DDP at --zero 0 and FSDP2 at --zero 3.
+    measure ...) the step is data-parallel, DDP at --zero 0, FSDP2 at --zero 2 and 3.
     """
     limits = {"--case-limit": case_limit, "--max-minutes": max_minutes}
     if grid is not None:

@@ -65,6 +65,7 @@ STEP = (
     click.option(
         "--lora-experts", is_flag=True, default=None, help="Adapters on routed experts as well."
     ),
+    option("--modules-to-save", metavar="NAMES", help="Modules trained whole beside the adapters."),
     option(
         "--precision", metavar="TYPE", help="fp32, tf32, amp-fp16, amp-bf16, bf16, fp16 or fp8."
     ),
@@ -93,6 +94,7 @@ TRAINING = (
         help="The stack's own switches, e.g. attention-backend=flash,no-gradient-fusion.",
     ),
     option("--loss", metavar="KIND", help="plain, chunked, liger or cut (the stack's own)."),
+    option("--lengths", metavar="KIND", help="equal, or varied: --seq-len is the longest (equal)."),
     option("--pipeline-stage", metavar="WHICH", help="Whose memory: worst, first or last (worst)."),
 )
 RUN = (

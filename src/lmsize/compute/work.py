@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lmsize.compute.arithmetic import attention_flops, attention_pairs, matmul_flops, scan_flops
 from lmsize.formula import Term, total
+from lmsize.model.adapted import SAVED
 from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Part, Scan
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 
@@ -94,11 +95,18 @@ def _run_terms(
 ) -> Iterator[Term]:
     length = tokens.length(tower)
     n_tokens = length * tokens.n_sequences
-    n_weights = sum(matmul_weights(p) for p in run.block.parts) * run.n_layers
+    parts = [p for p in run.block.parts if not (isinstance(p, Linear) and p.name.endswith(SAVED))]
+    n_weights = sum(matmul_weights(p) for p in parts) * run.n_layers
+    n_saved = sum(matmul_weights(p) for p in run.block.parts) * run.n_layers - n_weights
     label = f"{'adapters' if adapter else 'matrices'} of {_named(tower, run)}"
     n_passes = passes.adapters if adapter else passes.weights
     if n_weights and n_passes:
         yield matmul_flops.term(label, n_weights=n_weights, n_tokens=n_tokens, n_passes=n_passes)
+    if n_saved and passes.adapters > passes.weights:
+        yield matmul_flops.term(  # the base counts their other passes
+            f"modules trained whole of {_named(tower, run)}", n_weights=n_saved,
+            n_tokens=n_tokens, n_passes=passes.adapters - passes.weights,
+        )  # fmt: skip
     if not passes.attention:
         return
     for part in run.block.parts:

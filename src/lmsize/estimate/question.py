@@ -13,10 +13,10 @@ from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.blocks import as_built
 from lmsize.memory.standing import BLACKWELL, HOPPER
-from lmsize.memory.training import TrainingSetup
+from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
-from lmsize.stacks.switches import Switches, read_switches
+from lmsize.stacks.switches import USUAL, Switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
@@ -98,7 +98,7 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
             "--vp", spec.vp, "pp above 1, whose ranks hold several stages", nearest=[1]
         )
     layout = with_count(asked, spec.accelerators)
-    is_even = read_switches(spec.stack_options).split.is_even
+    is_even = read_switches(spec.stack_options, spec.stack).split.is_even
     check(layout, model, seq_len=spec.seq_len or 1, is_even=is_even)
     return layout
 
@@ -113,7 +113,9 @@ def training_question(
         LayoutError: an illegal layout.
     """
     filled, stated = with_defaults(spec, max_positions=model.max_positions)
-    model = as_built(filled.stack or "", model)
+    is_megatron = filled.stack == "megatron"
+    switches = read_switches(filled.stack_options) if is_megatron else USUAL
+    model = as_built(filled.stack or "", model, switches)
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
     setup = _setup(model, filled, catalogue, accelerator=row)
@@ -135,6 +137,7 @@ def _setup(
             rank=spec.lora_rank or 1,
             targets=spec.lora_targets or "",
             experts=spec.lora_experts,
+            saved=spec.modules_to_save or "",
         )
     optimizer = catalogue.optimizer(spec.optimizer or "")
     capability = _capability(accelerator)
@@ -144,7 +147,7 @@ def _setup(
         fallback=_fallback(optimizer, catalogue),
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
-        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage,
+        precision=catalogue.precision, pipeline_stage=spec.pipeline_stage, lengths=spec.lengths,
         switches=_switches(spec, capability), capability=capability,
         loss="" if spec.loss == OWN_STYLE_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip
@@ -162,9 +165,7 @@ def _switches(spec: TrainSpec, capability: int) -> Switches:
     Raises:
         InputError: a switch that is not known, or a stack that has none.
     """
-    if spec.stack_options and spec.stack != "megatron":
-        raise InputError("--stack-options", spec.stack_options, "--stack megatron, which has some")
-    found = read_switches(spec.stack_options)
+    found = read_switches(spec.stack_options, spec.stack)
     if found.attention_backend != "auto":
         return found
     has_fused = capability == HOPPER or (capability > HOPPER and not found.deterministic)
@@ -200,12 +201,12 @@ def _defaults_of(spec: TrainSpec) -> tuple[Assumption, ...]:
 def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     """What the memory model takes for granted for this setup."""
     stated = []
-    if not setup.is_taped:
+    if by_parts := setup.blocks_by_parts:
         text = (
-            "activations by the published formula for a standard layer (Korthikanti et al. 2022): "
-            "gates, other MLP widths, autocast copies and adapters' inputs are not seen"
+            f"no program of their own: {', '.join(by_parts)}; their parts are taken one after the "
+            "other, each fed by what fits it"
         )
-        stated.append(Assumption("activations-textbook", text))
+        stated.append(Assumption("activations-by-parts", text))
     if setup.quant is not None:
         text = "what is not quantised (embeddings, norms, head) is kept in fp32, as peft's prepare_model_for_kbit_training leaves it"
         stated.append(Assumption("kbit-preparation", text))

@@ -8,11 +8,12 @@ from lmsize.assumption import Assumption, Caution
 from lmsize.catalogue.typical import COARSE_EXPERT_WIDTH
 from lmsize.compute.step import StepWork, step_work
 from lmsize.estimate.answer import Accelerators, Compute, Estimate, Memory, Parameters, Time
-from lmsize.estimate.overheads import device_bytes
+from lmsize.estimate.overheads import Holdings, device_bytes
 from lmsize.estimate.question import TrainingQuestion
 from lmsize.estimate.running import Rate, Schedule, bill, deadline_count, peak_rate, step_time
 from lmsize.formula import Term
-from lmsize.memory.training import training_peak
+from lmsize.memory.step_segments import has_flat_steps
+from lmsize.memory.training import passing_tensors, training_peak, training_segments
 from lmsize.model.count import n_params, n_params_active, n_params_trainable
 from lmsize.model.parts import Experts
 from lmsize.model.spec import ModelSpec
@@ -60,20 +61,51 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
     )  # fmt: skip
 
 
+# Stacks whose launchers set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True (torchtitan's run_train.sh).
+EXPANDABLE = ("torchtitan",)
+
+
 def training_memory(question: TrainingQuestion) -> tuple[Memory, tuple[Assumption, ...]]:
     """The memory part alone: what searches call."""
-    factor = question.corrections.memory_factor
-    return filled_memory(training_peak(question.setup), question, factor=factor)
+    setup = question.setup
+    peak, segments = training_peak(setup), training_segments(setup)
+    passes, own = (round(part.value) for part in segments.children) if segments else (0, 0)
+    varied = passing_tensors(setup)
+    if varied is not None:
+        passes = round(varied[0].value)
+    held = Holdings(
+        round(peak.value), passes, own, setup.layout.n_groups, setup.layout.n_neighbours,
+        is_expandable=setup.recipe.stack in EXPANDABLE,
+        varied=None if varied is None else round(varied[1]),
+    )  # fmt: skip
+    memory, stated = filled_memory(
+        peak, question, factor=question.corrections.memory_factor, held=held
+    )
+    if own and passes + own > held.allocated:
+        stated = (*stated, _kept(own, in_streams=not has_flat_steps(setup)))
+    return memory, stated
+
+
+def _kept(own: int, *, in_streams: bool) -> Assumption:
+    text = f"the allocator keeps {own / 2**30:.1f} GiB of segments for"
+    if in_streams:
+        return Assumption("stream-segments", f"{text} the streams that gather and reduce")
+    return Assumption("step-segments", f"{text} the step's flat copies of gradients")
 
 
 def filled_memory(
-    peak: Term, question: Any, *, factor: float = 1.0
+    peak: Term, question: Any, *, factor: float = 1.0, held: Holdings | None = None
 ) -> tuple[Memory, tuple[Assumption, ...]]:
-    """A peak with what the allocator and the driver add to it, times a measured `factor`."""
+    """A peak with what the allocator and the driver add to it, times a measured `factor`.
+
+    Args:
+        held: what else the process has there; nothing if None.
+    """
     moment = peak.winner
     allocated = round(peak.value)
-    vendor = question.accelerator.vendor if question.accelerator else "NVIDIA"
-    reserved, device, stated = device_bytes(allocated, vendor, question.catalogue)
+    reserved, device, stated = device_bytes(
+        held or Holdings(allocated), question.accelerator, question.catalogue
+    )
     return Memory(
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=round(reserved * factor),

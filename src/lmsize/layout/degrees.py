@@ -48,6 +48,17 @@ class Layout:
         """Ranks that hold the same experts."""
         return self.n_replicas * self.tp // (self.ep * self.expert_tp)
 
+    @property
+    def n_groups(self) -> int:
+        """Groups of ranks that a rank reduces or gathers in: all of them, and one a degree."""
+        n = self.n_accelerators
+        return int(n > 1) + sum(1 < degree < n for degree in (self.dp, self.tp, self.cp, self.ep))
+
+    @property
+    def n_neighbours(self) -> int:
+        """Ranks of its pipeline that a rank talks to, one to one."""
+        return min(self.pp - 1, 2)
+
     def inside_replica(self) -> Layout:
         """How one replica's layers are divided: what the operations of a rank depend on."""
         return replace(self, dp=1, pp=1, zero=0, vp=1)

@@ -9,10 +9,14 @@ from functools import lru_cache
 from typing import Any
 
 from lmsize.layout.degrees import Layout
-from lmsize.layout.split import EVEN, Split, in_flight_share, layer_counts
+from lmsize.layout.schedule import Schedule
+from lmsize.layout.split import EVEN, Split, layer_counts
+from lmsize.model.adapted import SAVED
 from lmsize.model.parts import Experts, Linear, Parameter, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
+
+ONCE = Schedule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +36,22 @@ class Stage:
     ordered: tuple[tuple[Tower, Run], ...] = ()
     split: Split = EVEN
 
-    def n_in_flight(self, n_micro: int, vp: int = 1) -> float:
-        """Micro-batches whose activations it keeps at once under one-forward-one-backward.
+    def n_in_flight(
+        self, n_micro: int, schedule: Schedule = ONCE, *, at_loss: bool = False
+    ) -> float:
+        """Micro-batches whose activations it keeps at once (while the loss is taken): parts count."""
+        is_even = self.split.is_even or schedule.vp == 1
+        kept = schedule.in_flight(
+            index=self.index, n_stages=self.n_stages, n_micro=n_micro,
+            parts=() if is_even else self._parts(schedule.vp), in_last=at_loss,
+        )  # fmt: skip
+        takes_turns = schedule.overlaps and not at_loss and n_micro > 1
+        return kept + 1 / max(1, self.n_layers) if takes_turns else kept
 
-        Interleaved over `vp` parts, a stage runs twice as far ahead, and a round of all stages for
-        each part but the last; its activations then are whole micro-batches and parts of one.
-        """
-        if vp == 1 or self.n_stages == 1:
-            return min(n_micro, self.n_stages - self.index)
-        n_ahead = 2 * (self.n_stages - self.index - 1) + (vp - 1) * self.n_stages + 1
-        n_ahead = min(n_micro * vp, n_ahead)
-        if self.split.is_even:
-            return n_ahead / vp
-        return in_flight_share(self._parts(vp), pp=self.n_stages, n_ahead=int(n_ahead))
+    @property
+    def n_layers(self) -> int:
+        """Layers of all its parts together."""
+        return sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))
 
     def _parts(self, vp: int) -> tuple[int, ...]:
         """Layers of each part of an uneven stage."""
@@ -52,8 +59,7 @@ class Stage:
             return self.split.parts[self.index :: self.n_stages]
         has_embedding = self.split.embedding and self.index == 0
         has_loss = self.split.loss and self.index == self.n_stages - 1
-        n_layers = sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))
-        parts = [(n_layers + has_embedding + has_loss) // vp] * vp
+        parts = [(self.n_layers + has_embedding + has_loss) // vp] * vp
         parts[0] -= has_embedding
         parts[-1] -= has_loss
         return tuple(parts)
@@ -69,6 +75,7 @@ class Stored:
         numel: numbers in each; `n_params` in all.
         is_linear: weights of an ``nn.Linear`` inside the model, which quantisation replaces.
         is_expert: sharded over the replicas of the experts only.
+        is_whole: a module of the base that is trained whole beside adapters.
     """
 
     group: str
@@ -78,6 +85,7 @@ class Stored:
     is_linear: bool
     is_expert: bool
     is_hidden: bool
+    is_whole: bool = False
     numel: Any = field(init=False)
     n_params: Any = field(init=False)
 
@@ -103,7 +111,7 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
     if parameter.split is None:
         return shape
     axis = 0 if parameter.split == "column" else len(shape) - 1
-    units = min(parameter.n_units, shape[axis])
+    units = max(1, min(parameter.n_units, shape[axis]))
     mine = ceil_div(shape[axis] * ceil_div(units, tp), units)
     return (*shape[:axis], mine, *shape[axis + 1 :])
 
@@ -156,7 +164,8 @@ def _stored_parts(stage: Stage, layout: Layout, trainable: bool) -> tuple[Stored
     made: list[Stored] = []
     for tower, run in stage.runs:
         if stage.n_stages > 1 and run.block.role == "head":
-            made += _tied_head(run.block, layout, trainable=trainable)
+            looks_up = any(other.block.role == "further" for _, other in stage.runs)
+            made += _table_copy(run.block, layout, trainable=trainable, looks_up=looks_up)
         if not run.n_copies:
             continue
         reached = trainable and tower.stream != "idle"
@@ -187,13 +196,17 @@ def _stored(
         is_linear=linear or isinstance(part, Experts),
         is_expert=parameter.kind == "expert",
         is_hidden=not head and parameter.kind != "embedding",
+        is_whole=SAVED in parameter.name,
     )
 
 
-def _tied_head(block: Block, layout: Layout, *, trainable: bool) -> Iterator[Stored]:
-    """The last stage's own copy of a matrix that is tied to the first stage's embedding."""
-    for part in block.parts:
-        if isinstance(part, Linear) and part.tied:
-            rows = ceil_div(part.n_out, layout.tp)
-            shape = (rows, part.n_in)
-            yield Stored("output head", shape, 1, trainable, False, False, False)
+def _table_copy(
+    block: Block, layout: Layout, *, trainable: bool, looks_up: bool
+) -> Iterator[Stored]:
+    """The last stage's own copy of the first stage's table, tied to the head or looked up again."""
+    heads = [p for p in block.parts if isinstance(p, Linear) and p.per_token >= 1]
+    tied = [part for part in block.parts if isinstance(part, Linear) and part.tied]
+    for part in tied or (heads[-1:] if looks_up else []):
+        shape = (ceil_div(part.n_out, layout.tp), part.n_in)
+        group = "output head" if tied else "embeddings"
+        yield Stored(group, shape, 1, trainable, False, False, False)

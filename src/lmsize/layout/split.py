@@ -56,16 +56,3 @@ def layer_counts(n_layers: int, pp: int, split: Split = EVEN) -> list[int]:
     counts[0] -= split.embedding
     counts[-1] -= split.loss
     return counts
-
-
-def in_flight_share(counts: tuple[int, ...], *, pp: int, n_ahead: int) -> float:
-    """Whole micro-batches that a stage keeps, of whose parts each has so many layers.
-
-    Args:
-        n_ahead: parts of micro-batches run forward and not yet undone; a round takes each part
-            for as many micro-batches as there are stages.
-    """
-    kept = 0
-    for at in range(n_ahead):
-        kept += counts[at // pp % len(counts)]
-    return kept / max(1, sum(counts))

@@ -166,7 +166,9 @@ def _cycled(value: Any, n_layers: int, wanted: int) -> Any:
 
 
 def completed(said: Columns) -> tuple[Columns, tuple[Assumption, ...]]:
-    """Cells that follow from others filled in, each an assumption."""
+    """Cells that follow from others filled in, each an assumption; a known shape is none."""
+    shape = families()["shapes"].get(plain(said.label), {})
+    said = replace(said, **{k: v for k, v in shape.items() if getattr(said, k) is None})
     if said.hidden is None:
         raise UnmodelledError(f"architecture: {said.label!r} is not known and no width is stated")
     stated = []
@@ -232,6 +234,7 @@ def template(said: Columns) -> Mapping[str, Any]:
         "expert_ffn": said.moe_ffn or said.ffn,
         "kv_heads": said.kv_heads or said.heads,
         "ffn": said.ffn or 4 * (said.hidden or 1),
+        "both_ffn": 2 * (said.ffn or 4 * (said.hidden or 1)),
         "head_dim": said.head_dim or (said.hidden or 1) // (said.heads or 1),
     }
     config = dict(body["fixed"])

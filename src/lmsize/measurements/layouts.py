@@ -124,6 +124,10 @@ def _sharding(draft: Draft, *, many: bool) -> str:
     meaning = read("sharding", cell).meaning
     if meaning is None:
         raise UnmodelledError(f"sharding {cell!r} is not read")
+    own = draft.framework
+    if meaning == "none" and not many and own.stack == own.zero_stack:
+        draft.assume("row-sharding", f"{own.sharding}, {own.name}'s usual, with nothing to share")
+        return own.sharding  # the engine works by it on one accelerator as well
     return meaning
 
 

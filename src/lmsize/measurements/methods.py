@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lmsize.measurements.cells import count
 from lmsize.measurements.draft import Draft
-from lmsize.measurements.targets import lora_targets
+from lmsize.measurements.targets import lora_targets, saved_modules
 from lmsize.measurements.unmodelled import UnmodelledError
 from lmsize.measurements.words import read
+from lmsize.model.parts import Experts
 from lmsize.model.spec import ModelSpec
 
 METHODS = {"full": "full", "lora": "lora", "qlora": "qlora", "dora": "lora", "rslora": "lora",
@@ -59,11 +60,20 @@ def _read_adapters(draft: Draft, model: ModelSpec) -> None:
     if rank:
         draft.options["lora_rank"] = rank
     cell = draft.row.get("lora_targets", "") or draft.extra.get("target_modules", "")
+    saved = saved_modules(cell, model)
+    if saved:
+        draft.options["modules_to_save"] = saved
     targets = lora_targets(cell, model)
     if targets:
         draft.options["lora_targets"] = targets
     elif cell:
         draft.assume("row-targets", f"targets {cell!r} are not known: every linear is adapted")
+    has_experts = any(
+        isinstance(part, Experts) for _, run in model.runs() for part in run.block.parts
+    )
+    adapts_all = draft.options.get("lora_targets", "all-linear") == "all-linear"
+    if draft.options["stack"] == "megatron" and has_experts and adapts_all:
+        draft.options["lora_experts"] = True  # experts' products are linears of its own there
 
 
 def _method_in_label(label: str) -> str:

@@ -26,8 +26,11 @@ from lmsize.measurements.words import read
 from lmsize.memory.blocks import as_built
 from lmsize.model.spec import ModelSpec
 
-OFFLOADS = ("optimizer_cpu_offload", "fine_grained_activation_offloading", "cpu_offloading")
+OPTIMIZER_OFFLOAD = "optimizer_cpu_offload"
+OFFLOADS = (OPTIMIZER_OFFLOAD, "fine_grained_activation_offloading", "cpu_offloading")
 ON_HOST = ("unsloth",)  # stacks whose checkpoints wait on the host
+# "The longest Alpaca sample", "3234±2548 tokens": batches of other lengths come too.
+UNEQUAL = re.compile(r"\blongest \w+ sample\b|\d ?± ?\d+ tokens\b", re.IGNORECASE)
 BATCH_OF_RANK = re.compile(
     r"\bbatch(?:[ _-]size)? per (?:dp|rank|gpu|device)\D{0,3}(\d{1,6})\b", re.IGNORECASE
 )
@@ -68,10 +71,13 @@ def question(row: Mapping[str, str]) -> Question:
         draft.assume("row-framework", f"{frame.name} taken as {frame.stack}, the nearest stack")
     read_layout(draft, model.n_layers)
     read_method(draft, as_built(str(draft.options["stack"]), model))
+    _lengths(draft)
     _batch(draft)
     read_numbers(draft)
     _kernels(draft)
-    read_switches(draft)
+    read_switches(draft, model.n_layers)
+    if is_set(draft.extra, "use_liger_kernel"):
+        draft.options["loss"] = "liger"
     _refuse_offload(draft)
     model = _with_dropout(model, draft)
     name = row["gpu_norm"] if "gpu_norm" in row else row.get("gpu", "")
@@ -90,22 +96,35 @@ def _model(
     return architecture(said)
 
 
-def _batch(draft: Draft) -> None:
-    row = draft.row
-    seq_len = count(row, "seq_len")
+def _lengths(draft: Draft) -> None:
+    seq_len = count(draft.row, "seq_len")
     if seq_len:
         draft.options["seq_len"] = seq_len
-    o = draft.options
+    if UNEQUAL.search(draft.row.get("notes", "")):
+        draft.options["lengths"] = "varied"
+
+
+def _batch(draft: Draft) -> None:
+    row, o = draft.row, draft.options
     dp = o["accelerators"] // (o.get("tp", 1) * o.get("pp", 1) * o.get("cp", 1))
     micro, accum, whole = (count(row, c) for c in ("micro_batch", "grad_accum", "global_batch"))
     if micro is None and whole and accum and whole % (dp * accum) == 0:
         micro = whole // (dp * accum)
     each = BATCH_OF_RANK.search(row.get("extra_config", ""))
     if micro is None and accum is None and each:
-        accum = int(each[1])  # how a rank cuts its batch is not said: micro-batches of 1, as below
+        if draft.framework.runs_batch_whole and o.get("pp", 1) == 1:
+            micro = int(each[1])
+        else:  # how a rank cuts its batch is not said: micro-batches of 1, as below
+            accum = int(each[1])
     if micro is None:
         micro = 1
         draft.assume("row-micro-batch", "micro-batch 1: none stated")
+    pp = o.get("pp", 1)
+    if draft.framework.cuts_batch and pp > 1 and micro % pp == 0 and (accum or 1) == 1:
+        draft.assume(
+            "row-pipeline-batch", f"a rank's batch of {micro} in {pp} micro-batches, one a stage"
+        )
+        micro, accum = micro // pp, pp
     o["micro_batch"] = micro
     if whole and whole % (micro * dp) == 0:
         o["global_batch"] = whole
@@ -158,8 +177,13 @@ def _refuse_offload(draft: Draft) -> None:
     meaning = read("offload", cell).meaning if cell else "none"
     if meaning == "activations" and draft.options["stack"] in ON_HOST:
         meaning = "none"  # as the stack does it
+    is_switch = draft.options["stack"] == "megatron" and is_set(draft.extra, OPTIMIZER_OFFLOAD)
+    if meaning == "optimizer" and is_switch:
+        meaning = "none"  # told by the stack's switches
     if meaning is None or meaning != "none":
         raise UnmodelledError(f"offload {cell!r} is not modelled")
     shard = draft.row.get("sharding", "").lower()
-    if "offload" in shard or any(is_set(draft.extra, key) for key in OFFLOADS):
+    if "offload" in shard or any(
+        is_set(draft.extra, key) for key in OFFLOADS if not (is_switch and key == OPTIMIZER_OFFLOAD)
+    ):
         raise UnmodelledError("offload to the host is not modelled")

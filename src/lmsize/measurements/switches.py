@@ -1,24 +1,33 @@
-"""Megatron's own launch arguments -> the switches of its stack (``--stack-options``)."""
+"""Launch arguments -> the switches of a stack (``--stack-options``): Megatron's own, torchtitan's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 
-from lmsize.measurements.cells import count, is_set
+from lmsize.measurements.cells import count, is_set, number, switch
 from lmsize.measurements.draft import Draft
-from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES
+from lmsize.numbers import ceil_div
+from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
+MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
     "decoder_first_pipeline_num_layers": "first-stage-layers",
     "decoder_last_pipeline_num_layers": "last-stage-layers",
     "num_layers_in_first_pipeline_stage": "first-stage-layers",
     "num_layers_in_last_pipeline_stage": "last-stage-layers",
+    "microbatch_group_size_per_virtual_pipeline_stage": "microbatch-group",
+    "wgrad_deferral_limit": "deferral-limit", "mtp_num_layers": "mtp-layers",
 }  # fmt: skip
+BF16_ENDS = {
+    "num_layers_at_start_in_bf16": "bf16-first-layers",
+    "num_layers_at_end_in_bf16": "bf16-last-layers",
+}
 FLAGS = {
     "account_for_embedding_in_pipeline_split": "account-for-embedding",
     "account_for_loss_in_pipeline_split": "account-for-loss",
@@ -26,6 +35,12 @@ FLAGS = {
     "no_rope_fusion": "no-rope-fusion",
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
+    "no_masked_softmax_fusion": "no-softmax-fusion",
+    "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
+    "overlap_moe_expert_parallel_comm": "overlaps-experts",
+    "moe_router_fusion": "router-fusion", "moe_permute_fusion": "permute-fusion",
+    "moe_pad_expert_input_to_capacity": "pads-to-capacity",
+    "defer_embedding_wgrad_compute": "deferred-head", "tp_comm_overlap": "tp-comm-overlap",
 }  # fmt: skip
 
 
@@ -37,13 +52,48 @@ def stage_layers(text: str) -> tuple[int, ...]:
     return tuple(part.count("t") for part in text.split("|")) if known else ()
 
 
-def read_switches(draft: Draft) -> None:
-    """The switches that a row's launch arguments set."""
+def read_switches(draft: Draft, n_layers: int) -> None:
+    """The switches that a row's launch arguments set, and whether it compiles."""
+    if draft.options["stack"] == "torchtitan":
+        found = list(_of_compiler(draft))
+        draft.options |= {"stack_options": ",".join(found)} if found else {}
+    if draft.options["stack"] == "deepspeed":
+        found = [*draft.framework.stack_options, *_with_embeddings(draft, n_layers)]
+        draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] != "megatron":
         return
     found = [*draft.framework.stack_options, *_switches(draft.extra)]
     if found:
         draft.options["stack_options"] = ",".join(found)
+
+
+def _of_compiler(draft: Draft) -> Iterator[str]:
+    """What is not compiled: nothing, or before a month of the framework's own the loss."""
+    since, said = draft.framework.loss_compiled_since, draft.row.get("source_path_or_section", "")
+    month = MONTH.search(said)
+    if switch(draft.row, "compile") is False:
+        yield "no-compile"
+    elif since and month is not None and month[0] < since:
+        draft.assume("row-version", f"a version of {month[0]}, which did not compile its loss")
+        yield "no-compiled-loss"
+
+
+def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:
+    """Layers of each stage where they do not divide evenly: the embeddings at both ends count as one.
+
+    BLOOM's partition by ``type:transformer|embedding``, filled up from the first stage.
+    """
+    pp = draft.options.get("pp", 1)
+    if not draft.framework.counts_embeddings or pp == 1 or n_layers % pp == 0:
+        return
+    each = ceil_div(n_layers + 2, pp)
+    counts = [each - 1, *[each] * (pp - 2)]
+    counts.append(n_layers - sum(counts))
+    if min(counts) > 0:
+        draft.assume(
+            "row-stages", f"{counts[0]} layers on the first stage: embeddings count as one"
+        )
+        yield f"stage-layers={'+'.join(map(str, counts))}"
 
 
 def _switches(extra: Mapping[str, str]) -> Iterator[str]:
@@ -61,14 +111,42 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     parts = stage_layers(extra.get("pipeline_model_parallel_layout", ""))
     if parts:
         yield f"stage-layers={'+'.join(map(str, parts))}"
-    for key, switch in COUNTS.items():
+    for key, name in COUNTS.items():
         if n := count(extra, key):
-            yield f"{switch}={n}"
+            yield f"{name}={n}"
+    yield from _of_optimizer(extra)
+    yield from _of_few_bits(extra)
     yield from _of_experts(extra)
     yield from _of_recompute(extra)
-    for key, switch in FLAGS.items():
+    for key, name in FLAGS.items():
         if is_set(extra, key):
-            yield switch
+            yield name
+
+
+def _of_optimizer(extra: Mapping[str, str]) -> Iterator[str]:
+    if is_set(extra, "use_precision_aware_optimizer"):
+        yield "precision-aware"
+        if extra.get("main_grads_dtype", "") == "bf16":
+            yield "grad-reduce-in-bf16"
+        for name in ("exp_avg_dtype", "exp_avg_sq_dtype"):
+            if extra.get(name, "") in STATE_TYPES:
+                yield f"{name.replace('_', '-')}={extra[name]}"
+    if is_set(extra, "optimizer_cpu_offload"):
+        share = number(extra, "optimizer_offload_fraction")
+        yield f"optimizer-offload={1 if share is None else min(share, 1):g}"
+
+
+def _of_few_bits(extra: Mapping[str, str]) -> Iterator[str]:
+    recipe = "nvfp4" if "fp4_format" in extra else extra.get("fp8_recipe", "")
+    if recipe in RECIPES:
+        yield f"fp8-recipe={recipe}"
+    if is_set(extra, "fp8_param_gather") or is_set(extra, "fp8_param"):
+        yield "fp8-param-gather"
+    if is_set(extra, "first_last_layers_bf16"):
+        for key, name in BF16_ENDS.items():
+            n = number(extra, key)
+            if n != 0:
+                yield f"{name}={1 if n is None else int(n)}"
 
 
 def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:
@@ -79,6 +157,14 @@ def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:
         yield "dispatcher=allgather"  # the argument's default
     if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
         yield "no-grouped-gemm"
+    if extra.get("moe_router_score_function") == "sigmoid":
+        yield "router-score=sigmoid"
+    elif is_set(extra, "moe_router_pre_softmax"):
+        yield "router-score=pre-softmax"
+    if extra.get("moe_router_load_balancing_type", "") in ("none", "sinkhorn"):
+        yield "no-aux-loss"
+    if capacity := extra.get("moe_expert_capacity_factor", ""):
+        yield f"capacity-factor={capacity}"
 
 
 def _of_recompute(extra: Mapping[str, str]) -> Iterator[str]:
@@ -87,5 +173,8 @@ def _of_recompute(extra: Mapping[str, str]) -> Iterator[str]:
     if modules:
         yield f"recompute-modules={'+'.join(modules)}"
     layers = extra.get("recompute_num_layers", "")
-    if extra.get("recompute_method") == "block" and layers.isdigit():
-        yield f"recompute-layers={layers}"
+    name = {"block": "recompute-layers", "uniform": "recompute-chunk"}.get(
+        extra.get("recompute_method", "")
+    )
+    if name and layers.isdigit() and int(layers) > 0:
+        yield f"{name}={layers}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from lmsize.measurements.words import REMARK, read
-from lmsize.model.parts import Linear
+from lmsize.model.parts import Embedding, Linear
 from lmsize.model.spec import ModelSpec
 
 # Roles of the projections of a layer, by the ends of names that frameworks give their modules.
@@ -32,6 +32,8 @@ ROLES: Mapping[str, frozenset[str]] = {
     for name in names.split()
 }
 LLAMA_W = {"w1": frozenset({"gate"}), "w2": frozenset({"down"}), "w3": frozenset({"up"})}
+TRAINED = re.compile(r"[+,;]\s*([\w., ]+?)\s+(?:trained|saved)\b", re.IGNORECASE)
+TABLES = frozenset(("wte", "embed_tokens", "word_embeddings", "tok_embeddings", "embed_in"))
 SEPARATOR = re.compile(r"[,;+|/\s]+")
 
 
@@ -54,6 +56,7 @@ def lora_targets(cell: str, model: ModelSpec) -> str | None:
     """
     if not cell:
         return None
+    cell = TRAINED.sub(" ", cell)
     bare = REMARK.sub(" ", cell)
     whole = read("targets", bare)
     if whole.meaning is not None and not whole.unknown:
@@ -65,6 +68,20 @@ def lora_targets(cell: str, model: ModelSpec) -> str | None:
         return None
     names = sorted({name for name in _linears(model) if roles([name]) & wanted})
     return ",".join(names) or None
+
+
+def saved_modules(cell: str, model: ModelSpec) -> str | None:
+    """The value of ``--modules-to-save`` for a cell ("q,v + wte,lm_head trained"); None for none."""
+    said = TRAINED.search(cell)
+    if said is None:
+        return None
+    wanted = [word.lower() for word in SEPARATOR.split(said[1]) if word]
+    tables, is_head_wanted = bool(TABLES & set(wanted)), "head" in roles(wanted)
+    parts = [part for _, run in model.runs() for part in run.block.parts]
+    names = [p.name for p in parts if isinstance(p, Embedding) and p.is_vocabulary and tables]
+    heads = (p.name for p in parts if isinstance(p, Linear) and roles([p.name]) == {"head"})
+    names += heads if is_head_wanted else ()
+    return ",".join(dict.fromkeys(names)) or None
 
 
 def _linears(model: ModelSpec) -> Iterable[str]:

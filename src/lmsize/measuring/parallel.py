@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from lmsize.errors import InputError
-from lmsize.step.precision import step_precision
+from lmsize.step.sharding import SHARDS, sharded
 from lmsize.workload.training import TrainSpec
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -58,22 +58,22 @@ def process_group(device: str) -> Iterator[None]:
 
 
 def check_zero(spec: TrainSpec, *, n_processes: int) -> None:
-    """Refuse the ZeRO stages that plain torch has no wrapper for.
+    """Refuse the ZeRO stage that plain torch has no wrapper for.
 
     Raises:
-        InputError: stage 1 or 2, or any over a single process.
+        InputError: stage 1, or any over a single process.
     """
-    if spec.zero not in (None, 0, 3):
-        raise InputError("--zero", spec.zero, "0 (DDP) or 3 (FSDP2)", nearest=[0, 3])
+    if spec.zero == 1:
+        raise InputError("--zero", spec.zero, "0 (DDP), or 2 and 3 (FSDP2)", nearest=[0, 2])
     if spec.zero and n_processes == 1:
         raise InputError("--zero", spec.zero, "several processes (torchrun) to shard over")
 
 
 def wrapped(model: Any, spec: TrainSpec, *, device: str) -> Any:
-    """The model as the ranks share it: DDP at zero 0, FSDP2 at zero 3, itself for one rank."""
+    """The model as the ranks share it: DDP at zero 0, FSDP2 at 2 and 3, itself for one rank."""
     if world_size() == 1:
         return model
-    return _fsdp(model, spec, device=device) if spec.zero == 3 else _ddp(model, device=device)
+    return _fsdp(model, spec, device=device) if spec.zero else _ddp(model, device=device)
 
 
 def _ddp(model: Any, *, device: str) -> Any:
@@ -84,19 +84,10 @@ def _ddp(model: Any, *, device: str) -> Any:
 
 
 def _fsdp(model: Any, spec: TrainSpec, *, device: str) -> Any:
-    """Each layer a unit of its own, then what is left; gathers in the type of autocast."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    mesh = init_device_mesh(device, (world_size(),))
-    cast = step_precision(spec.precision or "").autocast
-    policy = MixedPrecisionPolicy(param_dtype=cast, reduce_dtype=cast)
-    layers = set(base._no_split_modules or ())  # noqa: SLF001 -- the layers, as accelerate reads them
-    for module in list(model.modules()):
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    return fully_shard(model, mesh=mesh, mp_policy=policy)
+    mesh = init_device_mesh(device, (world_size(),), mesh_dim_names=(SHARDS,))
+    return sharded(model, spec, mesh)
 
 
 def synchronised(model: Any) -> Callable[[bool], AbstractContextManager[Any]]:

@@ -78,7 +78,7 @@ def _optimizer(case: Case) -> str | None:
 def _sharding(case: Case) -> str:
     if case.n_processes == 1:
         return "none"
-    return "fsdp2" if case.spec.zero == 3 else "ddp"
+    return {2: "fsdp zero2", 3: "fsdp2"}.get(case.spec.zero or 0, "ddp")
 
 
 def _origin(case: Case, found: Measured) -> dict[str, object]:

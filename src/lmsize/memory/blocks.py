@@ -7,23 +7,33 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
-from lmsize.model.parts import AttentionCore, Linear
+from lmsize.memory.units import Unit
+from lmsize.model.adapted import SAVED
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
 from lmsize.stacks.ends import Use, embedding_program, head_program
+from lmsize.stacks.further import further_program, is_further_understood
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Setting, Style
-from lmsize.tape.pieces import Piece, piece
+from lmsize.stacks.switches import USUAL, Switches
+from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
 
+NO_UNIT = Unit()
 STYLES: dict[str, Style] = {
-    "transformers": transformers.STYLE, "deepspeed": transformers.STYLE,
+    "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
+SWITCHED: dict[str, Callable[[Switches], Style]] = {
+    "megatron": megatron.style,
+    "torchtitan": torchtitan.style,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,7 @@ class Placed:
     Attributes:
         checkpointed: whether they keep only their input, and run again for the backward.
         gradients: bytes of those of one block that stay, once it is undone.
+        unit: what ranks share of one of them, where FSDP2 has them share it.
     """
 
     label: str
@@ -41,6 +52,7 @@ class Placed:
     piece: Piece
     checkpointed: bool
     gradients: Any
+    unit: Unit = NO_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +73,38 @@ class _Ask:
     n_masks: int = 0
     n_bias_heads: int = 0
     recomputes: bool = False
+    n_further: int = 0
 
 
-def as_built(stack: str, model: ModelSpec) -> ModelSpec:
+def style_of(stack: str, switches: Switches) -> Style:
+    """How a stack writes its pieces, as its switches have it."""
+    switched = SWITCHED.get(stack)
+    return switched(switches) if switched else STYLES[stack]
+
+
+def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelSpec:
     """The model as the stack's own classes have it."""
-    return STYLES[stack].built(model) if stack in STYLES else model
+    return style_of(stack, switches).built(model) if stack in STYLES else model
 
 
-def covers(stack: str, model: ModelSpec, attention: str) -> bool:
-    """Whether the stack's programs are known for every block that this model runs."""
-    del attention
-    live = [tower for tower in model.towers if tower.stream != "idle"]
-    is_whole = len(live) == 1 or (len(live) == 2 and model.is_encoder_decoder)
-    return stack in STYLES and is_whole and all(
-        is_understood(run.block) for tower in live for run in tower.runs
-    )  # fmt: skip
+def not_understood(model: ModelSpec) -> list[str]:
+    """Names of the blocks that have no program of their own, and are taken part by part."""
+    found = (
+        run.block.name
+        for tower, run in model.runs()
+        if tower.stream != "idle" and not _is_understood(run.block)
+    )
+    return sorted(set(found))
+
+
+def _is_understood(block: Block) -> bool:
+    return is_further_understood(block) if block.role == "further" else is_understood(block)
 
 
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
-    most_recomputed: int | None = None,
+    most_recomputed: int | None = None, unit_of: Callable[[Tower, Run], Unit] | None = None,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
@@ -92,51 +115,92 @@ def placed_blocks(
         most_recomputed: how many layers full recomputation takes in, the first; None for all.
         gradient_shard: what stays of one block's gradients where they are divided over ranks as
             soon as they are made; None where they stay as they are.
+        unit_of: what ranks share of one block; None where they share nothing layer by layer.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
-    ranks = _ranks(adapters)
+    ranks, saved = _ranks(adapters), _saved(adapters)
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
-    for tower, run in stage.ordered:
+    n_further = 0
+    for tower, run, is_end in ends_apart(stage, **setting.switches.bf16_ends):
         if tower.stream == "idle":
             continue
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), adapting=STYLES[stack].adapting
-        )
+            setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
+            adapting=STYLES[stack].adapting, spreads=STYLES[stack].spreads,
+            casts=None if is_end else setting.casts,
+        )  # fmt: skip
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
-            again = _is_checkpointed(block, stack, recompute) and budget > 0
+            again = _is_checkpointed(block, stack, recompute) and (
+                budget > 0 or block.role == "further"
+            )
             ask = _Ask(
                 stack, own, model.width, itemsize, needs_grad,
                 again, accumulates,
                 upcasts=STYLES[stack].upcasts(model), use=_use(model, tower),
-                n_masks=_n_masks(model), recomputes=recompute == "full",
+                n_masks=_n_masks(model), recomputes=recompute == "full", n_further=n_further,
                 n_bias_heads=_n_bias_heads(model, stack), **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
-            n = left if steady or not first else 1
-            n = min(n, budget) if again else n
-            budget -= n if again else 0
+            n = 1 if block.role == "further" or (first and not steady) else left
+            if again and block.role == "layer":
+                n = min(n, budget)
+                budget -= n
+            n_further += block.role == "further"
             kept = gradient_shard(tower, run) if gradient_shard else made.gradients
-            yield Placed(f"{n} x {block.name}", block.role, n, made, ask.checkpointed, kept)
+            unit = unit_of(tower, run) if unit_of else NO_UNIT
+            # The root's gradients wait for the end, whole.
+            kept = unit.kept if unit_of and not unit.in_root else kept
+            together = (setting.switches.recompute_chunk or 1) if again else 1
+            for count, each in _chunks(n, together):
+                label = f"{count} x {f'{each} ' if each > 1 else ''}{block.name}"
+                yield Placed(
+                    label, block.role, count, chained(made, each), ask.checkpointed, each * kept,
+                    unit,
+                )  # fmt: skip
             left, first = left - n, False
 
 
+def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
+    """How many times so many layers run again together; the last ones may be fewer."""
+    whole, rest = divmod(n_layers, together)
+    if whole:
+        yield whole, together
+    if rest:
+        yield 1, rest
+
+
 def _ranks(adapters: ModelSpec | None) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:
-    """By tower and block: the rank of each adapted linear."""
+    """By tower and block: the rank of each adapted linear and bank of experts."""
     found: dict[tuple[str, str], tuple[tuple[str, int], ...]] = {}
     for tower, run in adapters.runs() if adapters else ():
-        found[tower.name, run.block.name] = tuple(
+        linears = tuple(
             (part.name.removesuffix(".lora_A"), part.n_out)
             for part in run.block.parts
             if isinstance(part, Linear) and part.name.endswith(".lora_A")
         )
+        banks = [part for part in run.block.parts if isinstance(part, Experts)]
+        found[tower.name, run.block.name] = (
+            *linears,
+            *((bank.name, bank.matrices[0][2]) for bank in banks),
+        )
     return found
+
+
+def _saved(adapters: ModelSpec | None) -> tuple[str, ...]:
+    """Modules of the base that are trained whole."""
+    return tuple(
+        part.name.removesuffix(SAVED)
+        for _, run in (adapters.runs() if adapters else ())
+        for part in run.block.parts
+        if isinstance(part, Linear | Embedding) and part.name.endswith(SAVED)
+    )
 
 
 def _is_tied(model: ModelSpec) -> bool:
@@ -183,23 +247,29 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
         keeps=torchtitan.keeps if selective else None, offloads=STYLES[ask.stack].offloads,
+        reentrant=STYLES[ask.stack].reentrant,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 
 
 def _program(block: Block, ask: _Ask) -> Program:
-    is_megatron = ask.stack == "megatron"
-    style = megatron.style(ask.setting.switches) if is_megatron else STYLES[ask.stack]
+    style = style_of(ask.stack, ask.setting.switches)
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
             n_bias_heads=ask.n_bias_heads, reads_encoder=ask.reads_encoder,
         )  # fmt: skip
+    if block.role == "further":
+        return further_program(
+            block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+            needs_grad=ask.needs_grad, n_before=ask.n_further,
+        )  # fmt: skip
     if block.role == "head":
         return head_program(
             block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
             needs_grad=ask.needs_grad, upcasts=ask.upcasts, is_read=ask.is_read,
+            n_further=ask.n_further,
         )  # fmt: skip
     return layer_program(
         block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
@@ -216,7 +286,7 @@ def _rotary_numel(ask: _Ask) -> Any:
 def _is_checkpointed(block: Block, stack: str, recompute: str) -> bool:
     """Whether a block runs again for its backward, in whole or but for some operations."""
     by_operation = recompute == "selective" and stack == "torchtitan"
-    return block.role == "layer" and (recompute == "full" or by_operation)
+    return block.role in ("layer", "further") and (recompute == "full" or by_operation)
 
 
 def _mask_numel(ask: _Ask) -> Any:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
 from lmsize.memory.moments import Moment
 from lmsize.memory.storage import storage
-
-if TYPE_CHECKING:
-    from lmsize.memory.training import TrainingSetup
+from lmsize.memory.training_setup import TrainingSetup
 
 JOIN = "unit_gradients"
 LAYER_MOMENTS = ("layer_backward", "layer_recompute")

@@ -6,7 +6,7 @@ the fullest layer is the first or the last to run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,12 @@ from lmsize.source import Source
 AUTOGRAD = Source(
     "PyTorch 2.13", "tools/autograd/derivatives.yaml", "https://github.com/pytorch/pytorch"
 )
+FSDP = Source(
+    "PyTorch 2.13", "torch/distributed/fsdp/_fully_shard, _fsdp_param_group.py and _fsdp_collectives.py",
+    "https://github.com/pytorch/pytorch",
+)  # fmt: skip
+
+LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
 
 
 @formula(source=AUTOGRAD)
@@ -59,6 +65,10 @@ def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -
     return n_micro_batches * n_tokens * 2 * bytes_per_number
 
 
+RUNNING = "running: "  # begins the label of what belongs to the block at work
+Kept = tuple[tuple[str, int, Any], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """An instant at which memory may peak.
@@ -68,16 +78,25 @@ class Moment:
         peak_bytes: all that the running block holds, of which it keeps `saved_bytes` and has made
             `gradient_bytes` of its parameters' gradients.
         cached_bytes: casts of weights that autocast keeps.
+        at: which of the stage's blocks runs; of its layers `n_before` come before the one that
+            does, and `n_after` after it.
+        around: what it needs of other ranks, or for them: (what, bytes).
+        at_loss: whether the running block is one that takes a loss.
     """
 
     name: str
     where: str
-    kept: tuple[tuple[str, int, Any], ...]
-    undone: tuple[tuple[str, int, Any], ...]
+    kept: Kept
+    undone: Kept
     peak_bytes: Any
     saved_bytes: Any
     gradient_bytes: Any = 0
     cached_bytes: Any = 0
+    at: int = 0
+    n_before: int = 0
+    n_after: int = 0
+    around: tuple[tuple[str, Any], ...] = ()
+    at_loss: bool = False
 
     @property
     def is_backward(self) -> bool:
@@ -88,65 +107,123 @@ class Moment:
         """All of it, for one micro-batch in flight."""
         kept = sum(n * each for _, n, each in self.kept)
         made = sum(n * each for _, n, each in self.undone)
-        return kept + made + self.cached_bytes + self.peak_bytes
+        around = sum(n_bytes for _, n_bytes in self.around)
+        return kept + made + self.cached_bytes + self.peak_bytes + around
 
 
-def moments(blocks: Sequence[Placed]) -> list[Moment]:
-    """The fullest instants: of the forward, of the loss, of the backward of layers and its end."""
-    found: dict[str, list[Moment]] = {}
-    for moment in (*_forwards(blocks), *_backwards(blocks)):
-        found.setdefault(moment.name, []).append(moment)
-    return [m for alike in found.values() for m in undominated(alike, key=lambda m: m.n_bytes)]
+Sharing = Callable[[Iterable[Moment], Sequence[Placed]], Iterable[Moment]]
 
 
-def _forwards(blocks: Sequence[Placed]) -> list[Moment]:
-    """The last layer of each run, when all before it are kept."""
+def moments(
+    blocks: Sequence[Placed], *, sharing: Sharing | None = None, alike: bool = True
+) -> list[Moment]:
+    """The fullest instants: of the forward, of the loss, of the backward of layers and its end.
+
+    Args:
+        sharing: adds what ranks that share weights hold then; the layers next to the first and
+            the last may hold more than those.
+        alike: the micro-batch before was as large as this one.
+    """
+    every: Iterable[Moment] = (
+        *_forwards(blocks, _clinging(blocks) if alike else ()),
+        *_backwards(blocks, inner=sharing is not None),
+    )
+    found: dict[tuple[str, bool], list[Moment]] = {}
+    for moment in every if sharing is None else sharing(every, blocks):
+        found.setdefault((moment.name, moment.at_loss), []).append(moment)
+    return [m for named in found.values() for m in undominated(named, key=lambda m: m.n_bytes)]
+
+
+def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
+    """The last layer of each run, when all before it are kept.
+
+    Until the model returns, what the graph of the micro-batch before holds is there too: `old`.
+    """
     made: list[Moment] = []
     kept: list[tuple[str, int, Any]] = []
     cached: Any = 0
-    for placed in blocks:
+    for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         held = cached + before * piece.cached
-        made.append(
-            Moment("forward", placed.label, here, (), piece.forward_peak, 0, cached_bytes=held)
-        )
+        loss = placed.role in LOSS_ROLES
+        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        made += [
+            Moment(
+                "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
+                at=at, n_before=before, at_loss=loss,
+            )
+            for stuck, peak in peaks
+        ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
     return made
 
 
-def _backwards(blocks: Sequence[Placed]) -> list[Moment]:
-    """The first and the last layer of each run that is undone."""
+def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
+    """The first and the last layer of each run that is undone, and if `inner` those next to them."""
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
+        kept += _clinging(blocks[at + 1 :])
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
-        for n_done in sorted({0, placed.n_layers - 1}):
+        last = placed.n_layers - 1
+        for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = placed.n_layers - 1 - n_done
             piece = placed.piece
+            here = [*_clinging([placed], n_done), (placed.label, n_left, piece.saved)]
             made.append(
                 Moment(
                     _name(placed),
                     placed.label,
-                    (*kept, (placed.label, n_left, piece.saved)),
+                    (*kept, *here),
                     (*undone, (placed.label, n_done, placed.gradients)),
                     piece.backward_peak,
                     piece.peak_saved,
                     piece.peak_gradients,
+                    at=at,
+                    n_before=n_left,
+                    n_after=n_done,
+                    at_loss=placed.role in LOSS_ROLES,
                 )
             )
     return made
 
 
+def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
+    """What the nodes of blocks that are undone hold on to, as long as the graph is there."""
+    return tuple(
+        (f"{p.label}, held by the graph", n, p.piece.clinging)
+        for p in blocks
+        if p.piece.clings and (n := p.n_layers if n_layers is None else n_layers)
+    )
+
+
+def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
+    """The same once all are undone, as at the optimizer's step."""
+    kept = _clinging(blocks)
+    leaves = [
+        kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
+        for label, n, each in kept
+    ]
+    return [total("activations", leaves)] if leaves else []
+
+
 def _name(placed: Placed) -> str:
-    if placed.role == "layer":
+    if placed.role in ("layer", "further"):
         return "layer_recompute" if placed.checkpointed else "layer_backward"
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
 
 
-def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed]) -> Term:
-    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it."""
+def activations_term(
+    moment: Moment, *, in_flight: float, whole: Sequence[Placed],
+    waiting: Sequence[tuple[str, Any, Any]] = (),
+) -> Term:  # fmt: skip
+    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it.
+
+    Args:
+        waiting: what a stage has for its neighbours: (what, bytes of one, micro-batches).
+    """
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in moment.kept
@@ -155,7 +232,7 @@ def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed
     if moment.is_backward:
         leaves.append(
             kept_bytes.term(
-                f"running: {moment.where}",
+                f"{RUNNING}{moment.where}",
                 n_layers=1,
                 layer_bytes=moment.saved_bytes,
                 n_in_flight=1,
@@ -169,7 +246,11 @@ def activations_term(moment: Moment, *, in_flight: float, whole: Sequence[Placed
             n_in_flight=in_flight - 1,
         )
         for p in whole
-        if in_flight > 1 and p.role != "head"
+        if in_flight > 1 and p.role not in LOSS_ROLES
+    ]
+    leaves += [
+        kept_bytes.term(label, n_layers=1, layer_bytes=each, n_in_flight=n)
+        for label, each, n in waiting
     ]
     return total("activations", leaves)
 
@@ -193,12 +274,23 @@ def passing_term(moment: Moment) -> Term:
                 n_in_flight=1,
             )
         )
+    leaves += [shared_bytes.term(what, n_bytes=n) for what, n in moment.around]
     return total("temporaries", leaves)
+
+
+@formula(source=FSDP)
+def shared_bytes(*, n_bytes: Any) -> Any:
+    """Bytes of what is gathered from other ranks, or on its way to them.
+
+    Assumes: first dimensions padded to a multiple of the ranks; one unit fetched ahead.
+    Valid for: ``fully_shard`` of each layer and then of the model.
+    """
+    return n_bytes
 
 
 def gradients_term(moment: Moment) -> Term:
     """Gradients of what is undone at a moment, and of the running block so far."""
-    made = [*moment.undone, (f"running: {moment.where}", 1, moment.gradient_bytes)]
+    made = [*moment.undone, (f"{RUNNING}{moment.where}", 1, moment.gradient_bytes)]
     return total("gradients", [
         made_gradient_bytes.term(label, n_layers=n, layer_bytes=each) for label, n, each in made if n
     ])  # fmt: skip

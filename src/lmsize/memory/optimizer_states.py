@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lmsize.catalogue import Optimizer, Precision, StateRule
 from lmsize.formula import Term, total
 from lmsize.layout.shares import Stored
 from lmsize.memory.storage import storage
+from lmsize.numbers import ceil_div
 
 BLOCKED = re.compile(r"(?P<value>[a-z0-9]+)-block(?P<size>\d+)")
+
+LEAST_PAGED = 100_000  # numbers of a tensor whose states are paged (bitsandbytes 0.50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +27,15 @@ class StateTypes:
     Attributes:
         precision: name -> number type.
         state: the recipe's state type; `weights` that of the weights.
+        named: types of single states, by their names, where they are said.
+        share: of the states that lies on the accelerator.
     """
 
     precision: Callable[[str], Precision]
     state: str
     weights: str
+    named: Mapping[str, str] = field(default_factory=dict)
+    share: float = 1.0
 
     def of(self, dtype: str) -> Precision:
         """The number type of a rule; ``int8-block256`` is int8 with an fp32 scale for each 256."""
@@ -97,16 +105,26 @@ def _is_small(optimizer: Optimizer, numel: int) -> bool:
 def _states(optimizer: Optimizer, stored: Stored) -> Iterator[tuple[str, str, int]]:
     """(state, number type, numbers) that one kind of tensor adds on the device.
 
-    Paged states lie in managed memory, which moves to the host under pressure.
+    Paged states of large tensors lie in managed memory, which moves to the host under pressure;
+    their scales do not.
     """
-    if optimizer.paged:
-        return
     small = _is_small(optimizer, stored.numel)
+    managed = optimizer.paged and stored.numel >= LEAST_PAGED
     for rule in optimizer.states:
         if rule.place == "device" and _applies(rule, stored.shape):
             numel = state_numel(rule, stored.shape, optimizer)
             dtype = optimizer.small_dtype if small else rule.dtype
-            yield rule.name, dtype, numel * stored.n_tensors
+            blocked = BLOCKED.fullmatch(dtype)
+            if not managed:
+                yield rule.name, dtype, numel * stored.n_tensors
+            elif blocked:
+                n_scales = ceil_div(numel, int(blocked["size"]))
+                yield f"{rule.name}, scales", "fp32", n_scales * stored.n_tensors
+
+
+def part_of(numel: Any, share: float) -> Any:
+    """So much of a number of numbers, rounded up; all of it as it is."""
+    return numel if share == 1 else int(-(-numel * share // 1))
 
 
 def optimizer_states(
@@ -120,7 +138,8 @@ def optimizer_states(
             continue
         acting = optimizer if fallback is None or handles(optimizer, stored) else fallback
         for name, dtype, numel in _states(acting, stored):
-            sums[name, dtype, stored.is_expert] += numel
+            kind = types.named.get(name) or dtype
+            sums[name, kind, stored.is_expert] += part_of(numel, types.share)
     parts = [
         storage(
             f"{name} ({types.of(dtype).name}{', experts' if expert else ''})",

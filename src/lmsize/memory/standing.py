@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmsize.formula import Term, formula, total
+from lmsize.formula import Term, formula, maximum, total
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage
-from lmsize.model.parts import Experts
+from lmsize.model.parts import AttentionCore, Experts
+from lmsize.numbers import ceil_div
 from lmsize.source import Source
 from lmsize.stacks.switches import Switches
 
@@ -31,11 +32,13 @@ DUMMIES = Source(
 )  # fmt: skip
 KIB, MIB = 2**10, 2**20
 HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
-LARGE = 32 * MIB  # also what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
+LARGE = 32 * MIB  # from Hopper on, and what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
+ROUTED = 4 + 1  # a weight in fp32 and a byte of the mask
 N_THREADS = 2  # the forward's and autograd's, each with a handle of its own
 N_STREAMS = 4  # that grouped products run on
+N_OVERLAPS = 3  # streams of products that overlap with gathers (cpp_extensions/gemm.py there)
 
 
 @formula(source=CUBLAS)
@@ -57,6 +60,27 @@ def buffer_bytes(*, n_tokens: Any, width: Any, bytes_per_number: Any) -> Any:
     Valid for: sequence parallelism, pipelines, that dispatcher.
     """
     return n_tokens * width * bytes_per_number
+
+
+@formula(source=MEGATRON)
+def score_bytes(*, n_pairs: Any, n_heads: Any, bytes_per_number: Any) -> Any:
+    """Bytes of the tensor that Megatron's own attention hands to its product of scores, unread.
+
+    Assumes: GlobalMemoryBuffer, ``matmul_input_buffer`` of core/transformer/dot_product_attention.py.
+    Valid for: layers of Megatron's own, `n_heads` those of a rank.
+    """
+    return n_pairs * n_heads * bytes_per_number
+
+
+@formula(source=MEGATRON)
+def routing_bytes(*, n_layers: Any, n_tokens: Any, n_experts: Any, bytes_per_number: Any) -> Any:
+    """Bytes of the weights and the mask of all experts that each layer's dispatcher names.
+
+    Assumes: ``self.probs`` in fp32 and ``self.routing_map`` of core/transformer/moe/token_dispatcher.py,
+    of the last micro-batch that passed.
+    Valid for: layers with experts.
+    """
+    return n_layers * n_tokens * n_experts * bytes_per_number
 
 
 @formula(source=DUMMIES)
@@ -95,19 +119,24 @@ class Libraries:
 
 def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:
     """Of PyTorch's products and of Transformer Engine's."""
+    switches = libraries.switches
     is_large = libraries.capability >= HOPPER
-    # PyTorch's own default is large on Hopper alone.
-    chosen = LARGE if libraries.capability == HOPPER or libraries.switches.deterministic else SMALL
-    yield workspace_bytes.term("cuBLAS of PyTorch", n_workspaces=N_THREADS, n_bytes=chosen)
-    if libraries.switches.transformer_impl == "local":
+    usual = LARGE if is_large or switches.deterministic else SMALL
+    asked = (switches.cublas_workspace_kib or 0) * KIB
+    yield workspace_bytes.term("cuBLAS of PyTorch", n_workspaces=N_THREADS, n_bytes=asked or usual)
+    is_local, has_experts = switches.transformer_impl == "local", _has_experts(stage)
+    if is_local and not has_experts:  # a router's product is Transformer Engine's all the same
         return
-    groups = libraries.switches.grouped_gemm and any(
-        isinstance(part, Experts) for _, run in stage.runs for part in run.block.parts
-    )
+    has_groups = has_experts and switches.grouped_gemm and not is_local
+    n_more = N_STREAMS * has_groups + N_OVERLAPS * switches.tp_comm_overlap
     yield workspace_bytes.term(
-        "cuBLAS of Transformer Engine", n_workspaces=1 + N_STREAMS * groups,
+        "cuBLAS of Transformer Engine", n_workspaces=1 + n_more,
         n_bytes=LARGE if is_large else SMALL_ENGINE,
     )  # fmt: skip
+
+
+def _has_experts(stage: Stage) -> bool:
+    return any(isinstance(part, Experts) for _, run in stage.runs for part in run.block.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +153,25 @@ class Shape:
     n_pairs: Any
     width: Any
     bytes_per_number: Any
+
+
+def _shared(libraries: Libraries, stage: Stage, layout: Layout, shape: Shape) -> Iterator[Term]:
+    """What is gathered or computed in the buffer that Megatron's parts share."""
+    switches, is_last = libraries.switches, stage.index == stage.n_stages - 1
+    is_local = switches.transformer_impl == "local"
+    width = {"width": shape.width, "bytes_per_number": shape.bytes_per_number}
+    if _has_experts(stage) and switches.dispatcher == "allgather":
+        n_gathered = shape.n_stream_tokens * layout.ep * layout.expert_tp
+        yield buffer_bytes.term("input of the experts", n_tokens=n_gathered, **width)
+    if layout.sequence_parallel and (is_last or is_local):
+        yield buffer_bytes.term("input of a linear", n_tokens=shape.n_tokens, **width)
+    cores = [p for _, run in stage.runs for p in run.block.parts if isinstance(p, AttentionCore)]
+    if cores and is_local:
+        n_heads = max(core.n_heads for core in cores)
+        yield score_bytes.term(
+            "scores", n_pairs=shape.n_pairs, n_heads=ceil_div(n_heads, layout.tp),
+            bytes_per_number=shape.bytes_per_number,
+        )  # fmt: skip
 
 
 def standing_term(
@@ -144,13 +192,16 @@ def standing_term(
             label, n_tokens=n_tokens, width=shape.width, bytes_per_number=shape.bytes_per_number
         )
 
-    has_experts = any(isinstance(p, Experts) for _, run in stage.runs for p in run.block.parts)
-    is_last = stage.index == stage.n_stages - 1
-    if has_experts and switches.dispatcher == "allgather":
-        n_gathered = shape.n_stream_tokens * layout.ep * layout.expert_tp
-        parts.append(buffer("gathered input of the experts", n_gathered))
-    elif layout.sequence_parallel and is_last:
-        parts.append(buffer("gathered input of the output layer", shape.n_tokens))
+    shared = list(_shared(libraries, stage, layout, shape))
+    if shared:  # one storage for all, of the largest that was asked for
+        parts.append(maximum("GlobalMemoryBuffer", shared))
+    parts += [
+        routing_bytes.term(
+            f"routing, {part.n_experts} experts", n_layers=run.n_layers, n_experts=part.n_experts,
+            n_tokens=shape.n_stream_tokens, bytes_per_number=ROUTED,
+        )
+        for _, run in stage.runs for part in run.block.parts if isinstance(part, Experts)
+    ]  # fmt: skip
     if stage.index > 0 and n_micro > 1:
         parts.append(buffer("gradient sent to the stage before", shape.n_stream_tokens))
     if switches.gradient_fusion and switches.transformer_impl != "local":

@@ -12,6 +12,7 @@ ACTIVATION = (
     "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj",
     "afn", "mlp_hidden_act", "ffn_act_fn",
 )  # fmt: skip
+OWN_ACTIVATIONS = {"bloom": "bloom_gelu"}  # which the class writes itself, whatever the config says
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 HIDDEN_DROPOUT = (
     "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout_rate", "residual_dropout",
@@ -42,6 +43,7 @@ class Conduct:
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
+        fp32_stream: whether the stream between the layers is fp32 whatever the weights are.
     """
 
     model_type: str = "llama"
@@ -56,6 +58,7 @@ class Conduct:
     final_softcap: bool = False
     parallel: bool = False
     scales_embedding: bool = False
+    fp32_stream: bool = False
 
 
 USUAL = Conduct()
@@ -66,7 +69,7 @@ def read_conduct(config: Config) -> Conduct:
     section = config.section("text_config") or config.section("llm_config") or config
     known = {**section.defaults, **section.raw}
     rotary = any(key in known for key in ROTARY) and not known.get("alibi")
-    activation = _text(known, ACTIVATION, "silu")
+    activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
     return Conduct(
         model_type=section.model_type or "llama",
         activation=GATED_T5.get(activation, activation),
@@ -80,6 +83,7 @@ def read_conduct(config: Config) -> Conduct:
         final_softcap=bool(known.get("final_logit_softcapping")),
         parallel=bool(known.get("use_parallel_residual")),
         scales_embedding=section.model_type.startswith("gemma"),
+        fp32_stream=bool(known.get("residual_in_fp32")),
     )
 
 

@@ -37,7 +37,10 @@ class DeltaNet:
 
     def scan(self) -> Scan:
         """The recurrence."""
-        return delta_rule(self.n_v_heads, self.k_dim, self.v_dim, self.channels, self.kernel)
+        return delta_rule(
+            self.n_v_heads, self.k_dim, self.v_dim, self.channels, self.kernel,
+            n_groups=self.n_k_heads,
+        )  # fmt: skip
 
 
 def _in_projections(net: DeltaNet, prefix: str, sizes: dict[str, int]) -> tuple[Part, ...]:

@@ -234,10 +234,25 @@ class Scan:
     Attributes:
         state_size: numbers of state kept per sequence and layer, the convolution's included.
         flops_per_token: forward FLOPs of the recurrence for one token, projections excluded.
+        kind: ``mamba``, ``mamba2``, ``delta``, ``lightning``; whose program it is.
+        n_heads: states of `k_dim` by `v_dim` numbers each; a channel of Mamba's is a head.
+        n_groups: groups of heads that share what is written and read (B and C, keys).
+        chunk: tokens that a chunked form computes at once.
     """
 
     state_size: int
     flops_per_token: int
+    kind: str = ""
+    n_heads: int = 1
+    k_dim: int = 1
+    v_dim: int = 1
+    n_groups: int = 1
+    chunk: int = 64
+
+    @property
+    def width(self) -> int:
+        """Of the values of all heads."""
+        return self.n_heads * self.v_dim
 
     def parameters(self) -> Iterator[Parameter]:
         return iter(())

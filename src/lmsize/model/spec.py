@@ -17,7 +17,7 @@ from lmsize.assumption import Assumption
 from lmsize.model.conduct import USUAL, Conduct
 from lmsize.model.parts import Parameter, Part
 
-Role = Literal["embedding", "layer", "head"]
+Role = Literal["embedding", "layer", "further", "head"]
 Stream = Literal["input", "labels", "idle"]
 
 
@@ -27,7 +27,8 @@ class Block:
 
     Attributes:
         name: what it is, e.g. ``layer``, ``moe layer``, ``head``; also the unit of recompute.
-        role: where a pipeline puts it: the first stage, any stage, the last stage.
+        role: where a pipeline puts it: the first stage, any stage, the last stage; a layer that
+            predicts a ``further`` token is on the last, too.
     """
 
     name: str

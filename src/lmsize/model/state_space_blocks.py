@@ -65,27 +65,37 @@ def selective_scan(inner: int, state: int, kernel: int) -> Scan:
 
     7 FLOPs per number of state; a work-efficient parallel scan does 9.
     """
-    return Scan(inner * (state + kernel), 7 * inner * state)
+    return Scan(inner * (state + kernel), 7 * inner * state, "mamba", inner, state)
 
 
-def state_space_dual(inner: int, state: int, channels: int, kernel: int) -> Scan:
+def state_space_dual(
+    inner: int, state: int, channels: int, kernel: int, *, n_heads: int = 1, n_groups: int = 1,
+    chunk: int = 256,
+) -> Scan:  # fmt: skip
     """Mamba-2 (Dao & Gu 2024): as Mamba with one decay a head: 5 FLOPs per number of state."""
-    return Scan(inner * state + channels * kernel, 5 * inner * state)
+    return Scan(
+        inner * state + channels * kernel, 5 * inner * state, "mamba2", n_heads, state,
+        inner // n_heads, n_groups, chunk,
+    )  # fmt: skip
 
 
-def delta_rule(n_heads: int, k_dim: int, v_dim: int, channels: int, kernel: int) -> Scan:
+def delta_rule(
+    n_heads: int, k_dim: int, v_dim: int, channels: int, kernel: int, *, n_groups: int | None = None
+) -> Scan:  # fmt: skip
     """Gated delta rule (Yang et al. 2024), also with a decay per channel (Kimi Linear 2025).
 
     ``S = a S; S = S + b (v - S k) k'; o = S q``: 7 FLOPs per number of state.
     """
     state = n_heads * k_dim * v_dim
-    return Scan(state + channels * kernel, 7 * state)
+    return Scan(
+        state + channels * kernel, 7 * state, "delta", n_heads, k_dim, v_dim, n_groups or n_heads
+    )
 
 
 def decayed_outer_product(n_heads: int, k_dim: int, v_dim: int) -> Scan:
     """Lightning attention (Qin et al. 2024): ``S = a S + k v'; o = q S``: 5 FLOPs per number."""
     state = n_heads * k_dim * v_dim
-    return Scan(state, 5 * state)
+    return Scan(state, 5 * state, "lightning", n_heads, k_dim, v_dim, chunk=256)
 
 
 # -- mixers ----------------------------------------------------------------------------------
@@ -111,6 +121,7 @@ def mamba_mixer(
 def mamba2_mixer(
     *, width: int, inner: int, n_heads: int, n_groups: int, state: int, kernel: int, bias: bool,
     conv_bias: bool, prefix: str = "mixer", out_bias: bool | None = None, norm: bool = True,
+    chunk: int = 256,
 ) -> tuple[Part, ...]:  # fmt: skip
     """Mamba-2: one projection gives gate, values, B, C and time steps; scalar decays a head.
 
@@ -122,7 +133,9 @@ def mamba2_mixer(
     return (
         Linear(f"{prefix}.in_proj", width, inner + channels + n_heads, bias, "column", n_heads),
         Conv(f"{prefix}.conv1d", channels, channels, kernel, channels, conv_bias),
-        state_space_dual(inner, state, channels, kernel),
+        state_space_dual(
+            inner, state, channels, kernel, n_heads=n_heads, n_groups=n_groups, chunk=chunk
+        ),
         Plain(f"{prefix}.dt_bias", (n_heads,)),
         Plain(f"{prefix}.A_log", (n_heads,)),
         Plain(f"{prefix}.D", (n_heads,)),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lmsize.errors import InputError, LayoutError, nearest_names
 from lmsize.layout.columns import over
 from lmsize.layout.degrees import Layout, check
-from lmsize.memory.training import TrainingSetup, training_peak
+from lmsize.memory.training import training_peak
+from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.spec import ModelSpec
 from lmsize.workload.training import ATTENTION, RECOMPUTE
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.latent import is_compressing, is_latent, latent_qkv
-from lmsize.stacks.linears import applied
+from lmsize.stacks.linears import applied, as_one
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style, normed
 from lmsize.tape import ops
@@ -21,6 +23,8 @@ def attention(
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
     else:
+        if style.fuses_matrices and not core.cross:
+            section = replace(section, linears=[as_one(section.linears, setting)])
         made = style.qkv if style.qkv and not core.cross else _projected
         q, k, v = made(program, x, section, core, setting)
         q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
@@ -33,7 +37,7 @@ def attention(
         compressed = [part.name for part in section.linears if is_compressing(part)]
         program.recompute(start, stop=projected, outputs=True, spared=compressed)
     for linear in section.outputs:
-        out = applied(program, out, linear, setting)
+        out = applied(program, out, linear, setting.of_shared)
     return out
 
 

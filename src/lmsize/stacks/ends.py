@@ -12,9 +12,11 @@ from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES
 from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.stacks.spread import table_scratch_bytes
 from lmsize.tape import ops
 from lmsize.tape.program import Op, Program, Tensor
 
+FP32 = 4
 Use = Literal["parameter", "shared", "waiting"]
 
 
@@ -67,27 +69,34 @@ def _looked_up(
     numel = (
         ceil_div(setting.seq_len, setting.sequence_shards) if n_rows is None else n_rows
     ) * part.width
-    trained = setting.trains_base and part.trainable
+    trained = setting.trains(part.name) and part.trainable
+    is_shared = part.is_vocabulary and part.name not in setting.saved
     table = program.parameter(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
-        kind=use if part.is_vocabulary else "parameter",
+        kind=use if is_shared else "parameter",
     )  # fmt: skip
-    made = ops.embedding(program, table, numel=numel)
+    scratch = table_scratch_bytes(table, setting) if part.is_vocabulary else 0
+    made = ops.embedding(program, table, numel=numel, scratch_bytes=scratch)
     made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
     return made
 
 
 def head_program(
     block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
-    upcasts: bool, is_read: bool = False,
+    upcasts: bool, is_read: bool = False, n_further: int = 0,
 ) -> Program:  # fmt: skip
     """The last norm, the projections and the loss of every token.
 
     Args:
         is_read: the output is not a loss but what a decoder reads, until it is undone.
+        n_further: streams of further tokens that come beside, whose losses are taken first.
     """
     program = new_program(setting, style)
-    x = program.input("stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad)
+    one = setting.n_stream_tokens * width
+    x = program.input("stream", one * (1 + n_further), itemsize, needs_grad=needs_grad)
+    if n_further:
+        x, *others = ops.split(program, x, (one,) * (1 + n_further))
+        _further_losses(program, others, block, setting, style, upcasts=upcasts)
     last: Linear | None = None
     outputs = x  # of the model below the head, which names them until the loss is taken
     for part in block.parts:
@@ -103,7 +112,7 @@ def head_program(
                 program.hold(outputs)
                 program.outputs.append(made)
                 return program
-            x = applied(program, x, local, setting)
+            x = _projected(program, x, local, setting)
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
     if is_read:
@@ -111,15 +120,53 @@ def head_program(
     elif last is None:
         x = ops.mean(program, x, numel=1)
     else:
-        if setting.conduct.final_softcap:
-            x = ops.pointwise(program, x, name="over cap")
-            x = ops.pointwise(program, x, name="tanh", saves="output")
-            x = ops.pointwise(program, x, name="times cap")
-        logits = x
-        x = style.loss(program, x, upcasts=upcasts, n_tokens=setting.n_tokens)
-        program.hold(logits, outputs)
+        x = _whole_loss(program, x, setting, style, upcasts=upcasts)
+        program.hold(outputs)
     program.outputs.append(x)
     return program
+
+
+def _whole_loss(
+    program: Program, logits: Tensor, setting: Setting, style: Style, *, upcasts: bool
+) -> Tensor:
+    """The stack's own loss of all logits, capped where the model caps them."""
+    logits = _capped(program, logits, setting)
+    spread = style.spread_loss if setting.layout.tp > 1 else None
+    x = (spread or style.loss)(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
+    program.hold(logits)
+    return x
+
+
+def _further_losses(
+    program: Program, streams: list[Tensor], block: Block, setting: Setting, style: Style, *,
+    upcasts: bool,
+) -> None:  # fmt: skip
+    """A loss for each stream of further tokens, by the same projection."""
+    output = [p for p in block.parts if isinstance(p, Linear) and p.per_token >= 1][-1]
+    local = local_linear(output, setting.layout)
+    for stream in streams:
+        if setting.loss:
+            made = LOSSES[setting.loss](program, stream, local, setting, upcasts)
+        else:
+            logits = applied(program, stream, local, setting)
+            made = _whole_loss(program, logits, setting, style, upcasts=upcasts)
+        program.outputs.append(made)
+
+
+def _projected(program: Program, x: Tensor, part: Linear, setting: Setting) -> Tensor:
+    """Mamba's classes cast the stream to the head's type, and the logits to fp32."""
+    if not setting.conduct.fp32_stream:
+        return applied(program, x, part, setting)
+    x = x if setting.autocast else ops.cast(program, x, setting.weight_itemsize)
+    return ops.cast(program, applied(program, x, part, setting), FP32)
+
+
+def _capped(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    if not setting.conduct.final_softcap:
+        return x
+    x = ops.pointwise(program, x, name="over cap")
+    x = ops.pointwise(program, x, name="tanh", saves="output")
+    return ops.pointwise(program, x, name="times cap")
 
 
 def _is_output(part: Linear, block: Block) -> bool:

@@ -24,7 +24,7 @@ def mixture(
     assert bank is not None
     weights = _routing(program, x, section, bank, setting)
     shared = section.linears
-    routed = _routed(program, x, weights, bank, setting=setting, style=style)
+    routed = routed_experts(program, x, weights, bank, setting=setting, style=style)
     if not shared:
         return routed
     gates = [part for part in shared if part.n_out == 1]
@@ -60,7 +60,7 @@ def _routing(
     return made
 
 
-def _routed(
+def routed_experts(
     program: Program, x: Tensor, weights: Tensor, bank: Experts, *, setting: Setting, style: Style
 ) -> Tensor:
     """Grouped products over tokens sorted by expert, each token ``top_k`` times."""
@@ -70,12 +70,10 @@ def _routed(
     rows = ops.gather(program, x, numel=n_rows * width, n_rows=n_rows, name="sorted tokens")
     weights = ops.gather(program, weights, numel=n_rows, n_rows=n_rows, name="sorted weights")
     *ups, down = bank.matrices
-    inner = _grouped(program, rows, ups[0], bank, setting)
-    if ups[0][2] == 2 * down[1]:
-        gate, other = ops.split(program, inner, (n_rows * down[1], n_rows * down[1]))
-        product = gated_mlp(program, gate, lambda: other, setting.conduct.activation, style)
-    else:
-        product = style.activation(program, inner, setting.conduct.activation)
+    inner = [_grouped(program, rows, up, bank, setting) for up in ups]
+    if len(ups) == 1 and ups[0][2] == 2 * down[1]:
+        inner = list(ops.split(program, inner[0], (n_rows * down[1], n_rows * down[1])))
+    product = _activated(program, inner, setting, style) if inner else rows
     out = _grouped(program, product, down, bank, setting)
     weighted = ops.mul(program, out, weights, small=weights, name="weighted")
     program.hold(rows, out)
@@ -88,6 +86,16 @@ def _routed(
     return made
 
 
+def _activated(
+    program: Program, made: list[Tensor], setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
+    """The activation of the first product, times the second if there is one."""
+    kind = setting.conduct.activation
+    if len(made) == 1:
+        return style.activation(program, made[0], kind)
+    return gated_mlp(program, made[0], lambda: made[1], kind, style)
+
+
 def _grouped(
     program: Program, x: Tensor, matrix: tuple[str, int, int], bank: Experts, setting: Setting
 ) -> Tensor:
@@ -96,4 +104,4 @@ def _grouped(
     n_weights: Any = bank.n_experts * n_in * n_out
     weight = parameter(program, f"{bank.name}.{name}", n_weights, setting)
     x = ops.cast(program, x, weight.itemsize)
-    return ops.grouped_linear(program, x, weight, n_in=n_in, n_out=n_out, name=name)
+    return ops.grouped_linear(program, x, weight, numel=x.numel // n_in * n_out, name=name)

@@ -8,6 +8,7 @@ from typing import Any
 from lmsize.layout.degrees import Layout
 from lmsize.model.parts import Linear
 from lmsize.model.spec import Block
+from lmsize.stacks.further import parts_of
 from lmsize.stacks.latent import is_latent
 from lmsize.stacks.local import local_linear, local_section
 from lmsize.stacks.sections import Section, sections
@@ -22,6 +23,11 @@ def fused_shapes(block: Block, layout: Layout) -> Iterator[Shape]:
             if isinstance(part, Linear):
                 local = local_linear(part, layout)
                 yield local.n_in, local.n_out
+    if block.role == "further":
+        further = parts_of(block)
+        joined = local_linear(further.joined, layout)
+        yield joined.n_in, joined.n_out
+        block = further.layer
     if block.role == "layer":
         for section in sections(block):
             yield from _of_section(local_section(section, layout))

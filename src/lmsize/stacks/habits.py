@@ -24,11 +24,11 @@ T5_NORM = _named("t5 mt5 umt5 longt5 switch_transformers pop2piano udop")
 # LayerNorm without a bias, written out in fp32.
 CENTRED = _named("cohere cohere2 cohere2_moe")
 # Queries and keys go to fp32 before they are turned.
-RAISES_QUERIES = CENTRED | _named("qwen2_vl qwen2_5_vl")
+RAISES_QUERIES = CENTRED | _named("qwen qwen2_vl qwen2_5_vl")
 # Rotary positions are computed in fp32 and cast back.
 FP32_ROTARY = _named(
     "cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "
-    "olmo3 olmo_hybrid qwen2_vl qwen2_5_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe"
+    "olmo3 olmo_hybrid qwen qwen2_vl qwen2_5_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe"
 )
 # Rotary positions turn a slice of each head, which is then put together with the rest.
 SLICED_ROTARY = _named(
@@ -46,6 +46,8 @@ OWN_SOFTMAX = _named(
 )
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# Scores are scaled within their product, and named with and without the mask until the layer ends.
+NAMES_SCORES = _named("bloom")
 # The router reads the stream in fp32.
 FP32_ROUTER = _named(
     "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
@@ -53,3 +55,14 @@ FP32_ROUTER = _named(
 )
 # Scores get a learned bias of relative positions, which fused attention takes as a mask and saves.
 POSITION_BIAS = T5_NORM
+# Tensor-parallel ranks gather queries, keys and values (norms over all heads, one product for the
+# three), or the halves of the gate, and divide again before the projection back.
+MEETS_IN_ATTENTION = _named(
+    "flex_olmo minimax_m2 olmo2 olmo3 olmo_hybrid olmoe phi3 phi4_multimodal step3p7"
+)
+MEETS_IN_MLP = _named("glm glm4 glm4v phi3 phi4_multimodal")
+# Embeddings are a module that is not to be split (`_no_split_modules`), so a unit of FSDP's own.
+EMBEDDINGS_APART = _named(
+    "bert camembert data2vec-text esm gte jina_embeddings_v3 modernbert nomic_bert roberta xlm-roberta "
+    "xlm-roberta-xl"
+)

@@ -31,9 +31,11 @@ def latent_qkv(
     n_latent = unfold.n_in
     n_turned = down.n_out - n_latent
     n_plain = core.head_dim - n_turned
-    q = _queries(program, x, section, setting, style)
+    # A norm that runs again is not saved; what it hands on is, as it is.
+    entry = setting.of_shared if setting.runs_again("layernorm") else setting
+    q = _queries(program, x, section, setting, style, entry=entry)
     plain, turned = ops.split(program, q, (t * core.n_heads * n_plain, t * core.n_heads * n_turned))
-    compressed = applied(program, x, down, setting)
+    compressed = applied(program, x, down, entry)
     rows = setting.n_stream_tokens  # latents are shared over the sequence as the stream is
     latent, shared = ops.split(program, compressed, (rows * n_latent, rows * n_turned))
     if norm is not None:
@@ -53,12 +55,14 @@ def latent_qkv(
 
 
 def _queries(
-    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
-) -> Tensor:
-    """One matrix, or two with a norm between."""
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style, *,
+    entry: Setting,
+) -> Tensor:  # fmt: skip
+    """One matrix, or two with a norm between; `entry` is the setting of the first."""
     for part in section.linears:
         if _leaf(part).startswith("q"):
-            x = applied(program, x, part, setting)
+            is_second = _leaf(part).startswith("q_b")
+            x = applied(program, x, part, setting if is_second else entry)
             norm = _norm(section, "q_a")
             if _leaf(part).startswith("q_a") and norm is not None:
                 x = normed(program, x, norm, setting, style, n_rows=setting.n_stream_tokens)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from lmsize.model.spec import Block
+from lmsize.stacks import habits
 from lmsize.stacks.attention import attention
+from lmsize.stacks.by_parts import by_parts
 from lmsize.stacks.experts import mixture
 from lmsize.stacks.latent import is_latent
 from lmsize.stacks.local import local_section
 from lmsize.stacks.mlp import mlp
-from lmsize.stacks.sections import Section, sections
+from lmsize.stacks.recurrences import RECURRENCES
+from lmsize.stacks.sections import Section, is_plain, sections
 from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.stacks.spread import keeps_heads_whole
 from lmsize.tape import ops
-from lmsize.tape.program import Program, Tensor
+from lmsize.tape.program import Op, Program, Tensor
+
+FP32 = 4
 
 
 def layer_program(
@@ -28,18 +34,32 @@ def layer_program(
         "stream", setting.n_stream_tokens * width, itemsize, needs_grad=needs_grad
     )
     stream = given
+    if setting.casts_inputs and setting.conduct.model_type in habits.FP32_ROTARY:
+        _cast_tables(program, setting, itemsize)
     if reads_encoder:
         read = setting.micro_batch * (setting.n_keys or setting.seq_len)
         program.remembered(read * width, itemsize, needs_grad=setting.trains_base)
-    branches = [local_section(section, setting.layout) for section in sections(block)]
+    whole = keeps_heads_whole(setting)
+    branches = [
+        local_section(section, setting.layout, whole_heads=whole) for section in sections(block)
+    ]
     if _is_parallel(branches, setting):
         stream = _parallel(program, stream, branches, setting, style)
     else:
         for branch in branches:
-            stream = _residual(program, stream, branch, setting, style)
+            stream = residual(program, stream, branch, setting, style)
     program.hold(given)  # the loop over the layers still names it
     program.outputs.append(stream)
     return program
+
+
+def _cast_tables(program: Program, setting: Setting, itemsize: float) -> None:
+    """The layer's own copies of cosines and sines that were made in fp32."""
+    numel = setting.seq_len * setting.head_dim
+    tables = [
+        program.input(name, numel, itemsize, needs_grad=False) for name in ("cosines", "sines")
+    ]
+    program.ops.append(Op("rotary tables cast", tuple(tables), (), saves=tuple(tables)))
 
 
 def _is_parallel(branches: list[Section], setting: Setting) -> bool:
@@ -49,11 +69,15 @@ def _is_parallel(branches: list[Section], setting: Setting) -> bool:
     return setting.conduct.parallel or (branches[1].before is None and branches[0].after is None)
 
 
-def _residual(
+def residual(
     program: Program, stream: Tensor, branch: Section, setting: Setting, style: Style
 ) -> Tensor:
+    """One branch of a layer, added to the stream."""
     x = stream
     start = len(program.ops)
+    if setting.conduct.fp32_stream:
+        x = ops.cast(program, stream, setting.weight_itemsize)
+        stream = ops.cast(program, stream, FP32)
     if branch.before is not None:
         x = normed(program, x, branch.before, setting, style)
     entered, after_norm = x, len(program.ops)
@@ -98,8 +122,13 @@ def _parallel(
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:
+    if not is_plain(branch):
+        width = program.inputs[0].numel // setting.n_stream_tokens
+        return by_parts(program, x, branch, setting, style, width=width)
     if branch.kind == "attention":
         return attention(program, x, branch, setting, style)
     if branch.kind == "experts":
         return (style.mixture or mixture)(program, x, branch, setting, style)
+    if branch.scan is not None:
+        return RECURRENCES[branch.scan.kind](program, x, branch, setting, style)
     return mlp(program, x, branch, setting, style)

@@ -17,7 +17,7 @@ from lmsize.stacks import transformers
 from lmsize.stacks.linears import base_product
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
@@ -129,7 +129,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     if part.n_kv_heads != part.n_heads:
         k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
         v = ops.copy(program, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim)
-    out = ops.fused_attention(
+    out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
         n_log_sums=setting.n_tokens * part.n_heads,
     )  # fmt: skip
@@ -151,14 +151,15 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
     del upcasts
     vocab = logits.numel // n_tokens
     raised = ops.cast(program, logits, FP32, name="logits in fp32")
+    # The script's variable names the logits, and with them the graph, until the next ones are there.
+    program.ops.append(Op("named by the script", (), (), saves=(raised,), clings=(raised,)))
+    program.returns_at = len(program.ops)
     probs = Tensor("log-probabilities", raised.numel, FP32)
     made = Tensor("loss", 1, FP32)
     program.record(
         "chunked cross-entropy", [raised], made, saves=[probs], gradients=[Gradient(raised, "saved")],
         side=[probs], backward_bytes=2 * CHUNK * vocab * FP32,
     )  # fmt: skip
-    # The script's variable names the logits until the backward is over.
-    program.ops.insert(0, Op("named by the script", (), (), saves=(raised,)))
     return made
 
 

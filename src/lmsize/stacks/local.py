@@ -6,20 +6,29 @@ from dataclasses import replace
 
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import rank_shape
-from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Part
 from lmsize.numbers import ceil_div
 from lmsize.stacks.sections import Section
 
 
-def local_section(section: Section, layout: Layout) -> Section:
-    """The rank's part of every linear, core and bank of experts."""
+def local_section(section: Section, layout: Layout, *, whole_heads: bool = False) -> Section:
+    """The rank's part of every linear, core (but `whole_heads`) and bank of experts."""
     return replace(
         section,
         linears=[local_linear(part, layout) for part in section.linears],
         outputs=[local_linear(part, layout) for part in section.outputs],
-        core=local_core(section.core, layout) if section.core else None,
+        core=local_core(section.core, layout) if section.core and not whole_heads else section.core,
         experts=local_experts(section.experts, layout) if section.experts else None,
+        parts=[_local_part(part, layout) for part in section.parts],
     )
+
+
+def _local_part(part: Part, layout: Layout) -> Part:
+    if isinstance(part, Linear):
+        return local_linear(part, layout)
+    if isinstance(part, AttentionCore):
+        return local_core(part, layout)
+    return local_experts(part, layout) if isinstance(part, Experts) else part
 
 
 def local_linear(part: Linear, layout: Layout) -> Linear:

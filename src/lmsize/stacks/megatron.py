@@ -13,17 +13,29 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import transformers
+from lmsize.stacks.further import with_further
 from lmsize.stacks.megatron_experts import mixture
-from lmsize.stacks.setting import QKV, Setting, Style, parameter
+from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
+OF_HEADS = ("q_layernorm", "k_layernorm", "q_norm", "k_norm", "query_layernorm", "key_layernorm")
+
+
+def is_part(x: Tensor) -> bool:
+    """Whether it is a view of a part of a larger tensor."""
+    return x.numel is not x.base.numel
 
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
-    """The fused norm saves its input and a deviation (LayerNorm: and a mean) a row."""
+    """The fused norm saves its input and a deviation (LayerNorm: and a mean) a row.
+
+    Heads that are a part of what queries, keys and values were projected to are copied for it.
+    """
+    if is_part(x) and part.name.rpartition(".")[2].startswith(OF_HEADS):
+        x = ops.copy(program, x, name=f"{x.name} heads")
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     made = Tensor("norm", x.numel, x.itemsize, made_from=(x,))
     rows = [Tensor("row deviations", n_rows, FP32)]
@@ -56,9 +68,9 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         return out
     if setting.switches.attention_backend == "flash":  # its kernels want sequences outermost
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
-    elif setting.conduct.rotary:
+    elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
-    out = ops.fused_attention(
+    out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads
     )
     is_turned = setting.switches.attention_backend == "flash" and setting.micro_batch > 1
@@ -80,10 +92,26 @@ def _unfused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) 
         k = ops.copy(program, k, numel=setting.n_tokens * part.n_heads * part.head_dim)
         v = ops.copy(program, v, numel=setting.n_tokens * width)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
-    probs = ops.pointwise(program, scores, name="fused softmax", saves="output")
+    probs = _softmax(program, scores, setting)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     return ops.copy(
         program, ops.matmul(program, probs, v, numel=setting.n_tokens * width, name="attention")
+    )
+
+
+def _softmax(program: Program, scores: Tensor, setting: Setting) -> Tensor:
+    """Scaled and masked in one kernel, or by torch: masked in place, in fp32 if so said.
+
+    Source: Megatron-LM core/fusions/fused_softmax.py, FusedScaleMaskSoftmax.
+    """
+    switches = setting.switches
+    if switches.softmax_fusion or switches.transformer_impl != "local":
+        return ops.pointwise(program, scores, name="fused softmax", saves="output")
+    raised = ops.cast(program, scores, FP32) if switches.fp32_softmax else scores
+    scaled = ops.pointwise(program, raised, name="scaled") if switches.fp32_softmax else raised
+    masked = ops.in_place(program, scaled, name="masked")
+    return ops.cast(
+        program, ops.pointwise(program, masked, name="softmax", saves="output"), scores.itemsize
     )
 
 
@@ -120,7 +148,9 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 
 STYLE = Style(
-    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture, recomputes_modules=True, fuses_weight_gradients=True,
+    norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture,
+    recomputes_modules=True, fuses_weight_gradients=True, reentrant=True,
+    fuses_matrices=True, adapting=Adapting(itemsize=None, casts=False),
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
 
@@ -128,4 +158,7 @@ STYLE = Style(
 @cache
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
-    return replace(STYLE, loss=partial(loss, kind=switches.cross_entropy))
+    return replace(
+        STYLE, loss=partial(loss, kind=switches.cross_entropy),
+        built=partial(with_further, n_layers=switches.mtp_layers or 0),
+    )  # fmt: skip

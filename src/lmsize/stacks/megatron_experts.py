@@ -10,6 +10,7 @@ from typing import Any
 
 from lmsize.model.parts import Experts
 from lmsize.stacks.linears import applied
+from lmsize.stacks.megatron_router import Routing, n_rows_sent, routed
 from lmsize.stacks.mlp import dense_mlp
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, Style, parameter
@@ -25,11 +26,11 @@ def mixture(
     """From the normed stream to what the experts, routed and shared, add to it."""
     bank = section.experts
     assert bank is not None
-    weights = _routed_weights(program, x, section, bank, setting)
+    routing = routed(program, x, section, bank, setting)
     gates = [part for part in section.linears if part.n_out == 1]
     shared = [part for part in section.linears if part not in gates]
     start = len(program.ops)
-    own = dense_mlp(program, x, shared, setting, style) if shared else None
+    own = dense_mlp(program, x, shared, setting, style, is_shared=True) if shared else None
     if setting.runs_again("shared_experts") and shared:
         program.recompute(start)
     for gate in gates:
@@ -38,62 +39,43 @@ def mixture(
             program, applied(program, x, gate, setting), name="sigmoid", saves="output"
         )
         own = ops.mul(program, open_, own, small=open_)
-    out = _experts(program, x, weights, bank, setting=setting)
+    out = _experts(program, x, routing, bank, setting=setting)
     return out if own is None else ops.add(program, out, own)
 
 
-def _routed_weights(
-    program: Program, x: Tensor, section: Section, bank: Experts, setting: Setting
-) -> Tensor:
-    """Weights of the chosen experts: as a table of all experts in fp32, then one for each row sent."""
-    t, router = setting.n_stream_tokens, section.router
-    if router is None:
-        return Tensor("weights", t * bank.top_k, FP32, kind="given")
-    n_all = router.n_out
-    weight = parameter(program, router.name, router.n_in * n_all, setting)
-    logits = Tensor("logits", t * n_all, FP32)
-    program.record(
-        "linear", [x, weight], logits, saves=[x, weight],
-        gradients=[Gradient(x), Gradient(weight)],
-    )  # fmt: skip
-    balance = ops.pointwise(program, logits, name="softmax for balance", saves="output")
-    chosen = ops.gather(program, logits, numel=t * bank.top_k, n_rows=t * bank.top_k)
-    scores = ops.pointwise(program, chosen, name="softmax", saves="output")
-    table = Tensor("table of weights", t * n_all, FP32)
-    mask = Tensor("mask of experts", t * n_all, 1)
-    made = Tensor("weights", t * bank.top_k, FP32)
-    program.record("scatter", [scores], table, gradients=[Gradient(scores)])
-    program.record(
-        "masked_select", [table], made, saves=[table, mask], gradients=[Gradient(table)],
-        side=[mask],
-    )  # fmt: skip
-    program.hold(logits, balance)
-    return made
-
-
 def _experts(
-    program: Program, x: Tensor, weights: Tensor, bank: Experts, *, setting: Setting
+    program: Program, x: Tensor, routing: Routing, bank: Experts, *, setting: Setting
 ) -> Tensor:
     """Rows of tokens go out, pass their experts, and come back."""
     width = bank.matrices[0][1]
     layout = setting.layout
     gathered = layout.expert_tp if setting.sequence_shards > 1 else 1
-    n_sent = setting.n_stream_tokens * bank.top_k
+    n_sent = n_rows_sent(bank, setting)
     n_rows = n_sent * gathered
     is_split, has_several = layout.ep > 1 or gathered > 1, bank.n_experts > 1
-    sent = ops.gather(program, x, numel=n_sent * width, n_rows=n_sent, name="rows by expert")
+    sent = _placed(program, x, routing, n_sent * width, "rows by expert")
     rows = _moved(program, sent, n_rows * width, "rows received") if is_split else sent
     sorted_ = _moved(program, rows, n_rows * width, "rows sorted") if has_several else rows
-    out = _bank(program, sorted_, weights, bank, n_rows=n_rows, setting=setting)
+    if setting.casts is not None:  # filled up for the kernels (Fp8Padding)
+        sorted_ = _moved(program, sorted_, n_rows * width, "rows padded")
+    out = _bank(program, sorted_, routing.weights, bank, n_rows=n_rows, setting=setting)
     program.hold(sent, rows)
+    if setting.casts is not None:
+        out = _moved(program, out, n_rows * width, "rows unpadded")
     if has_several:
         out = _moved(program, out, n_rows * width, "rows unsorted")
     back = _moved(program, out, n_sent * width, "rows back") if is_split else out
-    made = ops.gather(
-        program, back, numel=setting.n_stream_tokens * width, n_rows=1, name="tokens in order"
-    )
+    made = _placed(program, back, routing, setting.n_stream_tokens * width, "tokens in order")
     program.hold(out, back)
     return made
+
+
+def _placed(program: Program, x: Tensor, routing: Routing, numel: Any, name: str) -> Tensor:
+    """Tokens to rows and back, by the same map, which is saved."""
+    made = Tensor(name, numel, x.itemsize)
+    return program.record(
+        "gather", [x, routing.rows], made, saves=[routing.rows], gradients=[Gradient(x)]
+    )
 
 
 def _moved(program: Program, x: Tensor, numel: Any, name: str) -> Tensor:
@@ -124,8 +106,9 @@ def _bank(
         )  # fmt: skip
         program.record("cast", [raised], weighted, gradients=[Gradient(raised)])
     activated = len(program.ops)
-    out = _product(program, weighted, down, bank, setting)
-    if setting.runs_again("moe_act"):
+    again = setting.runs_again("moe_act")
+    out = _product(program, weighted, down, bank, setting.of_shared if again else setting)
+    if again:
         program.recompute(start, stop=activated, outputs=True)
     return out
 
@@ -135,4 +118,29 @@ def _product(
 ) -> Tensor:
     name, n_in, n_out = matrix
     weight = parameter(program, f"{bank.name}.{name}", bank.n_experts * n_in * n_out, setting)
-    return ops.grouped_linear(program, x, weight, n_in=n_in, n_out=n_out, name=name)
+    made = ops.grouped_linear(
+        program, x, weight, numel=x.numel // n_in * n_out, name=name, casts=setting.casts
+    )
+    rank = setting.rank(bank.name)
+    return (
+        made
+        if rank is None
+        else _adapted(program, x, made, matrix, bank, rank=rank, setting=setting)
+    )
+
+
+def _adapted(
+    program: Program, x: Tensor, base: Tensor, matrix: tuple[str, int, int], bank: Experts, *,
+    rank: int, setting: Setting,
+) -> Tensor:  # fmt: skip
+    """Every expert's own adapter beside its matrix."""
+    _, n_in, n_out = matrix
+    itemsize = setting.adapting.itemsize or setting.weight_itemsize
+    down, up = (
+        program.parameter(name, bank.n_experts * numel, itemsize, trained=True)
+        for name, numel in (("lora_A", n_in * rank), ("lora_B", rank * n_out))
+    )
+    n_rows = x.numel // n_in
+    inner = ops.grouped_linear(program, x, down, numel=n_rows * rank, name="lora_A")
+    outer = ops.grouped_linear(program, inner, up, numel=n_rows * n_out, name="lora_B")
+    return ops.add(program, base, ops.pointwise(program, outer, name="scaled"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lmsize.model.parts import Linear
-from lmsize.stacks.linears import applied
+from lmsize.stacks.linears import applied, as_one
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape import ops
@@ -18,16 +18,25 @@ def mlp(program: Program, x: Tensor, section: Section, setting: Setting, style: 
 
 
 def dense_mlp(
-    program: Program, x: Tensor, linears: list[Linear], setting: Setting, style: Style
-) -> Tensor:
-    """Up, an activation and down; with a gate if there are three matrices or one of double width."""
+    program: Program, x: Tensor, linears: list[Linear], setting: Setting, style: Style, *,
+    is_shared: bool = False,
+) -> Tensor:  # fmt: skip
+    """Up, an activation and down; with a gate if there are three matrices or one of double width.
+
+    Args:
+        is_shared: whether something else saves what it reads.
+    """
     *ups, down = linears
-    kind, t = setting.conduct.activation, setting.n_tokens
-    first = applied(program, x, ups[0], setting)
+    if style.fuses_matrices:
+        ups = [as_one(ups, setting)]
+    kind = setting.conduct.activation
+    up = setting.of_shared if is_shared else setting
+    first = applied(program, x, ups[0], up)
     if len(ups) == 2:
-        inner = gated_mlp(program, first, lambda: applied(program, x, ups[1], setting), kind, style)
+        inner = gated_mlp(program, first, lambda: applied(program, x, ups[1], up), kind, style)
     elif ups[0].n_out == 2 * down.n_in:
-        gate, other = ops.split(program, first, (t * down.n_in, t * down.n_in))
+        half = first.numel // 2
+        gate, other = ops.split(program, first, (half, half))
         inner = gated_mlp(program, gate, lambda: other, kind, style)
     else:
         inner = style.activation(program, first, kind)

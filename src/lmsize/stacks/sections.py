@@ -9,6 +9,7 @@ from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part,
 from lmsize.model.spec import Block
 
 Kind = Literal["attention", "mlp", "experts", "scan"]
+SCANS = ("mamba",)  # recurrences that have a program
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -22,6 +23,7 @@ class Section:
     Attributes:
         before: the norm of its input; `after` that of its output.
         norms: of queries, keys and latents.
+        parts: all of it, in the order in which the module lists them.
     """
 
     kind: Kind
@@ -35,11 +37,16 @@ class Section:
     scan: Scan | None = None
     convs: list[Conv] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
 
-def is_inner_norm(part: Part) -> bool:
-    """Whether it is a norm of queries, keys or latents, inside of attention."""
-    return isinstance(part, Norm) and part.name.rsplit(".", 1)[-1] in INNER_NORMS
+def is_inner_norm(part: Part, owner: Section | None = None) -> bool:
+    """Whether it is a norm of queries, keys or latents, or of the recurrence's own module."""
+    if not isinstance(part, Norm):
+        return False
+    if owner is not None and owner.scan is not None and owner.linears:
+        return _module(part.name) == _module(owner.linears[0].name)
+    return part.name.rsplit(".", 1)[-1] in INNER_NORMS
 
 
 def sections(block: Block) -> list[Section]:
@@ -82,13 +89,15 @@ def _groups(block: Block) -> list[Norm | Section]:
     for part in block.parts:
         last = groups[-1] if groups else None
         open_ = last if isinstance(last, Section) else None
-        if is_inner_norm(part):
-            owner = next((g for g in reversed(groups) if isinstance(g, Section) and g.core), open_)
+        if is_inner_norm(part, open_):
+            holders = (g for g in reversed(groups) if isinstance(g, Section) and (g.core or g.scan))
+            owner = next(holders, open_)
             if owner is not None and isinstance(part, Norm):
                 owner.norms.append(part)
+                owner.parts.append(part)
         elif isinstance(part, Norm):
             groups.append(part)
-        elif not isinstance(part, Plain):
+        elif not isinstance(part, Plain) and not _is_empty(part):
             if open_ is None or _is_complete(open_, part):
                 open_ = Section("mlp")
                 groups.append(open_)
@@ -96,17 +105,23 @@ def _groups(block: Block) -> list[Norm | Section]:
     return groups
 
 
+def _is_empty(part: Part) -> bool:
+    """A class builds the matrices of no shared experts, too."""
+    return isinstance(part, Linear) and not part.n_in * part.n_out
+
+
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
 def _is_complete(section: Section, part: Part) -> bool:
-    if section.core is None or not section.outputs:
+    if (section.core is None and section.scan is None) or not section.outputs:
         return False
     return isinstance(part, Linear | Experts)
 
 
 def _extend(section: Section, part: Part) -> None:
+    section.parts.append(part)
     if isinstance(part, AttentionCore):
         section.kind, section.core = "attention", part
     elif isinstance(part, Experts):
@@ -121,15 +136,15 @@ def _extend(section: Section, part: Part) -> None:
 
 
 def is_understood(block: Block) -> bool:
-    """Whether a program can be built from a block's parts."""
-    if block.role != "layer":
-        return not any(isinstance(p, Conv | Scan | Experts | AttentionCore) for p in block.parts)
-    return all(_is_plain(section) for section in sections(block))
+    """Whether every branch of a layer has a program of its own."""
+    return block.role != "layer" or all(is_plain(section) for section in sections(block))
 
 
-def _is_plain(section: Section) -> bool:
+def is_plain(section: Section) -> bool:
     """Attention with projections for queries, keys and values; MLPs of two or three matrices."""
-    if section.convs or section.scan:
+    if section.scan:
+        return section.scan.kind in SCANS
+    if section.convs:
         return False
     if section.experts:
         others = [p for p in section.linears if p.n_out != 1]

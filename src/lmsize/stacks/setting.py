@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmsize.layout.degrees import Layout
@@ -12,6 +12,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
 from lmsize.stacks.switches import USUAL, Switches
+from lmsize.tape.casts import Casts
 from lmsize.tape.program import Program, Tensor
 
 ONE = Layout()
@@ -53,14 +54,20 @@ class Setting:
         attention: ``eager``, ``sdpa`` or ``flash``.
         trains_base: False where only adapters are trained.
         ranks: LoRA rank of each adapted linear, by its name in the block.
+        saved: names of modules that are trained whole though the base is frozen.
         head_dim: width of what rotary positions turn.
         inputs_need_grad: whether looked-up embeddings ask for gradients though their table is
             frozen, as checkpointing of a model with adapters has it.
         layout: of the run; programs are those of one of its ranks.
-        quant_itemsize: of products with weights in few bits.
+        quant_itemsize: of products with weights in few bits; `unpacks` whether these are unpacked in
+            plain torch (GPTQ) rather than dequantised by a kernel (bitsandbytes).
         switches: of the stack.
-        quantised: whether the base's adaptable linears are stored in few bits.
+        quant: type in which the base's adaptable linears are stored; empty if as they are.
         adapting: how adapters and products of few bits are written.
+        casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
+            precisions.
+        spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
+        casts: how hidden linears cast their operands to few bits; None where they do not.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
@@ -72,20 +79,34 @@ class Setting:
     attention: str = "sdpa"
     trains_base: bool = True
     ranks: tuple[tuple[str, int], ...] = ()
-    quantised: bool = False
+    saved: tuple[str, ...] = ()
+    quant: str = ""
     n_keys: Any = None
     head_dim: int = 0
     inputs_need_grad: bool = False
     layout: Layout = ONE
     recompute: str = "none"
     quant_itemsize: float = 0.0
+    unpacks: bool = False
     switches: Switches = USUAL
     adapting: Adapting = PEFT
+    casts_inputs: bool = False
+    spreads: bool = False
     loss: str = ""
+    casts: Casts | None = None
+
+    @property
+    def of_shared(self) -> Setting:
+        """For linears whose input something else saves."""
+        return replace(self, casts=self.casts.of_shared) if self.casts is not None else self
 
     def rank(self, name: str) -> int | None:
         """The rank of a linear's adapter; None if it has none."""
         return next((rank for adapted, rank in self.ranks if adapted == name), None)
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the base gets a gradient."""
+        return self.trains_base or name in self.saved
 
     def runs_again(self, module: str) -> bool:
         """Whether selective recomputation, under Megatron, takes in a module."""
@@ -123,6 +144,7 @@ class Style:
         gated: an activation times its gate in one operation; None where they are two.
         mixture: routed and shared experts; None for those of transformers.
         fuses_weight_gradients: whether products add to the main gradients themselves.
+        fuses_matrices: whether queries, keys and values, gate and up are one matrix each.
         is_compiled: whether a compiler computes cheap tensors again rather than save them.
         recomputes_modules: whether selective recomputation goes by modules.
         upcasts: whether a model's loss takes logits to fp32.
@@ -130,7 +152,12 @@ class Style:
         qkv: queries, keys and values from the normed stream, where they are not one projection
             each; None where they are.
         down: the last product of a gated MLP, where its input is not saved.
+        casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
+            precisions.
+        spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         offloads: whether the inputs of layers that run again wait on the host.
+        spread_loss: the loss of a share of the vocabulary's logits, where it is another.
+        reentrant: whether a layer runs again as one function's backward, before any of its own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -142,13 +169,17 @@ class Style:
     gated: Callable[[Program, Tensor, Tensor, str], Tensor] | None = None
     mixture: Callable[..., Tensor] | None = None
     fuses_weight_gradients: bool = False
+    fuses_matrices: bool = False
     is_compiled: bool = False
     recomputes_modules: bool = False
     upcasts: Callable[[ModelSpec], bool] = field(default=lambda _model: True)
     adapting: Adapting = PEFT
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
+    spreads: bool = False
     offloads: bool = False
+    spread_loss: Callable[..., Tensor] | None = None
+    reentrant: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 
@@ -165,8 +196,8 @@ def parameter(
 ) -> Tensor:
     """A parameter of the base model, trained or not; a tied one waits for its other gradient."""
     return program.parameter(
-        name, numel, setting.weight_itemsize, trained=setting.trains_base,
-        kind="waiting" if tied else "parameter",
+        name, numel, setting.weight_itemsize, trained=setting.trains(name),
+        kind="waiting" if tied and name not in setting.saved else "parameter",
     )  # fmt: skip
 
 

@@ -1,18 +1,23 @@
-"""What a run may switch in Megatron beside the shapes, under the names of its own arguments."""
+"""What a run may switch in a stack beside the shapes: Megatron's arguments, torchtitan's compiler."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
+from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
+from lmsize.stacks.few_bits import RECIPES
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
 DISPATCHERS = ("alltoall", "allgather", "flex")
+STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
+SCORES = ("softmax", "pre-softmax", "sigmoid")
 MODULES = (
     "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
 )  # fmt: skip
@@ -28,39 +33,92 @@ class Switches:
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
         dispatcher: how tokens get to their experts.
+        router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
+        router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
+        aux_loss: a loss for balance takes scores of all experts.
+        capacity_factor: of an expert's even share of the tokens, where more are dropped.
+        pads_to_capacity: every expert gets as many rows.
         recompute_modules: what selective recomputation runs again, in order of name.
         deterministic: cuBLAS gets the workspace that makes it so.
+        cublas_workspace_kib: what ``CUBLAS_WORKSPACE_CONFIG`` adds up to (``:4096:8`` to 32768).
         gradient_fusion: weight gradients are added to the main gradients by the product itself.
         rope_fusion: rotary positions by one kernel.
         grouped_gemm: one product for all experts of a rank, on streams of its own.
         grad_reduce_in_bf16: main gradients are in the type of the weights.
+        precision_aware: the optimizer keeps, instead of a full copy of 16-bit weights, the 16 bits
+            that they lack; `exp_avg_dtype` and `exp_avg_sq_dtype` are its states' types.
+        optimizer_offload: share of its copies and states that lies on the host.
         recompute_layers: of each part of a stage, under full recomputation by block; None for all.
+        recompute_chunk: layers that run again together, under full recomputation.
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
         first_stage_layers, last_stage_layers: where the ends have fewer; with `account_for_embedding`
             and `account_for_loss` these take the place of a layer.
+        tp_comm_overlap: gathers overlap with products in buffers of Transformer Engine's own.
+        fp8_recipe: how tensors are scaled where products run in 8 bits (``nvfp4``: in 4).
+        fp8_param_gather: weights are held in 8 bits alone.
+        bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
+        mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
+        compile: torchtitan compiles its layers.
+        compiled_loss: the loss too (``compile.components``).
+        fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
+        fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
+        softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
+        fp32_softmax: where they are not, in fp32.
+        microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
+        overlaps_experts: tokens travel to their experts while another micro-batch computes.
+        deferred_head: gradients of the output layer's weight wait for the end of the step, of the
+            first `deferral_limit` micro-batches; None for all.
     """
 
     attention_backend: str = "auto"
     cross_entropy: str = "eager"
     transformer_impl: str = "transformer_engine"
     dispatcher: str = "alltoall"
+    router_score: str = "softmax"
+    router_fusion: bool = False
+    permute_fusion: bool = False
+    aux_loss: bool = True
+    capacity_factor: float | None = None
+    pads_to_capacity: bool = False
     recompute_modules: tuple[str, ...] = ("core_attn",)
     deterministic: bool = False
     gradient_fusion: bool = True
     rope_fusion: bool = True
     grouped_gemm: bool = True
     dataloader_mask: bool = True
+    compile: bool = True
+    compiled_loss: bool = True
+    fp32_sums: bool = True
+    fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
+    precision_aware: bool = False
+    exp_avg_dtype: str = ""
+    exp_avg_sq_dtype: str = ""
+    optimizer_offload: float = 0.0
     recompute_layers: int | None = None
+    recompute_chunk: int | None = None
     optimizer_instances: int = 1
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
     account_for_embedding: bool = False
     account_for_loss: bool = False
     decoder_seq_length: int | None = None
+    cublas_workspace_kib: int | None = None
+    softmax_fusion: bool = True
+    fp32_softmax: bool = False
+    microbatch_group: int | None = None
+    overlaps_experts: bool = False
+    deferred_head: bool = False
+    deferral_limit: int | None = None
+    tp_comm_overlap: bool = False
+    fp8_recipe: str = "delayed"
+    fp8_param_gather: bool = False
+    bf16_first_layers: int | None = None
+    bf16_last_layers: int | None = None
+    mtp_layers: int | None = None
     stage_layers: tuple[int, ...] = ()
 
     @property
@@ -71,11 +129,21 @@ class Switches:
             self.account_for_loss, self.stage_layers,
         )  # fmt: skip
 
+    @property
+    def bf16_ends(self) -> dict[str, int]:
+        """How many layers at each end of the model compute in 16 bits, whatever the rest does."""
+        return {"first": self.bf16_first_layers or 0, "last": self.bf16_last_layers or 0}
+
+    def schedule(self, vp: int) -> Schedule:
+        """The order of micro-batches on stages of `vp` parts."""
+        return Schedule(vp, self.microbatch_group, self.overlaps_experts)
+
 
 USUAL = Switches()
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS,
+    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
+    "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (
     "deterministic",
@@ -83,36 +151,66 @@ FLAGS = (
     "rope_fusion",
     "grouped_gemm",
     "dataloader_mask",
+    "compile",
+    "compiled_loss",
+    "fp32_sums",
+    "fused_adam",
     "grad_reduce_in_bf16",
+    "precision_aware",
     "account_for_embedding",
     "account_for_loss",
+    "softmax_fusion",
+    "fp32_softmax",
+    "overlaps_experts",
+    "deferred_head",
+    "fp8_param_gather",
+    "tp_comm_overlap",
+    "router_fusion",
+    "permute_fusion",
+    "aux_loss",
+    "pads_to_capacity",
 )
 COUNTS = (
-    "recompute_layers", "optimizer_instances", "first_stage_layers", "last_stage_layers",
-    "decoder_seq_length",
+    "recompute_layers", "recompute_chunk", "optimizer_instances", "first_stage_layers", "last_stage_layers",
+    "decoder_seq_length", "cublas_workspace_kib", "microbatch_group", "deferral_limit",
+    "bf16_first_layers", "bf16_last_layers", "mtp_layers",
 )  # fmt: skip
-KEYS = (*CHOICES, "recompute_modules", "stage_layers", *COUNTS, *FLAGS)
+FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
+KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
+OF_STACK = {
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(("compile", "compiled_loss")),
+    "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
+}  # fmt: skip
 MOST = 100_000
+FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
 WHAT = "--stack-options"
 
 
-def read_switches(text: str | None) -> Switches:
+def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
     """``attention-backend=flash,deterministic,no-gradient-fusion`` as switches.
 
     Raises:
-        InputError: a name or a value that is not known.
+        InputError: a name or a value that is not known, or that the stack does not have.
     """
+    known = OF_STACK.get(stack or "")
+    if text and known is None:
+        raise InputError(WHAT, text, f"--stack {' or '.join(OF_STACK)}, which have some")
     found: dict[str, Any] = {}
     for item in (text or "").split(","):
         name, _, value = item.strip().lower().partition("=")
         if name:
-            key, read = _one(name.replace("-", "_"), value.strip())
+            key, read = _one(name.replace("-", "_"), value.strip(), known or ())
             found[key] = read
     return Switches(**found)
 
 
-def _one(key: str, value: str) -> tuple[str, Any]:
+def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
+    own = key.removeprefix("no_") if key.removeprefix("no_") in FLAGS else key
+    if own not in known:
+        near = nearest_names(key, known, n_names=1)
+        raise InputError(WHAT, key, f"one of {', '.join(sorted(known))}", nearest=near)
     if not value and key.removeprefix("no_") in FLAGS:
         return key.removeprefix("no_"), not key.startswith("no_")
     if key == "recompute_modules" and value:
@@ -120,6 +218,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
         for name in names:
             _check(f"{WHAT} {key}", name, MODULES)
         return key, names
+    if key in FACTORS and FACTOR.fullmatch(value) and 0 < float(value) <= FACTORS[key]:
+        return key, float(value)
     if key in COUNTS and value.isdigit() and 0 < int(value[:6]) < MOST:
         return key, int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):
@@ -127,8 +227,8 @@ def _one(key: str, value: str) -> tuple[str, Any]:
     if key in CHOICES and value:
         _check(f"{WHAT} {key}", value, CHOICES[key])
         return key, value
-    near = nearest_names(key, KEYS, n_names=1)
-    raise InputError(WHAT, key, f"one of {', '.join(KEYS)}", nearest=near)
+    expected = f"one of {', '.join(sorted(known))}"
+    raise InputError(WHAT, key, expected, nearest=nearest_names(key, known, n_names=1))
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,18 +1,21 @@
-"""torchtitan, compiled: fused RMSNorm, complex rotary positions, torch's attention kernels.
+"""torchtitan: fused RMSNorm, complex rotary positions, torch's attention kernels.
 
-The compiler computes again in the backward what is cheap: norms, gates, casts. The loss is one
-kernel over the logits.
+Compiled, what is cheap is computed again in the backward, unless a product or attention reads it
+there, and the loss is one kernel over the logits. Not compiled (``--stack-options no-compile``, or
+``no-compiled-loss`` for the loss alone), it raises them to fp32.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from lmsize.model.parts import Norm
+from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import megatron, transformers
-from lmsize.stacks.setting import Setting, Style
-from lmsize.tape import ops
-from lmsize.tape.program import Gradient, Op, Program, Tensor
+from lmsize.stacks.setting import QKV, Setting, Style
+from lmsize.stacks.switches import Switches
+from lmsize.tape import kernels, ops
+from lmsize.tape.program import Gradient, GradKind, Op, Program, Tensor
 
 FP32 = 4
 
@@ -29,6 +32,28 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     return ops.cast(program, ops.pointwise(program, raised, name="complex product"), x.itemsize)
 
 
+def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """Torch's kernels, keys and values repeated for every head.
+
+    Under context parallelism keys and values of all ranks are gathered, forward and backward
+    (``context_parallel_rotate_method = "allgather"``), and the parts of the output are summed in fp32.
+    """
+    if setting.attention == "eager" or part.head_dim != part.v_head_dim:
+        return transformers.core(program, qkv, part, setting)
+    q, k, v = qkv
+    numel = setting.n_tokens * part.n_heads * part.head_dim
+    if part.n_kv_heads != part.n_heads:
+        k = ops.copy(program, k, numel=numel, name="keys repeated")
+        v = ops.copy(program, v, numel=numel, name="values repeated")
+    cp = setting.layout.cp
+    gathered = cp * (k.n_bytes + v.n_bytes) if cp > 1 else 0
+    sums = numel * FP32 if cp > 1 else 0
+    return kernels.fused_attention(
+        program, q, k, v, numel=numel, n_log_sums=setting.n_tokens * part.n_heads,
+        forward_bytes=gathered + sums, backward_bytes=gathered + 3 * sums,
+    )  # fmt: skip
+
+
 def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
     """The compiled cross-entropy: reads the logits, keeps them and a log-sum-exp a token."""
     del upcasts
@@ -36,6 +61,38 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
     return program.record(
         "cross_entropy", [logits], made, saves=[logits, sums], gradients=[Gradient(logits)],
         side=[sums],
+    )  # fmt: skip
+
+
+def plain_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
+    """Torch's cross-entropy of the logits in fp32; torchtitan lets go of them before the backward."""
+    del upcasts, n_tokens
+    return kernels.nll_loss(program, _log_softmax(program, logits, "new", 0))
+
+
+def spread_loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
+    """Loss parallelism (``torch/distributed/tensor/parallel/loss.py``): each rank has its words.
+
+    The forward holds exponentials beside the shifted logits. The backward of both steps is one sum of
+    a one-hot tensor and of exponentials, and its product with the gradient.
+    """
+    del upcasts, n_tokens
+    whole = Tensor("exponentials", logits.numel, FP32).n_bytes
+    probs = _log_softmax(program, logits, "same", whole)
+    made, total = Tensor("loss", 1, FP32), Tensor("total weight", 1, FP32)
+    return program.record(
+        "nll_loss", [probs], made, saves=[probs, total], side=[total],
+        gradients=[Gradient(probs, scratch_bytes=2 * whole)],
+    )  # fmt: skip
+
+
+def _log_softmax(program: Program, logits: Tensor, kind: GradKind, beside: Any) -> Tensor:
+    raised = Tensor("logits in fp32", logits.numel, FP32)
+    program.record("raised", [logits], raised, gradients=[Gradient(logits)])
+    probs = Tensor("log-probabilities", logits.numel, FP32)
+    return program.record(
+        "log_softmax", [raised], probs, saves=[probs], gradients=[Gradient(raised, kind)],
+        forward_bytes=beside,
     )  # fmt: skip
 
 
@@ -49,6 +106,15 @@ def keeps(op: Op, n_before: int) -> bool:
 
 
 STYLE = Style(
-    norm, rotary, transformers.core, transformers.activation, loss,
+    norm, rotary, core, transformers.activation, loss,
     is_compiled=True, upcasts=transformers.upcasts_logits,
 )  # fmt: skip
+PLAIN = replace(STYLE, loss=plain_loss, spread_loss=spread_loss)
+EAGER = replace(PLAIN, is_compiled=False)
+
+
+def style(switches: Switches) -> Style:
+    """The stack as its switches have it."""
+    if not switches.compile:
+        return EAGER
+    return STYLE if switches.compiled_loss else PLAIN

@@ -11,8 +11,8 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
-from lmsize.tape import ops
-from lmsize.tape.program import Op, Program, Tensor
+from lmsize.tape import kernels, ops
+from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
 
@@ -22,12 +22,12 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     kind = setting.conduct.model_type
     if not part.weight:  # OLMo: torch's, in fp32
         raised = ops.cast(program, x, FP32, name="norm input in fp32")
-        made = ops.layer_norm(program, raised, None, None, n_rows=n_rows)
+        made = kernels.layer_norm(program, raised, None, None, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     if part.bias:
         bias = parameter(program, f"{part.name}.bias", part.width, setting)
-        return ops.layer_norm(program, x, weight, bias, n_rows=n_rows)
+        return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
@@ -66,12 +66,13 @@ def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_r
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     """``x * cos + rotate_half(x) * sin``, with tables that all layers share."""
     kind = setting.conduct.model_type
-    itemsize = FP32 if kind in habits.FP32_ROTARY else setting.weight_itemsize
+    in_fp32 = kind in habits.FP32_ROTARY and not setting.casts_inputs
+    itemsize = FP32 if in_fp32 else setting.weight_itemsize
     table = Tensor("rotary table", 0, itemsize, kind="given")
     if kind not in habits.SLICED_ROTARY:
         raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
         turned = _turned(program, raised, table)
-        return ops.cast(program, turned, x.itemsize) if kind in habits.FP32_ROTARY else turned
+        return ops.cast(program, turned, x.itemsize) if in_fp32 else turned
     n_turned = round_half(x.numel * setting.conduct.rotary_frac)
     part = ops.narrow(program, x, numel=n_turned)
     rest = ops.narrow(program, x, numel=x.numel - n_turned)
@@ -98,7 +99,7 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     q, k, v = qkv
     if setting.compute_itemsize == FP32 and part.n_kv_heads != part.n_heads:
         return _math(program, qkv, part, setting)
-    out = ops.fused_attention(
+    out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
         n_log_sums=setting.n_tokens * part.n_heads, bias=_position_bias(program, part, setting),
     )  # fmt: skip
@@ -143,8 +144,10 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         k = _repeated(program, k, part.n_heads * part.head_dim, setting)
         v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
-    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
-    scores = ops.pointwise(program, scores, name="scaled scores")
+    scores = products = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    names_all = setting.conduct.model_type in habits.NAMES_SCORES
+    if not names_all:
+        scores = ops.pointwise(program, scores, name="scaled scores")
     if setting.conduct.attention_softcap:
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
@@ -158,7 +161,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
     )
     out = ops.copy(program, out)
-    program.hold(k, v, probs)
+    program.hold(k, v, probs, *((products, scores) if names_all else ()))
     return out
 
 
@@ -170,11 +173,13 @@ def _by_head(program: Program, x: Tensor) -> Tensor:
 def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:
     """The softmax in fp32 and cast back; or in the scores' own type, fp32 under autocast."""
     kind = setting.conduct.model_type
-    if kind not in habits.OWN_SOFTMAX:
-        return ops.cast(program, ops.softmax(program, scores, itemsize=FP32), q.itemsize)
-    itemsize = FP32 if program.autocast else scores.itemsize
+    own = kind in habits.OWN_SOFTMAX
+    itemsize = FP32 if program.autocast or not own else scores.itemsize
     probs = ops.softmax(program, scores, itemsize=itemsize)
-    return ops.cast(program, probs, q.itemsize) if kind in habits.CASTS_PROBABILITIES else probs
+    if not own or kind in habits.CASTS_PROBABILITIES:
+        probs = ops.cast(program, probs, q.itemsize)
+    program.hold(scores)  # whose name the probabilities take
+    return probs
 
 
 def activation(program: Program, x: Tensor, kind: str) -> Tensor:
@@ -191,7 +196,23 @@ def activation(program: Program, x: Tensor, kind: str) -> Tensor:
     if kind == "quick_gelu":
         gate = ops.pointwise(program, x, name="times 1.702")
         return ops.mul(program, x, ops.pointwise(program, gate, name="sigmoid", saves="output"))
+    if kind == "bloom_gelu":
+        return _bloom_gelu(program, x)
     return ops.pointwise(program, x, name=kind, saves="input")
+
+
+def _bloom_gelu(program: Program, x: Tensor) -> Tensor:
+    """A function of Bloom's own, in plain torch each way: saves its input.
+
+    At its fullest the forward holds four tensors of that size (``x * 0.5``, the factor before the
+    bracket and two of the bracket), the backward five (the tanh, ``0.5 * x``, ``1 - tanh ** 2`` and
+    two of the last bracket).
+    """
+    made = Tensor("gelu", x.numel, x.itemsize)
+    return program.record(
+        "bloom_gelu", [x], made, saves=[x], gradients=[Gradient(x, scratch_bytes=4 * made.n_bytes)],
+        forward_bytes=3 * made.n_bytes,
+    )  # fmt: skip
 
 
 def _written_gelu(program: Program, x: Tensor) -> Tensor:
@@ -213,7 +234,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
         program.ops.append(Op("shifted labels", (), (padded, targets)))
     # cross_entropy asks for the log-softmax in the logits' own type, which autocast respects.
     probs = ops.pointwise(program, logits, name="log_softmax", saves="output")
-    made = ops.nll_loss(program, ops.raised(program, probs), targets)
+    made = kernels.nll_loss(program, ops.raised(program, probs), targets)
     if upcasts:
         program.hold(logits, padded)
     return made
@@ -225,4 +246,4 @@ def upcasts_logits(model: ModelSpec) -> bool:
     return not model.architecture.endswith(masked)
 
 
-STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits)
+STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits, spreads=True)

@@ -13,7 +13,7 @@ from lmsize.model.parts import AttentionCore, Linear, Norm
 from lmsize.stacks import megatron, transformers
 from lmsize.stacks.linears import applied, base_product
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
 
@@ -31,7 +31,7 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
 def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     """Flash attention or torch's kernel over as many key-value heads as there are."""
     q, k, v = qkv
-    return ops.fused_attention(
+    return kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
         n_log_sums=setting.n_tokens * part.n_heads,
     )  # fmt: skip
@@ -65,5 +65,5 @@ def down(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tenso
 ADAPTING = Adapting(casts=False)
 STYLE = Style(
     norm, rotary, core, transformers.activation, transformers.loss, gated=gated,
-    upcasts=transformers.upcasts_logits, adapting=ADAPTING, down=down, offloads=True,
+    upcasts=transformers.upcasts_logits, adapting=ADAPTING, down=down, offloads=True, reentrant=True,
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmsize.errors import InputError
+from lmsize.model.adapted import SAVED
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.read import read_config
 from lmsize.model.spec import ModelSpec
@@ -38,6 +39,7 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
         # Not peft's own "all-linear": for some mixtures it turns into experts and routers as well.
         target_modules=modules,
         target_parameters=experts or None,
+        modules_to_save=names_in(spec.modules_to_save),
     )
     if spec.method == "qlora" and any(is_fake(param) for param in model.parameters()):
         from lmsize.step.stand_in.layers import lora_layers
@@ -56,6 +58,11 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
         ) from error
 
 
+def names_in(text: str | None) -> list[str] | None:
+    """The names of a list, None for none."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()] or None
+
+
 def adapted_modules(architecture: ModelSpec, spec: TrainSpec) -> tuple[list[str], list[str]]:
     """Path ends of the linears that get an adapter, and of the experts' parameters."""
     adapters = adapter_model(
@@ -63,11 +70,12 @@ def adapted_modules(architecture: ModelSpec, spec: TrainSpec) -> tuple[list[str]
         rank=spec.lora_rank or 1,
         targets=spec.lora_targets or "",
         experts=spec.lora_experts,
+        saved=spec.modules_to_save or "",
     )
     modules, experts = set(), set()
     for _, run in adapters.runs():
         for part in run.block.parts:
-            if isinstance(part, Linear):
+            if isinstance(part, Linear) and not part.name.endswith(SAVED):
                 modules.add(part.name.removesuffix(".lora_A").removesuffix(".lora_B"))
             elif isinstance(part, Experts):
                 experts |= {f"{part.name}.{name.partition('.')[0]}" for name, _, _ in part.matrices}

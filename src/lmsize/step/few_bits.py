@@ -29,15 +29,22 @@ def quantised(model: Any, spec: TrainSpec, *, device: Any) -> Any:
         require("bitsandbytes", why="--method qlora", extra="")
     from peft import prepare_model_for_kbit_training
 
-    head = model.get_output_embeddings()
+    left = _left_alone(model)
     compute = step_precision(spec.precision or "").weights
     made = _standing_in if fake else _in_few_bits
     for path, linear in list(model.named_modules()):
-        if linear is not head and _is_linear(linear):
+        if linear not in left and _is_linear(linear):
             model.set_submodule(path, made(linear, spec.quant, compute).to(device))
     kind = "is_loaded_in_8bit" if spec.quant == "int8" else "is_loaded_in_4bit"
     setattr(model, kind, True)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def _left_alone(model: Any) -> set[Any]:
+    """What transformers does not quantise: the head, and what the class keeps in fp32 (T5)."""
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    named = {m for path, m in model.named_modules() if kept.intersection(path.split("."))}
+    return {model.get_output_embeddings(), *named}
 
 
 def _is_linear(module: Any) -> bool:

@@ -23,12 +23,16 @@ class Forward:
         saved: what its backward needs, its input included if that is among it.
         cached: casts of weights that autocast keeps until the whole forward ends, not in `saved`.
         input_is_saved: whether its input is among what is saved.
+        returned_peak: the most until the model has returned its outputs.
+        clinging: of what is saved, what stays until the graph goes (:class:`Op`).
     """
 
     peak: Any
     saved: Any
     cached: Any
     input_is_saved: bool
+    returned_peak: Any
+    clinging: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ class Backward:
         peak_saved: what is saved by then still; `peak_gradients` those of its parameters that
             are made.
         gradients: all of them, at the end.
+        held_before: gradients of activations that are held when it first needs what was saved.
     """
 
     peak: Any
     peak_saved: Any
     peak_gradients: Any
     gradients: Any
+    held_before: Any
 
 
 def forward(program: Program, *, saving: bool = True) -> Forward:
@@ -55,9 +61,11 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
     cached = {id(t) for t in program.cached}
     ends = _last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
-    peak = live
+    peak = returned = live
     held = {id(t) for t in program.inputs}
     for at, op in enumerate(program.ops):
+        if at == program.returns_at:
+            returned = peak
         for tensor in op.writes:
             if tensor.base is tensor:
                 live = live + tensor.n_bytes
@@ -67,11 +75,14 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
             if id(tensor) in held and id(tensor) not in kept and id(tensor) not in cached:
                 live = live - tensor.n_bytes
                 held.discard(id(tensor))
+    stuck = {id(t.base): t.base for op in program.ops for t in op.clings if t.is_counted}
     return Forward(
         peak,
         sum(t.n_bytes for t in _bases(program) if id(t) in kept),
         sum(t.n_bytes for t in program.cached if id(t) not in kept),
         any(id(t.base) in kept for t in program.inputs),
+        peak if program.returns_at is None else returned,
+        sum(t.n_bytes for t in stuck.values()) if saving else 0,
     )
 
 
@@ -140,6 +151,7 @@ class _Undoing:
     peak_saved: Any
     gradients: Any = 0
     peak_gradients: Any = 0
+    held_before: Any = None
     pending: dict[int, _Grad] = field(default_factory=dict)
     n_uses: dict[int, int] = field(default_factory=dict)
 
@@ -173,6 +185,8 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
     for op in program.ops:
         for base in {id(t.base): t for t in op.saves if t.is_counted}:
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
+        for base in {id(t.base) for t in op.clings}:  # its node never lets go
+            state.n_uses[base] = state.n_uses.get(base, 0) + 1
     for output in program.outputs:
         state.pending[id(output)] = _Grad(output.n_bytes)
         state.hold(output.n_bytes)
@@ -187,7 +201,10 @@ def backward(program: Program, *, accumulates: bool = False, extra_bytes: Any = 
             state.saved = state.saved + tensor.n_bytes
             state.hold(tensor.n_bytes)
         _undo(program.ops[at], state, accumulates=accumulates)
-    return Backward(state.peak, state.peak_saved, state.peak_gradients, state.gradients)
+    held_before = 0 if state.held_before is None else state.held_before
+    return Backward(
+        state.peak, state.peak_saved, state.peak_gradients, state.gradients, held_before
+    )
 
 
 def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
@@ -195,6 +212,8 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
     if not incoming:
         _let_go_of_saved(op, state)
         return
+    if op.saves and state.held_before is None:
+        state.held_before = state.live - state.saved
     state.look(op.backward_bytes)
     made: list[tuple[Tensor, _Grad]] = []
     for gradient in op.gradients:

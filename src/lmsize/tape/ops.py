@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lmsize.tape.casts import Casts, both, operands, record_cast
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
+INT32, INT8 = 4, 1
 
 
 def view(_program: Program, x: Tensor, *, numel: Any = None) -> Tensor:
@@ -49,13 +51,14 @@ def raised(program: Program, x: Tensor) -> Tensor:
 
 def linear(
     program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, bias: Tensor | None = None,
-    name: str = "", gathers: Any = 1, scatters: Any = 1,
+    name: str = "", gathers: Any = 1, scatters: Any = 1, casts: Casts | None = None,
 ) -> Tensor:  # fmt: skip
     """A matrix product: saves its input for the weight, and its weight for the input.
 
     Args:
         gathers: ranks whose tokens it gathers for the product, and again for its backward.
         scatters: ranks over which its summed output is divided.
+        casts: how operands are cast to fewer bits for it; None where they are not.
     """
     x, weight = lowered(program, x), lowered(program, weight)
     if bias is not None:
@@ -63,14 +66,22 @@ def linear(
     whole_in = x.n_bytes * gathers if _is_spread(gathers) else 0
     made = Tensor(name or weight.name, x.numel * gathers // n_in * n_out // scatters, x.itemsize)
     whole_out = made.n_bytes * scatters if _is_spread(scatters) else 0
-    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
     gradients = [Gradient(bias)] if bias is not None else []
     reads = [x, weight] if bias is None else [bias, x, weight]
+    if casts is not None:
+        few = operands(casts, x, made.numel * scatters, n_ranks=gathers)
+        gradients += [
+            Gradient(x, scratch_bytes=whole_in + few.backward_bytes),
+            Gradient(weight, scratch_bytes=few.backward_bytes),
+        ]
+        return record_cast(
+            program, "linear", reads, made, gradients=gradients, few=few, forward_bytes=whole_out
+        )
     # Added to the main gradients, the weight's product comes last and still needs what was gathered.
     held = whole_in + whole_out if program.fuses_weight_gradients else 0
+    gradients += [Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)]
     return program.record(
-        "linear", reads, made, saves=saves,
-        gradients=[*gradients, Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)],
+        "linear", reads, made, saves=both(x, weight), gradients=gradients,
         forward_bytes=whole_in + whole_out, backward_bytes=whole_in + whole_out,
     )  # fmt: skip
 
@@ -80,13 +91,22 @@ def _is_spread(n_ranks: Any) -> bool:
 
 
 def grouped_linear(
-    program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, name: str = ""
-) -> Tensor:
-    """A product for each group of rows with a matrix of its own; saves what a linear saves."""
-    made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
-    saves = ([x] if weight.needs_grad else []) + ([weight] if x.needs_grad else [])
+    program: Program, x: Tensor, weight: Tensor, *, numel: Any, bias: Tensor | None = None,
+    name: str = "", casts: Casts | None = None,
+) -> Tensor:  # fmt: skip
+    """Products with a matrix for each group, of rows (experts) or of channels (convolutions).
+
+    Saves what a linear saves.
+    """
+    made = Tensor(name, numel, x.itemsize)
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    gradients = [Gradient(one) for one in inputs]
+    if casts is not None:
+        few = operands(casts, x, made.numel, n_ranks=1)
+        held = [Gradient(g.to, scratch_bytes=few.backward_bytes) for g in gradients]
+        return record_cast(program, "grouped_linear", inputs, made, gradients=held, few=few)
     return program.record(
-        "grouped_linear", [x, weight], made, saves=saves, gradients=[Gradient(x), Gradient(weight)]
+        "grouped_linear", inputs, made, saves=both(x, weight), gradients=gradients
     )
 
 
@@ -94,8 +114,9 @@ def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = ""
     """A product of two activations."""
     a, b = lowered(program, a), lowered(program, b)
     made = Tensor(name, numel, a.itemsize)
-    saves = ([a] if b.needs_grad else []) + ([b] if a.needs_grad else [])
-    return program.record("matmul", [a, b], made, saves=saves, gradients=[Gradient(a), Gradient(b)])
+    return program.record(
+        "matmul", [a, b], made, saves=both(a, b), gradients=[Gradient(a), Gradient(b)]
+    )
 
 
 def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
@@ -107,21 +128,31 @@ def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
 
 
 def mul(
-    program: Program, a: Tensor, b: Tensor, *, small: Tensor | None = None, name: str = "product"
-) -> Tensor:
+    program: Program, a: Tensor, b: Tensor, *, small: Tensor | tuple[Tensor, ...] = (),
+    numel: Any = None, name: str = "product",
+) -> Tensor:  # fmt: skip
     """A product, number by number: saves each side for the other.
 
     Args:
-        small: the side that is broadcast, whose gradient is first made in full.
+        small: the side that is broadcast, or both, whose gradients are first made in full.
+        numel: of the product, where both are broadcast.
     """
     itemsize = max(a.itemsize, b.itemsize)
-    made = Tensor(name, b.numel if small is a else a.numel, itemsize, made_from=(a, b))
-    saves = ([a] if b.needs_grad else []) + ([b] if a.needs_grad else [])
-    gradients = [
-        Gradient(x, scratch_bytes=made.n_bytes if x is small or x.itemsize != itemsize else 0)
-        for x in (a, b)
-    ]
-    return program.record("mul", [a, b], made, saves=saves, gradients=gradients)
+    broadcast = small if isinstance(small, tuple) else (small,)
+    if numel is None:
+        numel = b.numel if broadcast == (a,) else a.numel
+    made = Tensor(name, numel, itemsize, made_from=(a, b))
+    first: list[Tensor] = []
+    last: list[Tensor] = []
+    for x in (a, b):
+        in_full = not (x in broadcast or x.itemsize != itemsize)
+        (first if in_full else last).append(x)
+    gradients = [Gradient(x) for x in first]
+    n_wanted = 0
+    for x in last:  # both are made in full before one is summed
+        n_wanted += x.needs_grad
+        gradients.append(Gradient(x, scratch_bytes=made.n_bytes * n_wanted))
+    return program.record("mul", [a, b], made, saves=both(a, b), gradients=gradients)
 
 
 def pointwise(program: Program, x: Tensor, *, name: str, saves: str = "nothing") -> Tensor:
@@ -195,72 +226,15 @@ def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
     return program.record("dropout", [x], made, saves=[mask], gradients=[Gradient(x)], side=[mask])
 
 
-def layer_norm(
-    program: Program, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, n_rows: Any
-) -> Tensor:
-    """The fused LayerNorm: saves its input, a mean and a deviation a row; fp32 under autocast."""
-    x = raised(program, x)
-    made = Tensor("norm", x.numel, x.itemsize)
-    rows = [Tensor("row means", n_rows, FP32), Tensor("row deviations", n_rows, FP32)]
-    parameters = [p for p in (weight, bias) if p is not None]
-    gradients = [Gradient(x), *(Gradient(p) for p in parameters)]
-    return program.record(
-        "layer_norm", [x, *parameters], made, saves=[x, *rows], gradients=gradients, side=rows
-    )
-
-
-def fused_attention(
-    program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any,
-    bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head.
+def embedding(program: Program, table: Tensor, *, numel: Any, scratch_bytes: Any = 0) -> Tensor:
+    """Rows of a table; the ids that it saves are the step's input.
 
     Args:
-        bias: added to the scores; a copy that only this operation reads.
+        scratch_bytes: first forms of the table's gradient.
     """
-    q, k, v = (lowered(program, x) for x in (q, k, v))
-    made = Tensor("attention", numel, q.itemsize)
-    sums = Tensor("log-sum-exp", n_log_sums, FP32)
-    side = [sums, Tensor("seed", 1, 8), Tensor("offset", 1, 8)]
-    side += [bias] if bias is not None else []
-    return program.record(
-        "attention", [q, k, v], made, saves=[q, k, v, made, *side],
-        gradients=[Gradient(q), Gradient(k), Gradient(v)], side=side,
-    )  # fmt: skip
-
-
-def embedding(program: Program, table: Tensor, *, numel: Any) -> Tensor:
-    """Rows of a table; the ids that it saves are the step's input."""
     made = Tensor(table.name, numel, table.itemsize)
-    return program.record("embedding", [table], made, gradients=[Gradient(table)])
-
-
-def nll_loss(program: Program, log_probs: Tensor, targets: Tensor | None = None) -> Tensor:
-    """The mean of the targets' negative log-probabilities: saves them and the targets."""
-    made = Tensor("loss", 1, log_probs.itemsize)
-    total = Tensor("total weight", 1, log_probs.itemsize)
-    kept = [log_probs] if targets is None else [log_probs, targets]
-    return program.record(
-        "nll_loss", kept, made, saves=[*kept, total], gradients=[Gradient(log_probs)], side=[total]
-    )  # fmt: skip
-
-
-def quantised_linear(
-    program: Program, x: Tensor, *, n_weights: Any, n_in: Any, n_out: Any, name: str = "",
-    keeps_input: bool = False, n_copies: int = 1,
-) -> Tensor:  # fmt: skip
-    """A product with a frozen weight of few bits, dequantised whole for it, forward and backward.
-
-    Args:
-        keeps_input: it saves its input too, which no backward reads.
-        n_copies: of the whole weight: two where it is dequantised in one type and cast to another.
-    """
-    made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
-    whole = n_copies * Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
-    return program.record(
-        "quantised_linear", [x], made, saves=[x] if keeps_input else [],
-        gradients=[Gradient(x, scratch_bytes=whole)], forward_bytes=whole,
-    )  # fmt: skip
+    gradient = Gradient(table, scratch_bytes=scratch_bytes)
+    return program.record("embedding", [table], made, gradients=[gradient])
 
 
 def gather(program: Program, x: Tensor, *, numel: Any, n_rows: Any, name: str = "") -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from lmsize.numbers import chosen, larger
@@ -22,6 +23,11 @@ class Piece:
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
         output: what it hands to the next block.
+        returned_peak: the most its forward holds until the model returns.
+        clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
+            whether anything does.
+        largest: the largest tensor that it makes.
+        again: what it keeps once it has run again, for the backward of a block before it.
     """
 
     saved: Any
@@ -32,11 +38,27 @@ class Piece:
     peak_gradients: Any
     gradients: Any
     output: Any
+    returned_peak: Any
+    largest: Any = 0
+    again: Any = 0
+    clinging: Any = 0
+    clings: bool = False
+
+
+def chained(one: Piece, n: int) -> Piece:
+    """`n` equal blocks that run again together: they keep the input of the first."""
+    if n == 1:
+        return one
+    more = (n - 1) * one.again
+    return replace(
+        one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
+        gradients=n * one.gradients,
+    )  # fmt: skip
 
 
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
-    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False,
+    keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -44,8 +66,9 @@ def piece(
         checkpointed: it keeps its input, and runs again for its backward.
         accumulates: its gradients are added to those of micro-batches before.
         keeps: which outputs a checkpointed block keeps all the same, by operation and the
-            number of products before it.
+            number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
+        reentrant: it runs again before any of its backward, not once that asks for what was saved.
     """
     through = forward(program)
     stream: Any = sum(t.n_bytes for t in program.inputs)
@@ -56,26 +79,48 @@ def piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
+            largest=largest_tensor(program), returned_peak=through.returned_peak,
+            clinging=through.clinging, clings=any(op.clings for op in program.ops),
         )  # fmt: skip
     once = forward(program, saving=False)
     extra = 0 if through.input_is_saved else stream
     back = backward(program, accumulates=accumulates, extra_bytes=extra)
-    recomputed = through.peak + output
+    recomputed = through.peak + (output if reentrant else back.held_before)
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
         saved=chosen_bytes + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
-        gradients=back.gradients, output=output,
+        gradients=back.gradients, output=output, largest=largest_tensor(program),
+        again=through.saved, returned_peak=once.returned_peak,
     )  # fmt: skip
+
+
+def largest_tensor(program: Program) -> Any:
+    """Bytes of the largest tensor that the operations make."""
+    sizes = (t.n_bytes for op in program.ops for t in op.writes if t.base is t and t.is_counted)
+    return reduce(larger, sizes, 0)
 
 
 def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:
     """Bytes of the outputs that a selective recomputation keeps."""
-    n_products, kept = 0, 0
+    n_products, chosen_ops = 0, []
     for op in program.ops:
         if keeps(op, n_products):
-            kept = kept + sum(t.n_bytes for t in op.writes)
+            chosen_ops.append(op)
         n_products += op.name == "linear"
-    return kept
+    if program.is_compiled:
+        needed = _needed(program, {id(op) for op in chosen_ops})
+        chosen_ops = [op for op in chosen_ops if any(id(t.base) in needed for t in op.writes)]
+    return sum(t.n_bytes for op in chosen_ops for t in op.writes)
+
+
+def _needed(program: Program, kept: set[int]) -> set[int]:
+    """Storages that the backward reads, or that what it reads is made from again, down to what is kept."""
+    needed = {id(t.base) for op in program.ops for t in op.saves}
+    for op in reversed(program.ops):
+        made = any(id(t.base) in needed for t in op.writes)
+        if made and id(op) not in kept:
+            needed |= {id(t.base) for t in op.reads}
+    return needed

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from lmsize.numbers import ceil_div
 
+# Operations whose backward reads its inputs from memory, so that a compiler keeps them as they are.
+WHOLE_INPUTS = frozenset(("linear", "grouped_linear", "matmul", "attention"))
 GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
 GradKind = Literal["new", "same", "saved"]
 
@@ -83,6 +85,8 @@ class Op:
     Attributes:
         reads: its inputs; `writes` its outputs (the first is what gradients come back to).
         saves: what autograd keeps for its backward.
+        clings: of what it saves, what its node holds as an attribute of its own, which autograd does
+            not let go of after the backward: it lives as long as the graph.
         gradients: in the order in which the backward makes them.
         forward_bytes: temporaries of the forward; `backward_bytes` of the backward.
     """
@@ -94,6 +98,7 @@ class Op:
     gradients: tuple[Gradient, ...] = ()
     forward_bytes: Any = 0
     backward_bytes: Any = 0
+    clings: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,8 @@ class Program:
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
         cached: casts of parameters that autocast keeps until the forward ends.
+        returns_at: the number of operations of the model itself, after which the script has its
+            outputs and lets go of those of the micro-batch before; None for all.
     """
 
     def __init__(
@@ -138,6 +145,7 @@ class Program:
         self.segments: list[Segment] = []
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
@@ -162,22 +170,25 @@ class Program:
         self, name: str, reads: Sequence[Tensor], write: Tensor, *,
         saves: Sequence[Tensor] = (), gradients: Sequence[Gradient] = (),
         forward_bytes: Any = 0, backward_bytes: Any = 0, side: Sequence[Tensor] = (),
+        clings: bool = False,
     ) -> Tensor:  # fmt: skip
         """Append an operation and give its output back.
 
         Args:
             side: further outputs that only its own backward reads (masks, log-sum-exps).
+            clings: whether what it saves stays with its node after the backward.
         """
         wanted = tuple(g for g in gradients if g.to.needs_grad)
         write.needs_grad = bool(wanted)
-        if self.is_compiled:
+        if self.is_compiled and name not in WHOLE_INPUTS:
             saves = [dear for tensor in saves for dear in _dear(tensor)]
         if self.fuses_weight_gradients and wanted:
             wanted = tuple(g for g in wanted if g.to.kind == "local")
+        kept = tuple(saves) if write.needs_grad else ()
         self.ops.append(
             Op(
-                name, tuple(reads), (write, *side), tuple(saves) if write.needs_grad else (), wanted,
-                forward_bytes, backward_bytes,
+                name, tuple(reads), (write, *side), kept, wanted, forward_bytes, backward_bytes,
+                kept if clings else (),
             )
         )  # fmt: skip
         return write

@@ -25,7 +25,7 @@ def collectives_seen(tracker: Tracker) -> Iterator[None]:
     """While it lasts, buffers of collectives are told apart, and tensors of no rank are not seen."""
     with ExitStack() as stack:
         for name in _MAKERS:
-            _around(stack, f"{_GROUP}.{name}", lambda: tracker.making(GATHERS))
+            _around(stack, f"{_GROUP}.{name}", lambda: tracker.ledger.making(GATHERS))
         _around(stack, _GLOBAL_SHAPES, tracker.looking_away)
         yield
 

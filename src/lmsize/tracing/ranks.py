@@ -10,7 +10,10 @@ from unittest import mock
 
 import torch
 
+from lmsize.numbers import ceil_div
 from lmsize.step.sharding import SHARDS, TENSORS
+
+_CHUNKS = "torch.distributed.fsdp._fully_shard._fsdp_param._chunk_with_empty"
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def mesh_of_ranks(device_type: str, *, n_shards: int, tp: int) -> Iterator[Any]:
         # A mesh reads the numbers of its ranks, so they are real, though all else is fake.
         with (
             _really(DeviceMesh, "__init__"), _really(DeviceMesh, "_concatenate"),
-            warnings.catch_warnings(),
+            mock.patch(_CHUNKS, _of_first_rank), warnings.catch_warnings(),
         ):  # fmt: skip
             # The loss is a view; nobody writes over it.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module")
@@ -43,6 +46,12 @@ def mesh_of_ranks(device_type: str, *, n_shards: int, tp: int) -> Iterator[Any]:
             )
     finally:
         distributed.destroy_process_group()
+
+
+def _of_first_rank(tensor: Any, num_chunks: int, dim: int) -> list[Any]:
+    """A tensor's parts, of which the first rank looks at its own only; torch makes all of them."""
+    own = tensor.narrow(dim, 0, ceil_div(tensor.size(dim), num_chunks))
+    return [own] * num_chunks
 
 
 def _really(owner: Any, name: str) -> Any:

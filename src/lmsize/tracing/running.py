@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmsize.tracing.collectives import collectives_seen
 from lmsize.tracing.flops import flops_of
+from lmsize.tracing.ledger import Ledger
 from lmsize.tracing.modules import ModulePaths
 from lmsize.tracing.pretence import masks_as_in_a_real_run, pretended
 from lmsize.tracing.storages import Log
@@ -78,21 +79,22 @@ def logged(step: Step, device: Device, *, n_micro: int | None = None) -> Log:
         n_micro: run no more micro-batches than that; all of them are held.
     """
     modules = ModulePaths(step.model)
-    tracker = Tracker(modules, device_type=device.type, n_flops=flops_of)
+    ledger = Ledger(modules, device_type=device.type)
+    tracker = Tracker(modules, ledger, n_flops=flops_of)
     with (
         masks_as_in_a_real_run(), modules.watched(), tracker.random_states_seen(),
         tracker.resizing_seen(), collectives_seen(tracker), tracker,
     ):  # fmt: skip
         held = step.micro_batches
-        _hold_what_is_there(tracker, step)
+        _hold_what_is_there(ledger, step)
         if n_micro is not None:
             step.micro_batches = held[:n_micro]
         for number in range(1, N_STEPS + 1):
-            step.on_phase = _noting(tracker, step, number)
+            step.on_phase = _noting(ledger, step, number)
             step.run()
         tracker.close()
-    _name_the_rest(tracker.log)
-    return tracker.log
+    _name_the_rest(ledger.log)
+    return ledger.log
 
 
 def _name_the_rest(log: Log) -> None:
@@ -114,40 +116,40 @@ def _name_the_rest(log: Log) -> None:
         entry.storage.category = entry.storage.category or "temporaries"
 
 
-def _hold_what_is_there(tracker: Tracker, step: Step) -> None:
+def _hold_what_is_there(ledger: Ledger, step: Step) -> None:
     adapted = any(not p.requires_grad for p in step.model.parameters())
     for path, param in step.model.named_parameters():
         is_adapter = adapted and param.requires_grad
-        tracker.hold(path, param, "adapter_weights" if is_adapter else "weights")
+        ledger.hold(path, param, "adapter_weights" if is_adapter else "weights")
     for path, module in step.model.named_modules():  # scales of a weight in few bits
         for tensor in _tensors(getattr(module, "quant_state", None)):
-            tracker.hold(f"{path}.weight", tensor, "weights")
+            ledger.hold(f"{path}.weight", tensor, "weights")
     for path, buffer in step.model.named_buffers():
-        tracker.hold(path, buffer, "buffers")
+        ledger.hold(path, buffer, "buffers")
     for batch in step.micro_batches:
         for tensor in _tensors(batch):
-            tracker.hold("", tensor, "inputs")
+            ledger.hold("", tensor, "inputs")
     if step.optimizer is not None:  # some make their states at once (Adagrad)
         for path, param in step.model.named_parameters():
             for tensor in _tensors(step.optimizer.state.get(param)):
-                tracker.hold(path, tensor, "optimizer_states")
+                ledger.hold(path, tensor, "optimizer_states")
 
 
-def _noting(tracker: Tracker, step: Step, number: int) -> Callable[[Any, int], None]:
+def _noting(ledger: Ledger, step: Step, number: int) -> Callable[[Any, int], None]:
     """Say the phase, and what the phase before has made."""
 
     def on_phase(phase: Any, _micro: int) -> None:
         if phase in ("clip", "optimizer"):
             for path, param in step.model.named_parameters():
-                tracker.name(param, "weights", path)  # a bias that a forward has cast for good
+                ledger.name(param, "weights", path)  # a bias that a forward has cast for good
                 if param.grad is not None:
-                    tracker.name(param.grad, "gradients", path)
+                    ledger.name(param.grad, "gradients", path)
         elif phase == "zero_grad" and step.optimizer is not None:
             paths = {id(param): path for path, param in step.model.named_parameters()}
             for param, states in step.optimizer.state.items():
                 for tensor in _tensors(states):
-                    tracker.name(tensor, "optimizer_states", paths.get(id(param), ""))
-        tracker.begin(f"{number}.{phase}")
+                    ledger.name(tensor, "optimizer_states", paths.get(id(param), ""))
+        ledger.begin(f"{number}.{phase}")
 
     return on_phase
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lmsize.errors import InputError, nearest_names
-from lmsize.model.parts import AttentionCore, Experts, Linear, Part
+from lmsize.model.adapted import SAVED
+from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower
 
 
@@ -34,18 +35,29 @@ def expert_adapters(experts: Experts, *, rank: int) -> Experts:
     return replace(experts, matrices=tuple(pairs), bias=False)
 
 
-def adapter_model(model: ModelSpec, *, rank: int, targets: str, experts: bool = False) -> ModelSpec:
+def saved_copy(part: Linear | Embedding) -> Part:
+    """The copy of a whole module that peft trains in its place (``modules_to_save``); never tied."""
+    name = f"{part.name}{SAVED}"
+    return replace(part, name=name, tied=False) if isinstance(part, Linear) else replace(
+        part, name=name, trainable=True
+    )  # fmt: skip
+
+
+def adapter_model(
+    model: ModelSpec, *, rank: int, targets: str, experts: bool = False, saved: str = ""
+) -> ModelSpec:
     """The adapters of a model as a model of its own: same towers and runs, only adapter parts.
 
     Args:
         targets: ``all-linear`` (every linear but the output head), ``attention`` (the linears of
             attention layers) or module names, comma-separated (``q_proj,v_proj``).
         experts: whether routed experts are adapted too (peft's ``target_parameters``).
+        saved: names of modules that are trained whole beside them, comma-separated.
 
     Raises:
         InputError: nothing in the model matches; the names that could have been are offered.
     """
-    chosen = _chooser(model, targets)
+    chosen, whole = _chooser(model, targets), _saved_names(model, saved)
     towers = []
     n_found = 0
     for tower in model.towers:
@@ -53,7 +65,9 @@ def adapter_model(model: ModelSpec, *, rank: int, targets: str, experts: bool = 
         for run in tower.runs:
             parts: list[Part] = []
             for part in run.block.parts:
-                if isinstance(part, Linear) and part.adaptable and chosen(run.block, part):
+                if isinstance(part, Linear | Embedding) and part.name in whole:
+                    parts.append(saved_copy(part))
+                elif isinstance(part, Linear) and part.adaptable and chosen(run.block, part):
                     parts += adapters_of(part, rank=rank)
                 elif isinstance(part, Experts) and experts:
                     parts.append(expert_adapters(part, rank=rank))
@@ -64,6 +78,23 @@ def adapter_model(model: ModelSpec, *, rank: int, targets: str, experts: bool = 
     if not n_found:
         raise InputError("--lora-targets", targets, "modules that this model has")
     return replace(model, towers=tuple(towers))
+
+
+def _saved_names(model: ModelSpec, saved: str) -> set[str]:
+    """Names of the modules to be trained whole."""
+    known = {
+        part.name for _, run in model.runs() for part in run.block.parts
+        if isinstance(part, Linear | Embedding)
+    }  # fmt: skip
+    names: set[str] = set()
+    for wanted in filter(None, map(str.strip, saved.split(","))):
+        found = {full for full in known if _matches(full, wanted)}
+        if not found:
+            leaves = {full.rsplit(".", 1)[-1] for full in known}
+            near = nearest_names(wanted, leaves) or sorted(leaves)[:8]
+            raise InputError("--modules-to-save", wanted, "a module of the model", nearest=near)
+        names |= found
+    return names
 
 
 def _chooser(model: ModelSpec, targets: str) -> Callable[[Block, Linear], bool]:

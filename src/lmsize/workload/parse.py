@@ -70,7 +70,7 @@ LENGTH = count(most=2**31)
 PARSERS: Mapping[str, Parser] = {
     "method": word, "precision": word, "quant": word, "optimizer": word, "recompute": word,
     "attention": word, "stack": word, "loss": word, "kv_precision": word, "state_precision": word,
-    "leave_out": word, "pipeline_stage": word, "lora_targets": text, "stack_options": text, "lora_experts": flag, "sequence_parallel": flag,
+    "leave_out": word, "pipeline_stage": word, "lengths": word, "lora_targets": text, "modules_to_save": text, "stack_options": text, "lora_experts": flag, "sequence_parallel": flag,
     "lora_rank": LENGTH, "micro_batch": LENGTH, "global_batch": LENGTH, "grad_accum": LENGTH,
     "seq_len": LENGTH, "context": LENGTH, "concurrency": LENGTH, "prompt": LENGTH,
     "output": LENGTH, "prefill_chunk": LENGTH, "prompt_logits": flag, "eager": flag, "steps": count(), "tokens": count(), "dataset_tokens": count(),

@@ -17,6 +17,7 @@ ATTENTION = ("eager", "sdpa", "flash")
 LOSSES = ("plain", "chunked", "liger", "cut")
 OWN_LOSSES = {"litgpt": "chunked", "unsloth": "cut"}  # by stack; the others' is plain
 OWN_STYLE_LOSSES = {"litgpt": "chunked"}  # those that a stack's style writes in a way of its own
+LENGTHS = ("equal", "varied")
 PIPELINE_STAGES = ("worst", "first", "last")
 DEFAULT_SEQ_LEN = 2048
 
@@ -32,6 +33,7 @@ class TrainSpec:
         accelerators: how many accelerators (``-n``).
         lora_targets: ``attention``, ``all-linear`` or module names, comma-separated.
         lora_experts: whether routed experts get adapters as well.
+        modules_to_save: modules that are trained whole beside the adapters, comma-separated.
         quant: precision in which the frozen base is stored.
         grad_accum: micro-batches that one rank runs for a step.
         global_batch: sequences a step over all ranks.
@@ -40,6 +42,7 @@ class TrainSpec:
         vp: pieces that a pipeline's rank holds of the model (an interleaved schedule).
         stack_options: the stack's own switches, as ``name=value,no-name``.
         loss: how the loss is taken from the last hidden stream (:data:`LOSSES`).
+        lengths: of micro-batches: ``equal`` to seq_len, or ``varied``, of which it is the longest.
         pipeline_stage: whose memory is told: the ``worst`` stage's, the ``first``'s or the ``last``'s.
     """
 
@@ -50,6 +53,7 @@ class TrainSpec:
     lora_rank: int | None = None
     lora_targets: str | None = None
     lora_experts: bool = False
+    modules_to_save: str | None = None
     micro_batch: int | None = None
     global_batch: int | None = None
     grad_accum: int | None = None
@@ -73,6 +77,7 @@ class TrainSpec:
     stack: str | None = None
     stack_options: str | None = None
     loss: str | None = None
+    lengths: str = "equal"
     pipeline_stage: str = "worst"
     mfu: float | None = None
 
@@ -136,9 +141,10 @@ def _check(spec: TrainSpec) -> None:
     check_choice("--recompute", str(spec.recompute), RECOMPUTE)
     check_choice("--attention", str(spec.attention), ATTENTION)
     check_choice("--loss", str(spec.loss), LOSSES)
+    check_choice("--lengths", spec.lengths, LENGTHS)
     check_choice("--pipeline-stage", spec.pipeline_stage, PIPELINE_STAGES)
     if spec.method == "full":
-        for name in ("quant", "lora_rank", "lora_targets", "lora_experts"):
+        for name in ("quant", "lora_rank", "lora_targets", "lora_experts", "modules_to_save"):
             if getattr(spec, name) not in (None, False):
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(option, getattr(spec, name), "no value with --method full")

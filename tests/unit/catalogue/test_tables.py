@@ -64,7 +64,8 @@ def test_an_unknown_precision_is_refused(name: str) -> None:
 def test_every_stack_has_every_precision(stack: str, precision: str) -> None:
     row = CATALOGUE.recipe(stack, precision)
     named = [row.weights, row.gradients, row.states, row.compute, *row.cached_weights]
-    named += [n for n in (row.main_weights, row.main_gradients, row.gathered, row.reduced) if n]
+    copies = (row.main_weights, row.main_gradients, row.step_gradients)
+    named += [n for n in (*copies, row.gathered, row.reduced) if n]
     assert all(CATALOGUE.precision(n).name == n for n in named)
 
 

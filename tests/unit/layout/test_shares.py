@@ -9,6 +9,7 @@ import pytest
 from lmsize.api.locate import located
 from lmsize.catalogue import built_in
 from lmsize.layout.degrees import Layout
+from lmsize.layout.schedule import Schedule
 from lmsize.layout.shares import rank_shape, stages, stored_parts
 from lmsize.model.count import n_params
 from lmsize.model.parts import Parameter
@@ -78,3 +79,10 @@ def test_idle_towers_lie_on_the_first_stage_and_are_no_layers() -> None:
         for s in made
     ]
     assert text == [17, 17]
+
+
+def test_a_forward_and_a_backward_in_turns_keep_a_layer_more() -> None:
+    stage = stages(located("llama-3.1-8b", built_in()), 4)[3]
+    turns = Schedule(overlaps=True)
+    assert stage.n_in_flight(8, turns) == 1 + 1 / 8
+    assert stage.n_in_flight(8, turns, at_loss=True) == stage.n_in_flight(1, turns) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmsize.errors import LayoutError
-from lmsize.layout.split import Split, in_flight_share, layer_counts
+from lmsize.layout.split import Split, layer_counts
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,3 @@ def test_every_layer_has_a_stage(n_layers: int, pp: int, split: Split, counts: l
 def test_ends_that_leave_an_uneven_rest_are_refused(n_layers: int, pp: int, split: Split) -> None:
     with pytest.raises(LayoutError, match="share evenly"):
         layer_counts(n_layers, pp, split)
-
-
-def test_parts_in_flight_are_counted_by_their_layers() -> None:
-    assert in_flight_share((1, 1, 1), pp=4, n_ahead=9) == pytest.approx(9 / 3)
-    assert (
-        in_flight_share((1, 0), pp=4, n_ahead=5) == 4
-    )  # four of the first part; the loss has none
-    assert in_flight_share((2, 1), pp=2, n_ahead=4) == 2

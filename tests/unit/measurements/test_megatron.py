@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lmsize.measurements.settings import question
 from lmsize.measurements.switches import stage_layers
 from lmsize.model.count import n_params
+from lmsize.stacks.switches import read_switches
 
 ROW = {
     "id": "one", "model": "GPT test", "hidden": "512", "layers": "12", "heads": "8", "seq_len": "1024",
@@ -80,3 +83,35 @@ def test_a_t5_has_two_towers_and_a_length_for_each() -> None:
     expected = tables + 12 * (encoder + decoder) + 2 * 2 * h + 29184
     assert n_params(posed.model) == expected
     assert "decoder-seq-length=128" in posed.options["stack_options"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "switches"),
+    [
+        ("--fp8-format hybrid --fp8-recipe blockwise --fp8-param-gather True --first-last-layers-bf16 True",
+         "fp8-recipe=blockwise,fp8-param-gather,bf16-first-layers=1,bf16-last-layers=1"),
+        ("--fp8-recipe mxfp8 --first-last-layers-bf16 True --num-layers-at-start-in-bf16 0 --num-layers-at-end-in-bf16 14",
+         "fp8-recipe=mxfp8,bf16-last-layers=14"),
+        ("--mtp-num-layers 2 --microbatch-group-size-per-virtual-pipeline-stage 5",
+         "mtp-layers=2,microbatch-group=5"),
+        (("--num-experts 8 --moe-token-dispatcher-type alltoall --moe-grouped-gemm True --moe-router-score-function sigmoid "
+         "--moe-permute-fusion True --moe-router-fusion True --moe-router-load-balancing-type none"),
+         "dispatcher=alltoall,router-score=sigmoid,no-aux-loss,router-fusion,permute-fusion"),
+        (("--num-experts 8 --moe-token-dispatcher-type alltoall --moe-grouped-gemm True --moe-expert-capacity-factor 1.25 "
+         "--moe-pad-expert-input-to-capacity True"),
+         "dispatcher=alltoall,capacity-factor=1.25,pads-to-capacity"),
+        ("--use-precision-aware-optimizer True --main-grads-dtype bf16 --exp-avg-dtype bf16 --exp-avg-sq-dtype fp8",
+         "precision-aware,grad-reduce-in-bf16,exp-avg-dtype=bf16,exp-avg-sq-dtype=fp8"),
+        ("--optimizer-cpu-offload True --optimizer-offload-fraction 0.5", "optimizer-offload=0.5"),
+        ("--defer-embedding-wgrad-compute True --wgrad-deferral-limit 2",
+         "deferral-limit=2,deferred-head"),
+        ("--recompute-method uniform --recompute-num-layers 4", "recompute-chunk=4"),
+        ("--recompute-method block --recompute-num-layers 4", "recompute-layers=4"),
+        ("--no-masked-softmax-fusion True --apply-query-key-layer-scaling True",
+         "no-softmax-fusion,fp32-softmax"),
+    ],
+)  # fmt: skip
+def test_arguments_are_switches(arguments: str, switches: str) -> None:
+    options = question(asked(arguments)).options["stack_options"]
+    assert set(options.split(",")) == set(switches.split(","))
+    read_switches(options)

@@ -198,3 +198,71 @@ def test_nine_in_ten_of_the_good_rows_are_modelled() -> None:
                 except UnmodelledError:
                     outcome[False] += 1
         assert outcome[True] >= 0.9 * outcome.total(), (name, outcome)
+
+
+def test_a_batch_is_cut_as_the_framework_cuts_it() -> None:
+    """torchtitan's pipelines: one micro-batch a stage; ColossalAI's batch is whole without one."""
+    titan = {"framework": "torchtitan", "micro_batch": "32", "n_gpus": "128", "tp": "8", "sharding": "fsdp"}  # fmt: skip
+    posed = asked(**titan, pp="8", global_batch="64")
+    assert (posed.options["micro_batch"], posed.options["global_batch"]) == (4, 64)
+    assert "row-pipeline-batch" in codes(posed)
+    assert option("micro_batch", **titan) == 32
+    colossal = {
+        "framework": "ColossalAI",
+        "micro_batch": "",
+        "extra_config": "batch size per DP 36",
+    }
+    assert option("micro_batch", **colossal) == 36
+    piped = asked(**colossal, pp="2", n_gpus="8", sharding="zero1")
+    assert (piped.options["micro_batch"], piped.options["grad_accum"]) == (1, 36)
+
+
+def test_what_does_not_compile_and_what_sums_in_16_bits() -> None:
+    assert option("stack_options", framework="torchtitan", compile="no") == "no-compile"
+    assert option("stack_options", framework="torchtitan", compile="yes") is None
+    named = option("stack_options", framework="InternEvo", sharding="zero1")
+    assert named == "no-fp32-sums,no-fused-adam"
+
+
+def test_a_shape_that_only_its_label_names() -> None:
+    posed = question({"id": "x", "model": "InternLM-20B", "framework": "InternEvo"})
+    layer = 4 * 5120**2 + 3 * 5120 * 13824 + 2 * 5120
+    assert n_params(posed.model) == 60 * layer + (2 * 103168 + 1) * 5120
+    assert posed.model.n_layers == 60
+
+
+def test_embeddings_that_take_the_place_of_a_layer() -> None:
+    """BLOOM: 70 layers and two embeddings over 12 stages; an even split stays as it is."""
+    bloom = {"framework": "Megatron-DeepSpeed", "model": "GPT 176B", "hidden": "14336", "heads": "112",
+             "vocab": "250880", "n_gpus": "384", "tp": "4", "sharding": "zero1", "precision": "bf16"}  # fmt: skip
+    posed = asked(**bloom, layers="70", pp="12")
+    middle = "+".join(["6"] * 10)
+    assert posed.options["stack_options"] == f"stage-layers=5+{middle}+5"
+    assert "row-stages" in codes(posed)
+    assert option("stack_options", **bloom, layers="78", pp="12") == (
+        "stage-layers=6+" + "+".join(["7"] * 10) + "+2"
+    )
+    assert option("stack_options", **bloom, layers="72", pp="12") is None
+
+
+def test_a_version_is_read_off_the_name_of_its_results() -> None:
+    row = {"framework": "torchtitan", "compile": "yes"}
+    old = asked(**row, source_path_or_section="benchmarks/llama3_202412.md")
+    assert old.options["stack_options"] == "no-compiled-loss"
+    assert "row-version" in codes(old)
+    assert option("stack_options", **row, source_path_or_section="llama3_202506.md") is None
+    assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
+
+
+def test_modules_trained_whole_are_read_beside_the_targets() -> None:
+    cells = {
+        "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",
+        "lora_targets": "q,v + wte,lm_head trained",
+    }  # fmt: skip
+    assert option("lora_targets", **cells) == "self_attn.q_proj,self_attn.v_proj"
+    assert option("modules_to_save", **cells) == "embed_tokens,lm_head"
+
+
+def test_the_longest_sample_of_the_data_is_met_once() -> None:
+    assert option("lengths", notes="seq_len = longest Alpaca sample, run first") == "varied"
+    assert option("loss", extra_config="--use_liger_kernel true") == "liger"

@@ -57,3 +57,104 @@ def test_a_fused_loss_takes_what_it_holds() -> None:
     )
     assert native - eager == pytest.approx(4 * logits, abs=1024)
     assert 0 < eager - te <= 4 * logits + 1024
+
+
+def test_megatrons_own_attention_keeps_a_buffer_of_scores() -> None:
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 1024, "sequence_parallel": False}
+    ours, theirs = (
+        parts(**run, stack_options=f"transformer-impl={kind},no-gradient-fusion")["workspaces"] or 0
+        for kind in ("local", "transformer_engine")
+    )
+    assert ours - theirs == 32 * 1024**2 * 2 - 32 * 2**20  # less Transformer Engine's workspace
+
+
+def test_softmax_in_parts_keeps_it_in_fp32() -> None:
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "seq_len": 1024, "sequence_parallel": False}
+    options = "transformer-impl=local,no-softmax-fusion"
+    fused, low, high = (
+        peak(**run, stack_options=chosen)
+        for chosen in ("transformer-impl=local", options, f"{options},fp32-softmax")
+    )
+    scores = 32 * 1024**2
+    assert fused == low  # the same result is saved
+    # the result in fp32 and, for the product with the values, in 16 bits
+    assert high - low == 32 * 4 * scores
+
+
+def test_deferred_gradients_of_the_head_wait() -> None:
+    run = {"pp": 2, "grad_accum": 8, "pipeline_stage": "last"}
+    tokens, part, width = 4096, 128256 // 4, 4096
+    none, two, every = (
+        peak(**run, stack_options=chosen)
+        for chosen in (None, "deferred-head,deferral-limit=2", "deferred-head")
+    )
+    each = (tokens * part + tokens // 4 * width) * 2
+    assert (two - none, every - none) == (2 * each, 7 * each)
+
+
+def test_a_larger_group_of_micro_batches_keeps_more_parts() -> None:
+    run = {"pp": 2, "vp": 4, "grad_accum": 16, "pipeline_stage": "last"}
+    usual, more = (peak(**run, stack_options=chosen) for chosen in (None, "microbatch-group=4"))
+    layers = parts(**run)["activations"] or 0
+    assert more - usual == pytest.approx(layers * 6 / 7, rel=0.05)
+
+
+def test_the_workspace_of_cublas_is_what_the_environment_says() -> None:
+    usual, small = (
+        parts(stack_options=chosen)["workspaces"] or 0
+        for chosen in (None, "cublas-workspace-kib=8320")
+    )
+    assert usual - small == 2 * (32 * 1024 - 8320) * 1024
+
+
+def test_a_precision_aware_optimizer_keeps_the_bits_that_weights_lack() -> None:
+    usual, aware = (
+        parts(),
+        parts(stack_options="precision-aware,exp-avg-dtype=bf16,exp-avg-sq-dtype=fp8"),
+    )
+    assert aware["main_weights"] == (usual["main_weights"] or 0) // 2
+    # 2 + 1 bytes of states rather than 4 + 4
+    assert aware["optimizer_states"] == (usual["optimizer_states"] or 0) * 3 // 8
+
+
+def test_part_of_the_optimizer_lies_on_the_host() -> None:
+    usual, half = parts(), parts(stack_options="optimizer-offload=0.5")
+    for name in ("main_weights", "optimizer_states"):
+        assert half[name] == pytest.approx((usual[name] or 0) / 2, rel=1e-6)
+    every = parts(stack_options="optimizer-offload=1")
+    assert not every.get("main_weights")
+    assert not every.get("optimizer_states")
+    assert every["gradients"] == usual["gradients"]
+
+
+def test_padded_experts_get_their_capacity() -> None:
+    run = {"tp": 1, "accelerators": 8, "ep": 8, "sequence_parallel": False}
+
+    def kept(options: str) -> int:
+        found = lmsize.train("mixtral-8x7b", **RUN | run, stack_options=options).memory.components
+        return found["activations"] or 0
+
+    usual, padded = (
+        kept(options) for options in ("dispatcher=alltoall", "capacity-factor=2,pads-to-capacity")
+    )
+    assert padded > 1.3 * usual
+    assert kept("capacity-factor=2") == usual  # fewer are dropped, none is added
+
+
+def test_layers_that_run_again_together_keep_one_input() -> None:
+    one, four = (parts(recompute="full", stack_options=f"recompute-chunk={n}") for n in (1, 4))
+    stream = 4096 * 4096 * 2 // 4  # of a rank's tokens, by sequence parallelism
+    assert (one["activations"] or 0) > 31 * stream
+    kept = {
+        n: peak(recompute="full", micro_batch=4, stack_options=f"recompute-chunk={n}")
+        for n in (1, 4, 5, 32)
+    }
+    assert kept[32] > kept[4] > kept[1] - 4 * 32 * stream
+    assert four != one
+    none = peak(recompute="none", micro_batch=4)
+    assert 0.9 * none < kept[32] < none  # all together, but not while the loss is taken
+
+
+def test_block_recomputation_is_not_chunked() -> None:
+    usual = peak(recompute="full", stack_options="recompute-layers=8")
+    assert usual == peak(recompute="full", stack_options="recompute-layers=8,recompute-chunk=1")

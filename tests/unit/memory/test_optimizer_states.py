@@ -83,3 +83,8 @@ def test_states_take_the_recipes_type() -> None:
 
 def test_paged_states_are_not_on_the_accelerator() -> None:
     assert total("paged-adamw", MATRIX) == 0
+
+
+def test_small_tensors_and_scales_are_not_paged() -> None:
+    assert total("paged-adamw", VECTOR) == 8 * 512
+    assert total("paged-adamw8bit", MATRIX) == 2 * 512 * 256 // 256 * 4

@@ -102,6 +102,10 @@ MIMO_7B = {
     "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 11008, "vocab_size": 151680,
     "attention_bias": True, "num_nextn_predict_layers": 1, "tie_word_embeddings": False,
 }  # fmt: skip
+QWEN_7B = {
+    "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "kv_channels": 128,
+    "intermediate_size": 22016, "vocab_size": 151936,
+}  # fmt: skip
 PALM_540B = {
     "hidden_size": 18432, "intermediate_size": 73728, "num_hidden_layers": 118,
     "num_attention_heads": 48, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 256000,
@@ -116,6 +120,7 @@ GOPHER_280B = {
     ("model_type", "keys", "expected"),
     [
         ("mimo", MIMO_7B, 7_833_409_536),  # as in the index of its checkpoint
+        ("qwen", QWEN_7B, 7_721_324_544),  # as ms-swift counts them
         ("_palm", PALM_540B, 540_356_474_880),
         ("_gopher", GOPHER_280B, 279_697_162_240),
     ],

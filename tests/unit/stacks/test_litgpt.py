@@ -71,7 +71,7 @@ def test_keys_and_values_of_few_heads_are_repeated() -> None:
 
 def test_bitsandbytes_of_the_time_keeps_every_input() -> None:
     inputs = 2 * H + 2 * H + 2 * H + 2 * F  # both norms, attention by token, the gated product
-    whole = saved(LLAMA, "q_proj v_proj", quantised=True)
+    whole = saved(LLAMA, "q_proj v_proj", quant="nf4")
     assert whole - saved(LLAMA, "q_proj v_proj") == T * inputs
 
 

@@ -16,6 +16,7 @@ from lmsize.stacks.fused_shapes import fused_shapes
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.setting import Setting
 from lmsize.stacks.switches import Switches, read_switches
+from lmsize.tape.casts import Casts
 from lmsize.tape.liveness import backward, forward
 
 S, B, H, F, HEADS = 128, 2, 256, 1024, 4
@@ -120,3 +121,35 @@ def test_switches_are_read_and_refused_by_name() -> None:
     for wrong in ("attention-backend=flsh", "fast", "cross-entropy", "recompute-modules=moe_atc"):
         with pytest.raises(InputError, match="one of"):
             read_switches(wrong)
+
+
+def test_matrices_that_read_the_same_are_one() -> None:
+    apart = Block("layer", (
+        GPT.parts[0], *(Linear(f"{n}_proj", H, H, True, "column", HEADS) for n in "qkv"),
+        *GPT.parts[2:],
+    ))  # fmt: skip
+    casts = Casts(1.0)
+    for setting in (FUSED, replace(FUSED, casts=casts)):
+        assert saved(apart, setting) == saved(GPT, setting)
+
+
+def test_layers_in_8_bits_save_casts() -> None:
+    plain = saved(GPT, FUSED)
+    assert plain - saved(GPT, replace(FUSED, casts=Casts(1.0, shares_inputs=True))) == T * (
+        2 * H + F
+    )
+    assert plain - saved(GPT, replace(FUSED, casts=Casts(1.0))) == T * (2 * H + F - H)
+    experts = saved(MIXTURE, FUSED) - saved(
+        MIXTURE, replace(FUSED, casts=Casts(1.0, shares_inputs=True))
+    )
+    assert experts == T * H + 2 * T * (H + F)  # qkv's input; rows sent and weighted activations
+
+
+def test_adapted_experts_save_their_rows() -> None:
+    rank = 8
+    plain = replace(FUSED, trains_base=False)
+    adapted = replace(plain, ranks=(("mlp.experts", rank),))
+    rows = 2 * T  # each token twice
+    inner = rows * rank * 2
+    # what both matrices read, and what is between the two of each adapter
+    assert saved(MIXTURE, adapted) - saved(MIXTURE, plain) == 2 * rows * (H + F) + 2 * inner

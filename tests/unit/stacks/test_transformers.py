@@ -12,8 +12,9 @@ from lmsize.model.spec import Block, ModelSpec
 from lmsize.stacks import transformers
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.setting import Setting
-from lmsize.tape.liveness import forward
+from lmsize.tape.liveness import backward, forward
 from lmsize.tape.pieces import piece
+from lmsize.tape.program import Program
 
 B, S, H, F, A, KV, D = 2, 256, 512, 1408, 8, 2, 64
 T, HQ, HK = B * S, A * D, KV * D
@@ -89,3 +90,26 @@ def test_recomputation_never_keeps_more() -> None:
     )
     assert piece(program, checkpointed=True).saved < piece(program).saved
     assert piece(program, checkpointed=True).gradients == piece(program).gradients
+
+
+def test_blooms_gelu_holds_four_tensors_forward_and_five_backward() -> None:
+    program = Program()
+    x = program.input("x", 4096, 2, needs_grad=True)
+    program.outputs.append(transformers.activation(program, x, "bloom_gelu"))
+    each = x.n_bytes
+    assert forward(program).saved == each
+    assert forward(program).peak == each + 4 * each
+    assert backward(program).peak == 2 * each + 5 * each  # beside the input and what came
+
+
+def test_adapters_over_few_bits_are_not_cast_under_autocast() -> None:
+    """The output projection's adapter reads what attention saved; a whole base's keeps a copy."""
+    amp = {"weight_itemsize": 4, "autocast": 2, "trains_base": False, "quant_itemsize": 2}
+    ranks = (("self_attn.o_proj", 16),)
+
+    def added(quant: str) -> int:
+        return saved(LLAMA, **amp, ranks=ranks, quant=quant) - saved(LLAMA, **amp, quant=quant)
+
+    own = 2 * T * 16 + 2 * 16 * (HQ + H)  # what lies between its matrices, and their casts
+    assert added("nf4") == own
+    assert added("") == own + 2 * T * HQ

@@ -28,7 +28,7 @@ def test_a_layer_saves_its_inputs_gate_and_other_half_alone() -> None:
     linears = [p for p in layer.parts if isinstance(p, Linear)]
     setting = Setting(
         micro_batch=B, seq_len=S, conduct=LLAMA.conduct, weight_itemsize=2, quant_itemsize=2,
-        quantised=True, trains_base=False, adapting=unsloth.ADAPTING,
+        quant="nf4", trains_base=False, adapting=unsloth.ADAPTING,
         ranks=tuple((linear.name, R) for linear in linears),
     )  # fmt: skip
     program = layer_program(layer, setting, unsloth.STYLE, width=H, itemsize=2, needs_grad=True)

@@ -213,7 +213,7 @@ def test_every_class_is_a_row_of_the_catalogue() -> None:
     ("said", "match"),
     [
         ({"precision": "fp8"}, "--precision"),
-        ({"tp": 2}, "--tp"),
+        ({"pp": 2}, "--pp"),
         ({"recompute": "selective"}, "--recompute"),
         ({"stack": "megatron"}, "--stack"),
         ({"method": "lora", "lora_targets": "k_porj"}, "k_proj"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmsize.stacks.quantised import dequantised_linear, integer_linear
 from lmsize.tape import ops
 from lmsize.tape.liveness import backward, forward
 from lmsize.tape.pieces import piece
@@ -100,3 +101,59 @@ def test_one_program_serves_numbers_and_arrays(autocast: float | None, checkpoin
 def test_storages_are_whole_blocks() -> None:
     assert Tensor("x", 1, 4).n_bytes == 512
     assert Tensor("x", 129, 4).n_bytes == 1024
+
+
+def test_what_a_node_holds_on_to_outlives_its_backward() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    inner = ops.pointwise(program, x, name="f")
+    out = dequantised_linear(program, inner, n_weights=256, n_in=16, n_out=16, keeps_input=True)
+    program.outputs.append(out)
+    made = piece(program)
+    assert made.saved == made.clinging == 2 * KIB
+    # At the product: its input, the gradients of both its ends, the weight in full.
+    assert made.backward_peak == 3 * 2 * KIB + 2 * 256
+    assert piece(program, checkpointed=True).clinging == 0
+
+
+def test_a_recomputation_finds_the_gradients_that_are_there() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    inner = ops.pointwise(program, x, name="silu", saves="input")
+    shorter = ops.total(program, inner, numel=KIB // 4)
+    program.outputs.append(ops.cast(program, shorter, 2))
+    # The cast's gradient is made before anything saved is asked for; the 16-bit one is gone then.
+    assert backward(program).held_before == KIB
+    assert piece(program, checkpointed=True).backward_peak == forward(program).peak + KIB
+
+
+def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    made = integer_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
+    program.outputs.append(made)
+    through, undone = forward(program), backward(program)
+    assert through.saved == 2 * KIB
+    rows = KIB + 512  # in int8, and a scale each
+    sums = 4 * KIB * (4 + 2)  # int32, then fp16
+    assert through.peak == 2 * KIB + made.n_bytes + rows + sums
+    whole = 2 * 16 * 64
+    assert undone.peak == 2 * KIB + made.n_bytes + whole + x.n_bytes
+
+
+def test_a_four_bit_product_saves_nothing_and_holds_its_weight_whole() -> None:
+    program = Program()
+    x = program.input("x", KIB, 2, needs_grad=True)
+    made = dequantised_linear(program, x, n_weights=16 * 64, n_in=16, n_out=64)
+    program.outputs.append(made)
+    assert forward(program).saved == 0
+    assert forward(program).peak == x.n_bytes + made.n_bytes + 2 * 16 * 64
+
+
+def test_a_reentrant_checkpoint_runs_again_before_any_gradient_moves() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    inner = ops.pointwise(program, x, name="silu", saves="input")
+    program.outputs.append(ops.cast(program, ops.total(program, inner, numel=KIB // 4), 2))
+    again = piece(program, checkpointed=True, reentrant=True)
+    assert again.backward_peak == forward(program).peak + program.outputs[0].n_bytes

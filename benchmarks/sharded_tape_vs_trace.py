@@ -1,0 +1,178 @@
+"""The tape against the trace of one rank of many: FSDP2 at stages 2 and 3, tensor parallelism, both.
+
+::
+
+    python benchmarks/sharded_tape_vs_trace.py draw --number 30 > cases.jsonl
+    python benchmarks/sharded_tape_vs_trace.py trace cases.jsonl > traced.jsonl     # needs torch
+    python benchmarks/sharded_tape_vs_trace.py compare traced.jsonl --csv benchmarks/results/sharded.csv
+
+A case is a config and options of ``lmsize train``; a traced case has the peak of each phase of the
+second step on rank 0, in bytes as an accelerator's allocator gives them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tape_vs_trace import taped_peaks
+
+Case = dict[str, Any]
+SEED = 11
+CLASSES = {
+    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "mistral": "MistralForCausalLM", "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM", "gemma": "GemmaForCausalLM", "phi3": "Phi3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM",
+    "bert": "BertForMaskedLM", "opt": "OPTForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
+}  # fmt: skip
+# Families whose class has a plan for tensor parallelism, and more that FSDP2 takes.
+SPREAD = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "starcoder2", "gemma", "phi3")
+SHARDED = (*SPREAD, "gemma2", "gpt2", "gpt_neox", "bert", "opt", "qwen3_moe")
+LAYOUTS = ("stage 3", "stage 3", "stage 2", "tp", "tp + stage 3", "tp + stage 2")
+HEADINGS = (
+    "case", "layout", "dp", "tp", "zero", "precision", "method", "recompute", "attention",
+    "grad_accum", "traced_bytes", "taped_bytes", "error",
+)  # fmt: skip
+
+
+def drawn(seed: int, number: int) -> Iterator[Case]:
+    """`number` cases, always the same for a seed; every kind of layout in turn."""
+    rng = random.Random(seed)
+    for at in range(number):
+        layout = LAYOUTS[at % len(LAYOUTS)]
+        has_tp = layout.startswith("tp")
+        family = rng.choice(SPREAD if has_tp else SHARDED)
+        options = _options(rng, family, layout)
+        yield {
+            "id": f"{seed}-{at}-{family}", "layout": layout, "config": _config(rng, family),
+            "options": options,
+        }  # fmt: skip
+
+
+def _config(rng: random.Random, family: str) -> Case:
+    head_dim, n_heads = rng.choice([64, 128]), rng.choice([8, 16])
+    width = head_dim * n_heads
+    ffn = rng.choice([2, 3, 4]) * width + rng.choice([0, 0, 40])
+    vocab = rng.choice([1000, 32000, 50257, 128256])
+    layers, tied = rng.randint(2, 12), rng.random() < 0.3
+    config: Case = {
+        "model_type": family, "architectures": [CLASSES[family]], "hidden_size": width,
+        "num_hidden_layers": layers, "num_attention_heads": n_heads, "vocab_size": vocab,
+        "intermediate_size": ffn, "max_position_embeddings": 4096, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    if family == "gpt2":
+        config |= {"n_embd": width, "n_layer": layers, "n_head": n_heads, "n_positions": 4096}
+        config |= {"n_inner": ffn}
+    elif family == "opt":
+        config |= {"ffn_dim": ffn, "word_embed_proj_dim": width}
+    elif family not in ("bert", "gpt_neox"):
+        config |= {"num_key_value_heads": rng.choice([4, n_heads]), "head_dim": head_dim}
+        config |= {"pad_token_id": 0}
+    if family == "qwen3_moe":
+        config |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": ffn // 4}
+    return config
+
+
+def _options(rng: random.Random, family: str, layout: str) -> Case:
+    has_tp = layout.startswith("tp")
+    tp = rng.choice([2, 4]) if has_tp else 1
+    dp = 1 if layout == "tp" else rng.choice([2, 3, 8, 16] if has_tp else [2, 3, 8, 24, 64])
+    # Adapters on a model that is spread over ranks are not traced.
+    method = "full" if has_tp else rng.choices(["full", "lora"], [3, 1])[0]
+    return {
+        "method": method, "precision": rng.choice(["fp32", "bf16", "amp-bf16", "amp-bf16"]),
+        "attention": "eager" if family == "gemma2" else rng.choice(["sdpa", "sdpa", "eager"]),
+        "recompute": rng.choice(["none", "none", "full"]), "micro_batch": rng.choice([1, 2, 4]),
+        "seq_len": rng.choice([128, 512, 1021, 2048]), "grad_accum": rng.choice([1, 1, 1, 2]),
+        "optimizer": rng.choice(["adamw", "adamw", "adamw-fused", "sgd"]),
+        "accelerators": dp * tp, "tp": tp,
+        "zero": int(layout[-1]) if layout[-1].isdigit() else 0,
+    }  # fmt: skip
+
+
+def traced_peaks(case: Case) -> dict[str, int]:
+    """Bytes of the fullest instant of each phase of the second step, on the first rank."""
+    from lmsize.layout.degrees import Layout
+    from lmsize.tracing.engine import StepOptions, traced_step
+    from lmsize.tracing.peaks import in_blocks, peaks
+    from lmsize.tracing.running import Device
+    from lmsize.workload.training import TrainSpec, with_defaults
+
+    options = case["options"]
+    spec, _ = with_defaults(TrainSpec(**options), max_positions=None)
+    tp, zero = options["tp"], options["zero"]
+    found = traced_step(
+        case["config"], spec, Device("cuda"), StepOptions(),
+        layout=Layout(dp=options["accelerators"] // tp, tp=tp, zero=zero), implementation="foreach",
+    )  # fmt: skip
+    steady = (p for p in peaks(found.log.entries, in_blocks) if p.phase.startswith("2."))
+    return {p.phase[2:]: p.n_bytes for p in steady}
+
+
+def compared(lines: Iterator[str], table: Path | None) -> None:
+    """Print each case's error and their distribution; write them down if asked to."""
+    rows = []
+    for line in lines:
+        case = json.loads(line)
+        if "error" in case:
+            print(f"{case['id']:<18} not traced: {case['error'][:160]}")
+            continue
+        taped, is_taped = taped_peaks(case)
+        traced, found = max(case["peaks"].values()), round(max(taped.values()))
+        parts = " ".join(
+            f"{phase}={taped.get(phase, 0) / case['peaks'][phase] - 1:+.2%}"
+            for phase in ("forward", "backward", "optimizer") if phase in case["peaks"]
+        )  # fmt: skip
+        options = case["options"]
+        row = {"case": case["id"], "dp": options["accelerators"] // options["tp"], **options}
+        row |= {"layout": case["layout"], "traced_bytes": traced, "taped_bytes": found}
+        rows.append(row | {"error": f"{found / traced - 1:.5f}"})
+        said = " ".join(f"{v}" for v in options.values())
+        note = "" if is_taped else "TEXTBOOK "
+        print(f"{case['id']:<18} {found / traced - 1:+8.3%} {note}{parts} [{said}]")
+    errors = sorted(abs(float(row["error"])) for row in rows)
+    print(f"n={len(errors)} median={statistics.median(errors):.3%} worst={errors[-1]:.3%}")
+    if table is not None:
+        with table.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.DictWriter(out, HEADINGS, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def main() -> None:
+    """Draw, trace or compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("draw", "trace", "compare"))
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--number", type=int, default=30)
+    parser.add_argument("--csv", type=Path)
+    asked = parser.parse_args()
+    if asked.what == "draw":
+        for case in drawn(asked.seed, asked.number):
+            print(json.dumps(case))
+        return
+    lines = iter(asked.file.read_text("utf-8").splitlines())
+    if asked.what == "compare":
+        compared(lines, asked.csv)
+        return
+    for line in lines:
+        case = json.loads(line)
+        try:
+            case["peaks"] = traced_peaks(case)
+        except Exception as error:  # noqa: BLE001  # said in the comparison
+            case["error"] = f"{type(error).__name__}: {error}"
+        print(json.dumps(case), flush=True)
+        print(case["id"], file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

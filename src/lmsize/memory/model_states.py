@@ -1,0 +1,195 @@
+"""What a rank holds of the model in training: weights, gradients, optimizer states, their copies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from lmsize.formula import Term, total
+from lmsize.layout.shares import Stored
+from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
+from lmsize.memory.storage import storage
+from lmsize.memory.training_setup import TrainingSetup
+
+WHOLE = 4  # no ZeRO stage divides it
+FUSED_STEPS = (
+    "megatron",
+    "deepspeed",
+)  # Adam in one kernel: Transformer Engine's, Apex', FusedAdam
+
+
+def held_throughout(
+    setup: TrainingSetup, base: list[Stored], adapters: list[Stored], trained: list[Stored], *,
+    frozen: bool, uncast: Iterable[Stored] = (),
+) -> list[Term]:  # fmt: skip
+    """Weights, and copies of weights and gradients, that are there throughout the step.
+
+    Args:
+        uncast: of the layers whose products are not in few bits, if others' are.
+    """
+    recipe = setup.recipe
+    n_uncast = sum(s.n_params for s in uncast if s.is_linear)
+    held = [_weights(setup, base, n_uncast=n_uncast)]
+    if frozen:
+        stage = setup.weights_stage
+        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
+    if setup.has_main_copies and setup.optimizer_share:
+        kind, share = setup.main_weights or recipe.weights, setup.optimizer_share
+        held.append(_raised("main_weights", trained, setup, kind, zero_stage=1, share=share))
+    if setup.sums_in_fp32 and (setup.has_main_copies or not frozen):
+        held.append(_raised("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
+    if setup.has_buckets:
+        kind = recipe.adapters if frozen else recipe.gradients
+        held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
+    return held
+
+
+def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:
+    """Weights that stay gathered through the forward and backward of all micro-batches."""
+    if not setup.stays_whole:
+        return []
+    kind = setup.recipe.gathered or setup.recipe.weights
+    return [_stored("gathered_weights", base, setup, kind, zero_stage=WHOLE)]
+
+
+def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """The copy of the gradients that the step works on, made for it and let go of before the next."""
+    kind = setup.recipe.main_gradients
+    if not kind or setup.adapters is not None:
+        return []
+    return [_stored("main_gradients", trained, setup, kind, zero_stage=1)]
+
+
+def step_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """A partition's gradients as the step takes them, where they are not summed up so already."""
+    kind = setup.recipe.step_gradients
+    if not kind or not setup.has_main_copies or setup.sums_in_fp32:
+        return []
+    raised = _raised("gradients raised for the step", trained, setup, kind, zero_stage=1)
+    return [total("temporaries", [raised])]
+
+
+def gradients(
+    setup: TrainingSetup, trained: list[Stored], *, zero_stage: int | None = None
+) -> Term:
+    """Gradients as they add up over micro-batches; at a ZeRO stage's division if one is given."""
+    recipe = setup.recipe
+    kind = recipe.weights if setup.switches.grad_reduce_in_bf16 else recipe.gradients
+    kind = kind if setup.adapters is None else recipe.adapters
+    stage = zero_stage or (WHOLE if setup.defers_reduction else 2)
+    return _stored("gradients", trained, setup, kind, zero_stage=stage)
+
+
+def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) -> Term:
+    """The base model: quantised linears, the rest in the recipe's type; casts that stay."""
+    casts = setup.casts
+    sums: dict[tuple[str, bool, bool], int] = defaultdict(int)
+    in_few_bits = casts is not None and casts.stores_weights
+    for stored in tensors:
+        quantised = setup.quant is not None and stored.is_linear
+        if not (in_few_bits and stored.is_linear):
+            sums[stored.group, quantised, stored.is_expert] += stored.n_params
+    if in_few_bits and n_uncast:
+        sums["linears of the first and last layers", False, False] += n_uncast
+    rest = setup.precision(setup.base_type)
+    n_cast = sum(s.n_params for s in tensors if s.is_linear) - n_uncast
+    parts = []
+    for (group, quantised, expert), n in sums.items():
+        kind = setup.quant if quantised and setup.quant else rest
+        label = f"{group} ({kind.name})" if setup.quant else group
+        n_shards = setup.shards(setup.weights_stage, expert=expert)
+        parts.append(storage(label, n, kind, n_shards=n_shards))
+    if casts is not None and casts.keeps_weights:
+        label = f"linears cast to {casts.weights}, {casts.n_copies} each"
+        parts.append(storage(label, casts.n_copies * n_cast, setup.precision(casts.weights)))
+    elif not setup.quant:
+        parts += [
+            storage(f"linears cached in {name}", n_cast, setup.precision(name))
+            for name in setup.recipe.cached_weights
+        ]
+    return total("weights", parts)
+
+
+def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term:
+    recipe, base, switches = setup.recipe, setup.base_type, setup.switches
+    kinds = (recipe.adapters, recipe.adapters) if frozen else (recipe.states, recipe.weights)
+    of_whole = (base, base)
+    if frozen and setup.has_main_copies:
+        kinds, of_whole = (recipe.states, recipe.adapters), (recipe.states, base)
+    whole = [stored for stored in trained if stored.is_whole]
+    own = [stored for stored in trained if not stored.is_whole]
+    named = {"exp_avg": switches.exp_avg_dtype, "exp_avg_sq": switches.exp_avg_sq_dtype}
+    found = [
+        optimizer_states(
+            "optimizer_states", tensors, setup.optimizer,
+            StateTypes(setup.precision, *types, named, setup.optimizer_share),
+            fallback=setup.fallback, n_shards=setup.shards(1),
+            n_expert_shards=setup.shards(1, expert=True),
+        )
+        for tensors, types in ((own, kinds), (whole, of_whole))
+    ]  # fmt: skip
+    return total("optimizer_states", [leaf for term in found for leaf in term.children])
+
+
+def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
+    """Temporaries of the optimizer's own arithmetic."""
+    optimizer = setup.optimizer
+    trainable = [s for s in trained if s.trainable]
+    in_own = setup.adapters is not None and not setup.has_main_copies
+    state = setup.recipe.adapters if in_own else setup.recipe.states
+    usual = optimizer.default_implementation
+    fuses = setup.recipe.stack in FUSED_STEPS and setup.switches.fused_adam
+    kind = "fused" if usual == "foreach" and fuses else usual
+    copies = {
+        "foreach": optimizer.foreach_copies, "fused": optimizer.fused_copies
+    }.get(kind, optimizer.loop_copies)  # fmt: skip
+    if not copies:
+        return []
+    label = f"{kind} step, {copies:g} copies"
+    leaves = []
+    for dtype, tensors in _by_type(setup, trainable, state):
+        at_once = [s.n_params for s in tensors] if kind in ("foreach", "fused") else []
+        numel = sum(at_once) or max((s.numel for s in tensors), default=0)
+        copied = storage(
+            label, round(copies * numel), setup.precision(dtype), n_shards=setup.shards(1)
+        )
+        leaves.append(copied)
+    return [total("temporaries", leaves)]
+
+
+def _raised(
+    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int,
+    share: float = 1.0,
+) -> Term:  # fmt: skip
+    """Copies of trained tensors in one type, whatever their own."""
+    alike = [replace(stored, is_whole=False) for stored in tensors]
+    return _stored(label, alike, setup, dtype, zero_stage=zero_stage, share=share)
+
+
+def _by_type(
+    setup: TrainingSetup, tensors: Iterable[Stored], dtype: str
+) -> list[tuple[str, list[Stored]]]:
+    """Tensors by their number type: whole modules of the base have its own."""
+    sums: dict[str, list[Stored]] = {}
+    for stored in tensors:
+        sums.setdefault(setup.base_type if stored.is_whole else dtype, []).append(stored)
+    return list(sums.items())
+
+
+def _stored(
+    label: str, tensors: Iterable[Stored], setup: TrainingSetup, dtype: str, *, zero_stage: int,
+    share: float = 1.0,
+) -> Term:  # fmt: skip
+    """Trainable (or all, if none is trained) tensors in one type, a leaf a group."""
+    leaves = []
+    for kind, alike in _by_type(setup, (s for s in tensors if s.trainable), dtype):
+        sums: dict[tuple[str, bool], int] = defaultdict(int)
+        for stored in alike:
+            sums[stored.group, stored.is_expert] += stored.n_params
+        for (group, expert), n in sums.items():
+            n_shards = setup.shards(zero_stage, expert=expert)
+            mine = part_of(n, share)
+            leaves.append(storage(group, mine, setup.precision(kind), n_shards=n_shards))
+    return total(label, leaves)

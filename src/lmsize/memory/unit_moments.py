@@ -1,0 +1,205 @@
+"""When FSDP2's units hold what: gathers, reductions, and gradients that wait for them.
+
+The root stays gathered through the forward, and again through the backward. Read off torch 2.13,
+``torch/distributed/fsdp/_fully_shard``:
+
+- In the forward what was gathered in one piece stays beside its copy, parameter by parameter, until
+  the next unit is copied too (``wait_for_unshard``, whose local variable holds it that long).
+- While a unit is undone, the one before it is gathered in one piece (``_backward_prefetch``).
+- A unit's gradients stay whole until they are copied into the input of their reduce-scatter
+  (``foreach_reduce``), which lives until the next unit's (``reduce_scatter_states``). The root's
+  wait for the end of the backward.
+- At stage 2 units stay gathered from their forward to the end of their own backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmsize.formula import Term
+from lmsize.memory.blocks import Placed
+from lmsize.memory.moments import RUNNING, Moment
+from lmsize.memory.units import Unit
+from lmsize.numbers import larger
+
+ROOT, UNITS = "root gathered", "units gathered"
+AHEAD, REDUCED = "a unit gathered in one piece", "gradients on their way"
+NONE = Unit()
+Around = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The units of a stage in order.
+
+    Attributes:
+        root: what is in none of them.
+        stays: whether they stay gathered until they are undone (stage 2).
+    """
+
+    blocks: Sequence[Placed]
+    root: Unit
+    stays: bool
+
+    def stands_alone(self, at: int) -> bool:
+        return not self.blocks[at].unit.in_root
+
+    def before(self, at: int, n_before: int) -> Unit:
+        """The unit that runs before one that comes after `n_before` of its own block."""
+        if self.stands_alone(at) and n_before:
+            return self.blocks[at].unit
+        return next((b.unit for b in reversed(self.blocks[:at]) if not b.unit.in_root), NONE)
+
+    def after(self, at: int, n_after: int) -> Unit:
+        """The unit that runs after one that `n_after` of its own block follow."""
+        if self.stands_alone(at) and n_after:
+            return self.blocks[at].unit
+        return next((b.unit for b in self.blocks[at + 1 :] if not b.unit.in_root), NONE)
+
+    def running(self, at: int) -> Any:
+        """Bytes of the weights that a block runs on, beside the root's."""
+        return self.blocks[at].unit.gathered if self.stands_alone(at) else 0
+
+    def staying(self, at: int, n_before: int) -> Any:
+        """Bytes of the units before one that are gathered still."""
+        if not self.stays:
+            return 0
+        here = n_before * self.running(at)
+        return here + sum(
+            b.n_layers * b.unit.gathered for b in self.blocks[:at] if not b.unit.in_root
+        )
+
+    def ahead(self, at: int, n_before: int) -> Any:
+        """Bytes of the unit that is fetched while one is undone."""
+        return 0 if self.stays else self.before(at, n_before).gathered
+
+
+def timeline(blocks: Sequence[Placed], *, stays: bool) -> Timeline:
+    """The units of a stage's blocks."""
+    return Timeline(blocks, sum((b.unit for b in blocks if b.unit.in_root), NONE), stays)
+
+
+def with_units(
+    found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool
+) -> Iterator[Moment]:
+    """The moments with what units hold then, and those that units add."""
+    line = timeline(blocks, stays=stays)
+    for moment in found:
+        around = _in_backward if moment.is_backward else _in_forward
+        yield replace(moment, around=around(line, moment))
+    if not stays:
+        yield _root_gather(line)
+    for at in range(len(blocks)):
+        if line.stands_alone(at):
+            yield from _unit_gathers(line, at)
+            yield from _unit_reductions(line, at)
+    if any(placed.unit.in_root for placed in blocks):
+        yield _root_reduction(line)
+
+
+def _in_forward(line: Timeline, moment: Moment) -> Around:
+    at, n_before = moment.at, moment.n_before
+    running = line.running(at)
+    last = line.blocks[at].unit if line.stands_alone(at) else line.before(at, 0)
+    last = line.root if last is NONE else last
+    return (
+        (ROOT, line.root.gathered),
+        (UNITS, line.staying(at, n_before) + running),
+        (AHEAD, last.gathered),
+    )
+
+
+def _in_backward(line: Timeline, moment: Moment) -> Around:
+    at, n_before = moment.at, moment.n_before
+    return (
+        (ROOT, line.root.gathered),
+        (UNITS, line.staying(at, n_before) + line.running(at)),
+        (AHEAD, line.ahead(at, n_before)),
+        (REDUCED, line.after(at, moment.n_after).reduced),
+    )
+
+
+def _unit_gathers(line: Timeline, at: int) -> Iterator[Moment]:
+    """A unit is there twice before it runs, beside what was gathered in one piece before."""
+    placed, last = line.blocks[at], line.blocks[at].n_layers - 1
+    kept = tuple((b.label, b.n_layers, b.piece.saved) for b in line.blocks[:at])
+    is_first = all(b.unit.in_root for b in line.blocks[:at])
+    for n_before in sorted({0, last}):
+        before = line.root if is_first and not n_before else line.before(at, n_before)
+        yield Moment(
+            "forward", placed.label, (*kept, (placed.label, n_before, placed.piece.saved)), (),
+            placed.piece.output, 0,
+            around=(
+                (ROOT, line.root.gathered),
+                (UNITS, line.staying(at, n_before) + placed.unit.gathered),
+                (AHEAD, before.gathered + placed.unit.gathered),
+            ),
+        )  # fmt: skip
+
+
+def _root_gather(line: Timeline) -> Moment:
+    """The root is gathered anew before the backward."""
+    last = line.blocks[-1]
+    kept = tuple((b.label, b.n_layers, b.piece.saved) for b in line.blocks[:-1])
+    saved = last.piece.saved
+    root = line.root.gathered
+    return Moment(
+        "loss_backward", last.label, kept, (), saved, saved, around=((ROOT, root), (AHEAD, root))
+    )
+
+
+def _unit_reductions(line: Timeline, at: int) -> Iterator[Moment]:
+    """A unit's gradients are there whole, and once more on their way."""
+    placed = line.blocks[at]
+    kept = [(b.label, b.n_layers, b.piece.saved) for b in line.blocks[:at]]
+    undone = [(b.label, b.n_layers, b.gradients) for b in line.blocks[at + 1 :]]
+    whole = placed.piece.gradients
+    for n_after in sorted({0, placed.n_layers - 1}):
+        n_before = placed.n_layers - 1 - n_after
+        yield Moment(
+            "unit_reduction", placed.label,
+            (*kept, (placed.label, n_before, placed.piece.saved)),
+            (*undone, (placed.label, n_after, placed.gradients)),
+            whole + placed.piece.output, 0, whole,
+            around=(
+                (ROOT, line.root.gathered), (UNITS, line.staying(at, n_before)),
+                (AHEAD, line.ahead(at, n_before)), (REDUCED, placed.unit.reduced),
+            ),
+        )  # fmt: skip
+
+
+def _root_reduction(line: Timeline) -> Moment:
+    first = line.blocks[0]
+    undone = [(b.label, b.n_layers, b.gradients) for b in line.blocks[1:]]
+    whole = first.piece.gradients
+    return Moment(
+        "root_reduction", first.label, (), tuple(undone), whole, 0, whole,
+        around=((REDUCED, line.root.reduced),),
+    )  # fmt: skip
+
+
+def gathered_at_once(blocks: Sequence[Placed]) -> Any:
+    """Bytes of the pieces that the gathering stream has at most: a unit's and the one's before it."""
+    line = timeline(blocks, stays=False)
+    found = line.root.gathered
+    for at, placed in enumerate(blocks):
+        if line.stands_alone(at):
+            for n_before in {0, placed.n_layers - 1}:
+                before = line.before(at, n_before)
+                found = larger(found, before.gathered + placed.unit.gathered)
+    return found
+
+
+def in_streams(moment: Term) -> Any:
+    """Bytes of a moment that lie in blocks of the streams that gather and reduce.
+
+    What is gathered in one piece, and the gradients that are reduced; those of the block at work are not.
+    """
+    gradients = moment.child("gradients")
+    shards = sum(
+        leaf.value for leaf in (gradients.walk() if gradients else ())
+        if leaf.combine == "leaf" and not leaf.label.startswith(RUNNING)
+    )  # fmt: skip
+    return shards + sum(leaf.value for leaf in moment.walk() if leaf.label == AHEAD)

@@ -1,0 +1,119 @@
+"""FSDP2's units: what ranks share of each block's parameters, and what that takes while it runs.
+
+Units are the modules that are not to be split: the layers, and some encoders' embeddings. What is left
+(embeddings, the last norm, the head) is the root's. Every parameter is divided along its first dimension, padded to a multiple of the ranks
+(``torch/distributed/fsdp/_fully_shard/_fsdp_param.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lmsize.layout.shares import Stage, Stored, stored_parts
+from lmsize.model.spec import Run, Tower
+from lmsize.numbers import ceil_div
+from lmsize.stacks import habits
+
+if TYPE_CHECKING:
+    from lmsize.memory.training_setup import TrainingSetup
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Bytes of a unit, or of a block's part in one.
+
+    Attributes:
+        gathered: its weights, whole.
+        reduced: its gradients, whole, in the type of the reduction.
+        kept: what its gradients add to those there are, once they are reduced.
+        in_root: whether it is a part of the root's, which are gathered and reduced together.
+    """
+
+    gathered: Any = 0
+    reduced: Any = 0
+    kept: Any = 0
+    in_root: bool = False
+
+    def __add__(self, other: Unit) -> Unit:
+        return Unit(
+            self.gathered + other.gathered, self.reduced + other.reduced, self.kept + other.kept
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """Bytes of a number: as it is gathered and reduced, and of its gradient on a rank."""
+
+    gathered: float
+    reduced: float
+    gradients: float
+
+
+def padded(stored: Stored, n_shards: Any) -> Stored:
+    """Tensors whose first dimension is a multiple of the ranks."""
+    rows, *rest = stored.shape
+    return replace(stored, shape=(ceil_div(rows, n_shards) * n_shards, *rest))
+
+
+def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
+    """A unit of these tensors, each with its ranks; those not trained get no gradient."""
+    gathered = reduced = kept = 0.0
+    for stored, types, n_shards in tensors:
+        rows = stored.shape[0]
+        n = ceil_div(rows, n_shards) * n_shards * (stored.n_params // rows)
+        gathered = gathered + n * types.gathered
+        if stored.trainable:
+            reduced = reduced + n * types.reduced
+            kept = kept + n // n_shards * types.gradients
+    return Unit(gathered, reduced, kept)
+
+
+def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
+    """What gives a block's unit; gradients that add up are there already."""
+    own = {
+        (tower.name, run.block.name): (tower, run)
+        for tower, run in (setup.adapters.runs() if setup.adapters else ())
+    }  # fmt: skip
+    recipe, frozen = setup.recipe, setup.adapters is not None
+    own_roles = _own_roles(setup)
+
+    def size(name: str) -> float:
+        return setup.precision(name).bits_per_value / 8
+
+    def types(kept: str, gradients: str) -> Types:
+        gathered = recipe.gathered or kept
+        return Types(size(gathered), size(recipe.reduced or gathered), size(gradients))
+
+    base = types(recipe.unquantised if setup.quant else recipe.weights, recipe.gradients)
+    adapter = types(recipe.adapters, recipe.adapters)
+
+    def tensors(tower: Tower, run: Run) -> Iterable[tuple[Stored, Types, Any]]:
+        for stored in stored_parts(_alone(tower, run), setup.layout, trainable=not frozen):
+            few = setup.quant if setup.quant and stored.is_linear else None
+            bits = few.bits_per_value / 8 if few else 0.0
+            kind = Types(bits, 0, 0) if few else base
+            yield stored, kind, setup.shards(2, expert=stored.is_expert)
+        mine = own.get((tower.name, run.block.name))
+        for stored in stored_parts(_alone(*mine), setup.layout, trainable=True) if mine else ():
+            yield stored, adapter, setup.shards(2, expert=stored.is_expert)
+
+    def made(tower: Tower, run: Run) -> Unit:
+        found = unit(tensors(tower, run))
+        kept = 0 if setup.accumulates else found.kept
+        return replace(found, kept=kept, in_root=run.block.role not in own_roles)
+
+    return made
+
+
+def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:
+    """The roles of the blocks that are units by themselves; the root has the others'."""
+    if setup.recipe.stack == "torchtitan":
+        return ("embedding", "layer", "head")
+    apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
+    return ("embedding", "layer") if apart else ("layer",)
+
+
+def _alone(tower: Tower, run: Run) -> Stage:
+    return Stage(0, 1, ((tower, Run(run.block, 1, min(run.n_copies, 1))),))

@@ -1,0 +1,199 @@
+"""Storages that come and go, written down in the order in which they do."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
+
+from lmsize.tracing.modules import ModulePaths
+from lmsize.tracing.ranks import current_stream
+from lmsize.tracing.storages import Entry, Layer, Log, Storage
+
+
+def local(tensor: Any) -> Any:
+    """This rank's part of a tensor that is spread over ranks; any other tensor itself."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+class _Hold(weakref.ref[Any]):
+    """A weak hold on a storage, which dies with it and not before."""
+
+    __slots__ = ("key", "number", "storage")
+    key: int
+    number: int
+    storage: Storage
+
+
+class Ledger:
+    """Which storages there are, whose they are, and the log of their coming and going.
+
+    Args:
+        device_type: only storages that (say they) lie there are written down.
+
+    Attributes:
+        phase: the part of the step that runs; `in_backward` whether it is a backward.
+        layer: at work.
+    """
+
+    def __init__(self, modules: ModulePaths, *, device_type: str) -> None:
+        self.log = Log()
+        self.phase, self.in_backward = "setup", False
+        self.layer: Layer | None = None
+        self.device_type = device_type
+        self._modules = modules
+        self._holds: dict[int, _Hold] = {}
+        self._n_seen = 0
+        self._going: list[tuple[int, Storage, Layer | None]] = []
+        self._category = self._transient = ""
+        self._sum: Storage | None = None
+        self._operands: tuple[Storage, ...] = ()
+
+    def begin(self, phase: str) -> None:
+        """Say which part of the step begins."""
+        self._let_go()
+        self.phase, self.in_backward = phase, phase.endswith("backward")
+        self.expect_no_sum()
+
+    def storage(self, tensor: Any) -> Storage | None:
+        """What is known of a tensor's storage; None if it was never seen."""
+        hold = self._holds.get(local(tensor).untyped_storage()._cdata)
+        return hold.storage if hold else None
+
+    def hold(self, path: str, tensor: Any, category: str) -> None:
+        """Take note of a tensor that was there before, such as a parameter at its path."""
+        self.layer = self._modules.layer(path)
+        stored = self.see(local(tensor), "", path)
+        if stored is not None:
+            stored.category = category
+
+    def name(self, tensor: Any, category: str, path: str = "") -> None:
+        """Say what a tensor has turned out to be, and whose."""
+        stored = self.storage(tensor)
+        if stored is not None and stored.category in ("", self._transient):
+            stored.category = category
+            stored.module = path or stored.module
+
+    @contextmanager
+    def making(self, category: str) -> Iterator[None]:
+        """What is made while it lasts is of that category, unless it turns out to be another."""
+        before, self._category, self._transient = self._category, category, category
+        try:
+            yield
+        finally:
+            self._category = before
+
+    def follow(self, tensor: Any) -> None:
+        """Outside of the model, work belongs to the layer whose tensor it is done on."""
+        stored = self.storage(tensor)
+        if stored is not None and stored.layer is not None:
+            self.layer = stored.layer
+
+    def see(self, tensor: Any, func: Any, path: str) -> Storage | None:
+        """Write a tensor's storage down unless it is known; None if it is."""
+        device = tensor.fake_device if type(tensor) is FakeTensor else tensor.device
+        if device.type != self.device_type:
+            return None
+        untyped = tensor.untyped_storage()
+        key = untyped._cdata
+        if key in self._holds:
+            return None
+        stored = Storage(
+            untyped.nbytes(), self.phase, path, str(func), tuple(tensor.shape), str(tensor.dtype),
+            current_stream(), self.layer, self._category,
+        )  # fmt: skip
+        hold = _Hold(untyped, self._release)
+        hold.key, hold.number, hold.storage = key, self._n_seen, stored
+        self._n_seen += 1
+        self._holds[key] = hold
+        if stored.n_bytes:
+            self._let_go()
+            self._write(stored, is_alloc=True)
+        return stored
+
+    def resize(self, untyped: Any, n_bytes: int) -> None:
+        """A storage that is known goes, and comes with another size."""
+        hold = self._holds.get(untyped._cdata)
+        if hold is None or n_bytes == hold.storage.n_bytes:
+            return
+        self._let_go()
+        if hold.storage.n_bytes:
+            self._write(hold.storage, is_alloc=False)
+        hold.storage = replace(
+            hold.storage, n_bytes=n_bytes, phase=self.phase, layer=self.layer,
+            category=self._category,
+        )  # fmt: skip
+        if n_bytes:
+            self._write(hold.storage, is_alloc=True)
+
+    @contextmanager
+    def scratch(self, taken: Iterable[Storage]) -> Iterator[None]:
+        """Storages that nobody sees are there while it lasts."""
+        entries = [Entry(one, True, self.phase, self.layer) for one in taken]
+        if entries:
+            self._let_go()
+            self.log.entries += entries
+        yield
+        self.log.entries += [entry._replace(is_alloc=False) for entry in entries]
+
+    def expect_sum(self, operands: Iterable[Any]) -> None:
+        """What was seen last takes the place of the first of these that goes right after it."""
+        made = self.log.entries[-1].storage
+        known = (self.storage(one) for one in operands)
+        self._operands = tuple(o for o in known if o is not None and o.n_bytes >= made.n_bytes)
+        self._sum = made
+
+    def expect_no_sum(self) -> None:
+        """What goes from here on goes."""
+        self._sum = None
+
+    def close(self) -> None:
+        """Write nothing more: what goes from here on goes because the trace is over."""
+        self._let_go()
+        self._holds.clear()
+
+    def _write(self, stored: Storage, *, is_alloc: bool) -> None:
+        self.log.entries.append(Entry(stored, is_alloc, self.phase, self.layer))
+
+    def _release(self, hold: _Hold) -> None:
+        stored = hold.storage
+        if self._holds.get(hold.key) is hold:
+            del self._holds[hold.key]
+        if not stored.n_bytes:
+            return
+        if self._sum is not None and any(stored is operand for operand in self._operands):
+            self._accumulate(stored)
+        elif self.in_backward or self._modules.among_layers:
+            self._let_go()
+            self._write(stored, is_alloc=False)
+        else:  # it goes by itself, and not as a part of the work of a layer
+            self._going.append((hold.number, stored, self.layer))
+
+    def _let_go(self) -> None:
+        """Log what went together, with nothing asked for in between, in the order in which it came.
+
+        Casts that autocast kept, for one, go in the order of their addresses, which means nothing.
+        When those of many layers go, each goes with its layer.
+        """
+        if not self._going:
+            return
+        going = sorted(self._going, key=lambda one: one[0])
+        self._going.clear()
+        layer = going[0][2]
+        many = len({stored.layer for _, stored, _ in going}) > 2
+        for _, stored, at in going:
+            layer = at if not many else stored.layer or layer
+            self.log.entries.append(Entry(stored, False, self.phase, layer))
+
+    def _accumulate(self, operand: Storage) -> None:
+        """The sum lies where the operand did: neither did the one come nor the other go."""
+        made, self._sum = self._sum, None
+        at = next(i for i in range(1, 9) if self.log.entries[-i].storage is made)
+        del self.log.entries[-at]
+        hold = next(h for h in reversed(self._holds.values()) if h.storage is made)
+        hold.storage = operand

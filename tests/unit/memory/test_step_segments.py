@@ -1,0 +1,95 @@
+"""What DeepSpeed's step leaves to the allocator, and what its pipeline and NCCL hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import lmsize
+from lmsize.catalogue import built_in
+from lmsize.estimate.overheads import CONNECTION, Holdings, communicators
+from lmsize.layout.degrees import Layout
+from lmsize.memory.step_segments import segment_bytes
+
+N = 8_030_261_248  # parameters of llama-3.1-8b
+RUN: dict[str, Any] = {
+    "stack": "deepspeed", "accelerators": 8, "seq_len": 512, "recompute": "full",
+    "accelerator": "a100-80gb", "search": False, "calibration": False, "optimizer": "adam",
+}  # fmt: skip
+SLACK = 1 + built_in().overhead("reserved_frac", "NVIDIA").typical
+
+
+def memory(**options: Any) -> Any:
+    return lmsize.train("llama-3.1-8b", **RUN | options).memory
+
+
+def kept(**options: Any) -> float:
+    """GiB that the allocator holds beyond the slack on what is live in the forward and backward."""
+    found = memory(**options)
+    passes = max(m.value for m in found.tree.children if m.label != "optimizer_step")
+    return float(found.peak_reserved_bytes - passes * SLACK) / 2**30
+
+
+def test_a_flat_tensor_takes_a_free_block_that_holds_it() -> None:
+    inputs = {"n_numbers": 100, "bytes_per_number": 4}
+    assert segment_bytes(**inputs, free_bytes=399) == 400
+    assert segment_bytes(**inputs, free_bytes=400) == 0
+
+
+def test_zero_1_leaves_the_segments_of_its_copies() -> None:
+    """bucket, shard in fp16, largest gradient in fp32 and fp64, shard in fp32, as free blocks allow."""
+    shard, table = N / 8, 128256 * 4096
+    bucket, reduced = 5e8 * 2, shard * 2
+    checks = table * (4 + 8)  # the shard in fp16 then fits the first, in fp32 the second
+    logits = 512 * 128256 * 4
+    assert logits < bucket
+    expected = (bucket + reduced + checks) / 2**30
+    assert kept(precision="fp16", zero=1) == pytest.approx(expected, rel=1e-3)
+
+
+def test_zero_3_leaves_none() -> None:
+    found = memory(precision="bf16", zero=3)
+    assert found.peak_reserved_bytes == round(found.peak_allocated_bytes * SLACK)
+
+
+def test_adapters_leave_a_bucket_however_few_they_are() -> None:
+    found = memory(precision="bf16", zero=2, method="lora")
+    least = round(found.peak_allocated_bytes * SLACK)
+    assert least <= (found.peak_reserved_bytes or 0) < least + 2 * 500_000_000 * 1.1
+
+
+def test_segments_are_given_back_where_there_is_no_room() -> None:
+    small, large = (
+        memory(precision="fp16", zero=1, accelerators=4, micro_batch=8, accelerator=name)
+        for name in ("a100-80gb", "h200")
+    )
+    assert small.peak_reserved_bytes < large.peak_reserved_bytes
+    assert small.peak_device_bytes == small.capacity_bytes
+    assert small.peak_allocated_bytes == large.peak_allocated_bytes
+
+
+def test_a_pipeline_keeps_its_outputs() -> None:
+    """One stream a micro-batch in flight, besides the inputs of its layers."""
+    run = {"precision": "fp16", "pp": 4, "grad_accum": 8, "pipeline_stage": "first", "zero": 1}
+    assert memory(**run).tree is not None
+    leaves = [t for t in memory(**run).tree.walk() if t.label == "outputs of the stage"]
+    assert leaves
+    assert leaves[0].value == 4 * 512 * 4096 * 2
+
+
+def test_groups_and_neighbours_of_a_layout() -> None:
+    assert (Layout().n_groups, Layout().n_neighbours) == (0, 0)
+    assert (Layout(dp=8).n_groups, Layout(dp=8).n_neighbours) == (1, 0)
+    three = Layout(dp=4, tp=8, pp=12)
+    assert (three.n_groups, three.n_neighbours) == (3, 2)
+
+
+def test_buffers_follow_the_links() -> None:
+    held = Holdings(0, n_groups=1, n_neighbours=1)
+    sizes = [
+        communicators(held, built_in().accelerator(name)[0]) / CONNECTION
+        for name in ("rtx-4090", "v100-32gb", "a100-80gb", "h100-80gb")
+    ]
+    assert sizes == [2 * 5, 12 * 5, 24 * 5, 24 * 5]
+    assert communicators(Holdings(0), None) == 0

@@ -1,0 +1,116 @@
+"""torchtitan's step: what stays gathered, what other streams keep, what is not compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import lmsize
+from lmsize.errors import InputError
+
+RUN: dict[str, Any] = {
+    "stack": "torchtitan", "precision": "amp-bf16", "zero": 3, "accelerators": 8, "seq_len": 8192,
+    "recompute": "selective", "search": False, "accelerator": "h100-80gb", "calibration": False,
+}  # fmt: skip
+N = 8_030_261_248
+
+
+def memory(**options: Any) -> Any:
+    return lmsize.train("llama-3.1-8b", **RUN | options).memory
+
+
+def test_streams_keep_the_gradients_shards_and_what_is_gathered() -> None:
+    """At the loss no gradient is live, yet the reducing stream has room for all of a rank's."""
+    found = memory()
+    assert found.moment == "loss_backward"
+    layer = (4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096) * 2
+    head = (128256 + 1) * 4096 * 2
+    live = found.peak_allocated_bytes - layer  # the layer fetched for the backward
+    assert found.peak_reserved_bytes == pytest.approx(live + layer + head + N / 8 * 4, rel=1e-3)
+
+
+def test_a_pipeline_holds_weights_and_gradients_whole() -> None:
+    found = memory(pp=2, grad_accum=4, pipeline_stage="first", recompute="full").components
+    stage = 16 * (4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096) + 128256 * 4096
+    assert found["gathered_weights"] == 2 * stage
+    assert found["gradients"] == 4 * stage
+    assert found["weights"] == stage  # in fp32, over four ranks
+
+
+def test_without_a_compiler_the_loss_is_in_fp32() -> None:
+    compiled, eager = (
+        memory(recompute="full", stack_options=options).peak_allocated_bytes
+        for options in (None, "no-compile")
+    )
+    logits = 8192 * 128256
+    # logits, their fp32 copy and gradients of both, instead of logits and their gradient in 16 bits
+    assert eager - compiled > 6 * logits
+
+
+def test_context_parallel_ranks_gather_keys_and_values() -> None:
+    """The same tokens a rank; the layer's backward holds those of all ranks besides."""
+
+    def layer(cp: int) -> Any:
+        tree = memory(accelerators=64, cp=cp, seq_len=4096 * cp, recompute="full").tree
+        return next(m.value for m in tree.children if m.label == "layer_recompute")
+
+    assert layer(64) - layer(1) > 40 * 2 * 4096 * 4096 * 2
+
+
+@pytest.mark.parametrize(
+    ("stack", "options"),
+    [("torchtitan", "attention-backend=flash"), ("megatron", "no-compile"), ("litgpt", "compile"),
+     ("deepspeed", "compile")],
+)  # fmt: skip
+def test_a_stack_has_switches_of_its_own(stack: str, options: str) -> None:
+    with pytest.raises(InputError):
+        memory(stack=stack, stack_options=options)
+
+
+def test_deepspeed_may_sum_in_16_bits() -> None:
+    held = memory(stack="deepspeed", precision="bf16", zero=1).components
+    assert held["main_gradients"] == 4 * N
+    other = memory(stack="deepspeed", precision="bf16", zero=1, stack_options="no-fp32-sums")
+    assert "main_gradients" not in other.components
+
+
+def test_deepspeed_may_step_by_torchs_adam() -> None:
+    """One more copy in fp32 of the rank's shard while it steps."""
+    run = {
+        "stack": "deepspeed",
+        "precision": "bf16",
+        "zero": 2,
+        "seq_len": 256,
+        "optimizer": "adamw",
+    }
+    steps = [
+        next(m.value for m in memory(**run, stack_options=options).tree.children
+             if m.label == "optimizer_step")
+        for options in (None, "no-fused-adam")
+    ]  # fmt: skip
+    assert steps[1] - steps[0] == 4 * N // 8
+
+
+def test_a_loss_that_is_not_compiled_holds_what_its_operations_hold() -> None:
+    """Three tensors of logits in fp32; four on tensor-parallel ranks, of a share of the words."""
+    logits = 8192 * 128256
+
+    def loss(**options: Any) -> Any:
+        tree = memory(recompute="full", stack_options="no-compiled-loss", **options).tree
+        moment = next(m for m in tree.children if m.label == "loss_backward")
+        return sum(t.value for t in moment.walk() if "1 x head" in t.label)
+
+    assert loss() == pytest.approx(12 * logits, rel=0.02)
+    one = {"tp": 8, "accelerators": 64, "sequence_parallel": True}
+    assert loss(**one) == pytest.approx(16 * logits / 8, rel=0.02)
+
+
+def test_a_stage_has_buffers_for_the_gradients_of_all_micro_batches() -> None:
+    run = {"pp": 2, "grad_accum": 8, "recompute": "full"}
+    first, last = (memory(**run, pipeline_stage=which).tree for which in ("first", "last"))
+    found = {t.label: t.value for t in first.walk()}
+    stream = 8192 * 4096 * 2
+    assert found["outputs of the stage"] == 2 * stream
+    assert found["buffers for their gradients"] == 8 * stream
+    assert "outputs of the stage" not in {t.label for t in last.walk()}

@@ -1,0 +1,71 @@
+"""DeepSeek-V3's mixture under Megatron, tensor by tensor: bytes that a token leaves for the backward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lmsize.api.locate import located
+from lmsize.catalogue import built_in
+from lmsize.layout.degrees import Layout
+from lmsize.stacks import megatron
+from lmsize.stacks.layer import layer_program
+from lmsize.stacks.setting import Setting
+from lmsize.stacks.switches import Switches
+from lmsize.tape.casts import Casts
+from lmsize.tape.liveness import forward
+
+TOKENS, H, HEADS = 4096, 7168, 128
+EXPERTS, TOP, FFN = 256, 8, 2048
+FP32 = 4
+MODEL = located("deepseek-v3", built_in())
+LAYER = next(run.block for _, run in reversed(list(MODEL.runs())) if run.block.role == "layer")
+SETTING = Setting(
+    micro_batch=1, seq_len=TOKENS, weight_itemsize=2, conduct=MODEL.conduct, head_dim=192,
+    layout=Layout(ep=64),
+    switches=Switches(
+        attention_backend="fused", router_score="sigmoid", router_fusion=True, permute_fusion=True
+    ),
+)  # fmt: skip
+
+
+def saved(setting: Setting) -> float:
+    program = layer_program(
+        LAYER, setting, megatron.STYLE, width=H, itemsize=2, needs_grad=True
+    )  # fmt: skip
+    return float(forward(program).saved) / TOKENS
+
+
+def test_a_layer_keeps_what_its_kernels_read() -> None:
+    norms = 2 * (2 * 2 * H + FP32)  # input and output of both, a deviation
+    latents = 2 * (1536 + 1536) + 2 * (576 + 512) + 2 * FP32  # before and after their norms
+    attention = 2 * HEADS * (192 + 192 + 128 + 128) + FP32 * HEADS
+    router = 2 * FP32 * EXPERTS + EXPERTS  # scores, scores for balance, mask
+    rows = 4 * (2 * EXPERTS + 1)  # of the map by which tokens go out and come back
+    experts = TOP * (2 * H + 2 * 2 * FFN + 2 * FFN + FP32)
+    shared = 2 * (2 * FFN + FFN)
+    whole = norms + latents + attention + router + rows + experts + shared
+    assert saved(SETTING) == pytest.approx(whole, abs=1)
+
+
+def test_other_routers_keep_other_tables() -> None:
+    def more(**switches: bool | str) -> float:
+        other = replace(SETTING, switches=replace(SETTING.switches, **switches))
+        return saved(other) - saved(SETTING)
+
+    assert more(aux_loss=False) == -FP32 * EXPERTS
+    # by index: a row's token, and a mask and a table turned by expert rather than a map
+    assert more(permute_fusion=False) == 8 * TOP + (FP32 + 1) * EXPERTS - 4 * (2 * EXPERTS + 1)
+    # without fusion: scores, which expert each is, the chosen scores and their sum, no mask
+    unfused = more(router_fusion=False)
+    assert unfused == pytest.approx(8 * TOP + FP32 * TOP + FP32 * TOP - EXPERTS, abs=FP32 * TOP)
+
+
+def test_in_8_bits_rows_and_activations_are_casts() -> None:
+    few = replace(SETTING, casts=Casts(1.0, shares_inputs=True))
+    experts = TOP * (H + FFN)  # a byte less a number
+    shared = FFN  # its input is the router's, as it is
+    latent = 1536 + 512  # outputs of the latents' norms
+    # each of the two compressions has a cast of the norm's output, which nothing else keeps
+    assert saved(SETTING) - saved(few) == experts + shared + latent
