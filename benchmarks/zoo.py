@@ -111,12 +111,24 @@ def options(rng: random.Random) -> Row:
     }
 
 
+def _aligned(key: str, value: Any, sizes: Row) -> Any:
+    """A width as a multiple of 16; heads are of 16 then."""
+    head_dim = sizes["head_dim"]
+    if not isinstance(value, int) or key.startswith(("vocab", "decoder_vocab")):
+        return value
+    if value in (head_dim, head_dim * sizes["num_heads"]):
+        return value // head_dim * 16
+    return -(-value // 16) * 16 if key.endswith(("_size", "_dim", "d_ff", "n_inner")) else value
+
+
 def configured(family: str, sizes: Row) -> Any:
     """A small config of a family: of the sizes, those that it has."""
     from transformers import CONFIG_MAPPING
 
     cls = CONFIG_MAPPING[family]
     usual = cls().to_dict()
+    if any("expert" in key for key in usual):  # grouped products want rows of 16 bytes
+        sizes = {key: _aligned(key, value, sizes) for key, value in sizes.items()}
     own = {key: value for key, value in sizes.items() if key in usual or key in cls.attribute_map}
     for key in ("text_config", "decoder", "encoder"):
         if isinstance(usual.get(key), dict):
@@ -155,7 +167,7 @@ def model_of(family: str, config: Any, how: Row) -> Any:
         model = get_peft_model(
             model, LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)
         )
-    if how["checkpointing"]:
+    if how["checkpointing"] and model.supports_gradient_checkpointing:
         reentrant = how["checkpointing"] == "reentrant"
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         if how["lora"]:

@@ -86,16 +86,18 @@ class Values:
         elif _may_be_known(args, outs):
             given = _Arguments(args, kwargs)
             if given.are_known:
-                self._keep_all(out, func, given)
+                self._keep_all(out, func, given, args)
 
-    def _keep_all(self, out: Any, func: Any, given: _Arguments) -> None:
+    def _keep_all(self, out: Any, func: Any, given: _Arguments, args: Any) -> None:
         whole = Known(lambda: given.call(func), is_assumed=given.are_assumed)
         if isinstance(out, FakeTensor):
             if func._schema.is_mutable:
                 _write_through(out, whole)
-            elif func.is_view:
-                setattr(out, _ROOT, getattr(given.first, _ROOT, given.first))
-            _keep(out, whole, is_mutated=func._schema.is_mutable)
+            if func.is_view and isinstance(args[0], FakeTensor):
+                setattr(out, _ROOT, getattr(args[0], _ROOT, args[0]))
+                setattr(out, _KEY, (whole, args[0]._version))  # which a view shares, but not yet
+            else:
+                _keep(out, whole, is_mutated=func._schema.is_mutable)
         elif not func._schema.is_mutable:
             for at, one in enumerate(out):
                 part = Known(partial(whole.part, at), is_assumed=given.are_assumed)
@@ -161,7 +163,6 @@ class _Arguments:
 
     def __init__(self, args: Any, kwargs: Any) -> None:
         self.are_known, self.are_assumed = True, False
-        self.first = args[0] if args else None
         self._args, self._kwargs = self._taken(args), self._taken(kwargs)
 
     def call(self, func: Any) -> Any:
@@ -199,9 +200,28 @@ def _known(tensor: Any) -> Known | None:
         return Known(partial(_same, tensor)) if small else None
     if tensor.constant is not None:
         return Known(partial(_same, tensor.constant))
+    known: Known | None
     known, version = tensor.__dict__.get(_KEY, (None, 0))
-    # One that was written into since, itself or through a view, is no longer known.
-    return known if version == tensor._version else None
+    if version == tensor._version:
+        return known
+    # Written into since, itself or through another view: what its root holds there, if that is known.
+    root: Any = tensor.__dict__.get(_ROOT)
+    whole = None if root is None else _known_whole(root)
+    return None if whole is None else _seen_at(whole, _place(tensor))
+
+
+def _known_whole(root: Any) -> Known | None:
+    """What a tensor holds, if its numbers lie one after the other from the start of its storage."""
+    return _known(root) if root.is_contiguous() and not root.storage_offset() else None
+
+
+def _place(view: Any) -> tuple[Any, ...]:
+    return tuple(view.shape), view.stride(), view.storage_offset()
+
+
+def _seen_at(whole: Known, place: tuple[Any, ...]) -> Known:
+    """What a view of a tensor holds."""
+    return Known(lambda: whole.value().contiguous().as_strided(*place), is_assumed=whole.is_assumed)
 
 
 def _same(value: Any) -> Any:
@@ -223,10 +243,10 @@ def _keep(tensor: Any, known: Known, *, is_mutated: bool = False) -> None:
 def _write_through(view: Any, written: Known) -> None:
     """What is written into a view stands in the tensor that it is a view of, where that is whole."""
     root: Any = getattr(view, _ROOT, None)
-    before = None if root is None else _known(root)
-    if before is None or not root.is_contiguous() or root.storage_offset():
+    before = None if root is None else _known_whole(root)
+    if before is None:
         return
-    place = (tuple(view.shape), view.stride(), view.storage_offset())
+    place = _place(view)
 
     def recipe() -> Any:
         made = before.value().clone(memory_format=torch.contiguous_format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,27 @@ def test_written_into_is_forgotten() -> None:
 
     with pytest.raises(LmsizeError):
         run(program)
+
+
+def test_known_numbers_written_into_views_are_known() -> None:
+    def program() -> Any:
+        ids = torch.zeros(2, 5, dtype=torch.long)
+        ids[:, 1:] = torch.arange(4)
+        ids[:, 0] = 7
+        ids[:, 2:][:, 1:] += 10
+        return ids.sum().item()
+
+    assert run(program)[0] == 2 * (0 + 1 + 2 + 3 + 7 + 20)
+
+
+def test_what_is_known_keeps_no_tensor_alive() -> None:
+    def program() -> Any:
+        positions = torch.arange(8)
+        held, later = weakref.ref(positions), positions[2:] + 1
+        del positions
+        return held() is None, later.sum().item()
+
+    assert run(program)[0] == (True, 33)
 
 
 def test_written_into_whole_is_known() -> None:
