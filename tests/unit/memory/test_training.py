@@ -79,6 +79,27 @@ def test_fsdp2_gathers_the_root_and_two_layers_or_at_stage_2_all_of_them() -> No
     assert gathered(2) == 2 * (root + (n_layers - 1) * layer)
 
 
+def gathered_in_lora(**options: Any) -> dict[str, float]:
+    """Bytes that an FSDP2 or FSDP rank has gathered while a layer is undone."""
+    asked = {"zero": 3, "seq_len": 64, "recompute": "full", "precision": "bf16", "search": False}
+    found = lmsize.train("llama-3.1-8b", accelerators=8, **{"method": "lora"} | asked | options)
+    moment = found.memory.tree.child("layer_recompute") if found.memory.tree else None
+    assert moment is not None
+    return {part.label: part.value for part in moment.walk() if "gathered" in part.label}
+
+
+def test_fsdp2_gathers_what_gptq_leaves_in_16_bits() -> None:
+    root = 2 * 128_256 * 4096 + 4096
+    assert gathered_in_lora(method="qlora", quant="gptq-4bit")["root gathered"] == 2 * root
+    assert gathered_in_lora(method="qlora", quant="nf4")["root gathered"] == 4 * root
+
+
+def test_fsdp2_gathers_modules_trained_whole_in_the_type_of_the_base() -> None:
+    tables = 2 * 128_256 * 4096
+    more = gathered_in_lora(modules_to_save="embed_tokens,lm_head")["root gathered"]
+    assert more - gathered_in_lora()["root gathered"] == 2 * tables
+
+
 def test_zero_over_one_rank_is_no_zero() -> None:
     assert components(zero=3) == components(zero=0)
 
