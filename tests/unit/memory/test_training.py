@@ -100,6 +100,18 @@ def test_fsdp2_gathers_modules_trained_whole_in_the_type_of_the_base() -> None:
     assert more - gathered_in_lora()["root gathered"] == 2 * tables
 
 
+@pytest.mark.parametrize("pp", [1, 2])
+def test_flat_units_are_layers_whatever_the_stages(pp: int) -> None:
+    layer = 218_112_000 + 8 * (4096 + 4096 + 4096 + 1024) + 8 * (4096 + 1024 + 4096 + 4096)
+    options = {
+        "stack": "litgpt",
+        "pp": pp,
+        "lora_rank": 8,
+        "lora_targets": "q_proj,k_proj,v_proj,o_proj",
+    }
+    assert gathered_in_lora(**options)["layers gathered"] == 2 * 2 * layer
+
+
 def test_zero_over_one_rank_is_no_zero() -> None:
     assert components(zero=3) == components(zero=0)
 
