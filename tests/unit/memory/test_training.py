@@ -112,6 +112,27 @@ def test_flat_units_are_layers_whatever_the_stages(pp: int) -> None:
     assert gathered_in_lora(**options)["layers gathered"] == 2 * 2 * layer
 
 
+@pytest.mark.parametrize(("optimizer", "kind"), [("adamw", "foreach"), ("adam-mini", "loop")])
+def test_temporaries_of_the_step_divide_experts_over_their_own_replicas(
+    optimizer: str, kind: str
+) -> None:
+    """With one replica of each expert they are not divided; a loop has one tensor at a time."""
+    experts = 32 * 3 * 4096 * 14336
+    dense = 46_702_792_704 - 8 * experts
+    found = lmsize.train(
+        "mixtral-8x7b", stack="torchtitan", accelerators=8, ep=8, zero=3, seq_len=512,
+        optimizer=optimizer, search=False,
+    ).memory.tree  # fmt: skip
+    step = found.child("optimizer_step") if found else None
+    temporaries = step.child("temporaries") if step else None
+    assert temporaries is not None
+    leaves = {part.value for part in temporaries.walk() if kind in part.label}
+    if kind == "foreach":
+        assert leaves == {4 * dense / 8, 4 * experts}
+    else:
+        assert temporaries.value == max(leaves) == 4 * 2 * 2 * 4096 * 14336
+
+
 def test_zero_over_one_rank_is_no_zero() -> None:
     assert components(zero=3) == components(zero=0)
 
