@@ -79,6 +79,18 @@ def test_degrees_that_divide_the_same_tensors_cross(stack: str, method: str, mod
     agree(model, axes, {"stack": stack, "method": method, "zero": 3})
 
 
+@pytest.mark.parametrize(
+    ("said", "n_legal"), [("first-stage-layers=5", 2), ("stage-layers=5+5+6+6+5+5", 3)]
+)
+def test_stages_that_cannot_have_said_layers_are_infinite(said: str, n_legal: int) -> None:
+    """27 layers are left to one other stage, or to three; 6 parts are two stages' in 3 turns."""
+    axes = {"pp": [2, 3, 4], "vp": [1, 3]} if "+" in said else {"pp": [2, 3, 4]}
+    options = {"stack": "megatron", "stack_options": said}
+    agree("llama-3.1-8b", axes, options)
+    found = lmsize.sweep("llama-3.1-8b", axes, **options).peak_allocated_bytes
+    assert np.isfinite(found).sum() == n_legal
+
+
 def test_most_terms_are_computed_once_for_many_candidates() -> None:
     asked = 0
 

@@ -99,8 +99,8 @@ def layout_of(spec: TrainSpec, model: ModelSpec) -> Layout:
             "--vp", spec.vp, "pp above 1, whose ranks hold several stages", nearest=[1]
         )
     layout = with_count(asked, spec.accelerators)
-    is_even = read_switches(spec.stack_options, spec.stack).split.is_even
-    check(layout, model, seq_len=spec.seq_len or 1, is_even=is_even)
+    split = read_switches(spec.stack_options, spec.stack).split
+    check(layout, model, seq_len=spec.seq_len or 1, split=split)
     return layout
 
 

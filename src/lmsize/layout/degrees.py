@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lmsize.errors import LayoutError
+from lmsize.layout.split import EVEN, Split
 from lmsize.model.parts import AttentionCore, Experts
 from lmsize.model.spec import ModelSpec
 
@@ -102,15 +103,16 @@ def with_count(layout: Layout, n_accelerators: int | None) -> Layout:
     return replace(layout, dp=n_accelerators // group)
 
 
-def check(layout: Layout, model: ModelSpec, *, seq_len: int, is_even: bool = True) -> None:
+def check(layout: Layout, model: ModelSpec, *, seq_len: int, split: Split = EVEN) -> None:
     """Refuse a layout that this model cannot run on, with the nearest legal values.
 
     Args:
-        is_even: whether stages have equal numbers of layers.
+        split: how stages come by their layers.
 
     Raises:
         LayoutError: tp does not divide the heads (of any attention layer), more stages than
-            layers, experts or their ranks not divided by ep, a sequence not divided by cp.
+            layers, parts that do not come out, experts or their ranks not divided by ep, a
+            sequence not divided by cp.
     """
     cores = {(p.n_heads, p.n_kv_heads) for p in _text_parts(model) if isinstance(p, AttentionCore)}
     for n_heads, n_kv_heads in sorted(cores):
@@ -123,12 +125,16 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int, is_even: bool = Tru
     )
     if layout.pp > n_layers:
         raise LayoutError("--pp", layout.pp, f"at most the {n_layers} layers", nearest=[n_layers])
-    if is_even and layout.vp > 1 and n_layers % (layout.pp * layout.vp):
+    if split.is_even and layout.vp > 1 and n_layers % (layout.pp * layout.vp):
         legal = [d for d in divisors(n_layers) if n_layers % (layout.pp * d) == 0]
         raise LayoutError(
             "--vp", layout.vp, f"a number of parts that divides the {n_layers} layers with pp",
             nearest=near(layout.vp, legal),
         )  # fmt: skip
+    n_parts = len(split.parts)
+    if n_parts and layout.vp > 1 and n_parts != layout.pp * layout.vp:
+        what = f"the {n_parts} parts whose layers are said, over pp = {layout.pp} stages"
+        raise LayoutError("--vp", layout.vp, what)
     if seq_len % layout.cp:
         legal = divisors(seq_len)
         raise LayoutError(

@@ -7,15 +7,18 @@ it is fetched. A flat tensor with any trained part gets a gradient for all of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 from lmsize.formula import Term, total
-from lmsize.layout.shares import Stored
+from lmsize.layout.shares import Stage, Stored, stored_parts
 from lmsize.memory.moments import Moment
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.model.spec import Run
+from lmsize.numbers import larger
 
 JOIN = "unit_gradients"
 LAYER_MOMENTS = ("layer_backward", "layer_recompute")
@@ -29,14 +32,21 @@ def flattened(base: Iterable[Stored]) -> list[Stored]:
 
 
 def flat_units(
-    setup: TrainingSetup, base: Sequence[Stored], adapters: Sequence[Stored], moment: str
+    setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None, moment: str
 ) -> list[Term]:
-    """What is gathered at a moment, and a unit's gradients before they join the others."""
+    """What is gathered at a moment, and a unit's gradients before they join the others.
+
+    Of unlike layers the widest counts. Weights are gathered in 16 bits or more: litgpt, whose way this
+    is, refuses to quantise on several accelerators.
+    """
     frozen = setup.adapters is not None
     weights = setup.precision(setup.recipe.gathered or setup.recipe.weights)
     gradients = setup.precision(setup.recipe.adapters if frozen else setup.recipe.gradients)
-    root = sum(stored.n_params for stored in base if not stored.is_hidden)
-    layer = sum(s.n_params for s in (*base, *adapters) if s.is_hidden) // setup.model.n_layers
+    rest = tuple(own for own in stage.runs if own[1].block.role != "layer")
+    root = _n_params(setup, replace(stage, runs=rest))
+    added = _of_layers(setup, adapter_stage) if adapter_stage else {}
+    layers = (n + added.get(name, 0) for name, n in _of_layers(setup, stage).items())
+    layer = reduce(larger, layers, 0)
     n_gathered, graded = _at(moment, layer, 0 if frozen else root)
     terms = [
         storage("root gathered", root, weights),
@@ -45,6 +55,21 @@ def flat_units(
     if graded:
         terms.append(storage("gradients of a unit, apart and together", graded, gradients))
     return [total("flat units", terms)]
+
+
+def _of_layers(setup: TrainingSetup, stage: Stage) -> dict[tuple[str, str], Any]:
+    """Numbers in one layer of each kind that a stage has."""
+    return {
+        (tower.name, run.block.name): _n_params(
+            setup, Stage(0, 1, ((tower, Run(run.block, 1, min(run.n_copies, 1))),))
+        )
+        for tower, run in stage.runs
+        if run.block.role == "layer"
+    }
+
+
+def _n_params(setup: TrainingSetup, stage: Stage) -> Any:
+    return sum(stored.n_params for stored in stored_parts(stage, setup.layout, trainable=False))
 
 
 def with_joins(found: Iterable[Moment]) -> Iterator[Moment]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lmsize.formula import Term, total
+from lmsize.formula import Term, maximum, total
 from lmsize.layout.shares import Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
@@ -155,13 +155,21 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     label = f"{kind} step, {copies:g} copies"
     leaves = []
     for dtype, tensors in _by_type(setup, trainable, state):
-        at_once = [s.n_params for s in tensors] if kind in ("foreach", "fused") else []
-        numel = sum(at_once) or max((s.numel for s in tensors), default=0)
-        copied = storage(
-            label, round(copies * numel), setup.precision(dtype), n_shards=setup.shards(1)
-        )
-        leaves.append(copied)
+        for alike, n_shards in by_shards(setup, tensors):
+            at_once = kind in ("foreach", "fused")
+            numel = sum(s.n_params for s in alike) if at_once else max(s.numel for s in alike)
+            copied = round(copies * numel)
+            leaves.append(storage(label, copied, setup.precision(dtype), n_shards=n_shards))
+    if kind == "loop" and len(leaves) > 1:  # one tensor after the other
+        leaves = [maximum("one tensor at a time", leaves)]
     return [total("temporaries", leaves)]
+
+
+def by_shards(setup: TrainingSetup, tensors: Iterable[Stored]) -> list[tuple[list[Stored], int]]:
+    """Trained tensors by the ranks that divide the step's work on them: experts have their own."""
+    mine = [stored for stored in tensors if stored.trainable]
+    parts = [([s for s in mine if s.is_expert == expert], expert) for expert in (False, True)]
+    return [(alike, setup.shards(1, expert=expert)) for alike, expert in parts if alike]
 
 
 def _raised(

@@ -12,6 +12,7 @@ from typing import Any
 
 from lmsize.formula import Term, formula, total
 from lmsize.layout.shares import Stored
+from lmsize.memory.model_states import by_shards
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.numbers import ceil_div, chosen, larger, smaller
 from lmsize.source import Source
@@ -69,7 +70,11 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     they let go of takes the partition's gradients, flat in their own type and in fp32.
     """
     whole = sum(s.n_params for s in trained if s.trainable)
-    mine = ceil_div(whole, setup.shards(1))
+    groups = [
+        ceil_div(sum(s.n_params for s in alike), n_shards)
+        for alike, n_shards in by_shards(setup, trained)
+    ]
+    mine = sum(groups)
     own = setup.precision(setup.recipe.gradients).bits / 8
     largest = smaller(_largest(trained), mine)
     if setup.layout.zero == 1:
@@ -81,11 +86,19 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     if setup.recipe.gradients == "fp16":
         yield "largest gradient in fp32, for its overflow", largest, FP32, 0
     yield "largest gradient in fp64, for its norm", largest, FP64, 0
-    yield "the partition's gradients, flat", mine, own, checked
-    yield "the partition's gradients, flat in fp32", mine, FP32, largest * FP64
-    if not setup.switches.fused_adam:
-        copies = setup.optimizer.foreach_copies or 0
-        yield "temporaries of the step", round(copies * mine), FP32, 0
+    copies = 0 if setup.switches.fused_adam else setup.optimizer.foreach_copies or 0
+    before = 0  # experts are a group of their own, stepped after the rest in what that let go of
+    for n in groups:
+        yield "the partition's gradients, flat", n, own, larger(checked, before * own)
+        yield (
+            "the partition's gradients, flat in fp32",
+            n,
+            FP32,
+            larger(largest * FP64, before * FP32),
+        )
+        if copies:
+            yield "temporaries of the step", round(copies * n), FP32, copies * before * FP32
+        before = n
 
 
 def _of_sums(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_Flat]:

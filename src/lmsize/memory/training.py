@@ -164,7 +164,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
         in_flight = stage.n_in_flight(setup.batch.n_micro, schedule, at_loss=moment.at_loss)
         waiting = tuple(_waiting(setup, stage, blocks[-1].piece.output, in_flight))
         activations = activations_term(moment, in_flight=in_flight, whole=blocks, waiting=waiting)
-        units = flat_units(setup, base, adapters, moment.name) if setup.flattens else gathers
+        units = flat_units(setup, stage, adapter_stage, moment.name) if setup.flattens else gathers
         passing = total("temporaries", [passing_term(moment), *units])
         made.append(total(moment.name, [*held, *grown, *after, *put_off, activations, passing]))
     return [*made, step]

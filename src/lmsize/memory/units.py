@@ -86,8 +86,9 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
         gathered = recipe.gathered or kept
         return Types(size(gathered), size(recipe.reduced or gathered), size(gradients))
 
-    base = types(recipe.unquantised if setup.quant else recipe.weights, recipe.gradients)
+    base = types(setup.base_type, recipe.gradients)
     adapter = types(recipe.adapters, recipe.adapters)
+    whole = types(setup.base_type, setup.base_type)
 
     def tensors(tower: Tower, run: Run) -> Iterable[tuple[Stored, Types, Any]]:
         for stored in stored_parts(_alone(tower, run), setup.layout, trainable=not frozen):
@@ -97,7 +98,8 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
             yield stored, kind, setup.shards(2, expert=stored.is_expert)
         mine = own.get((tower.name, run.block.name))
         for stored in stored_parts(_alone(*mine), setup.layout, trainable=True) if mine else ():
-            yield stored, adapter, setup.shards(2, expert=stored.is_expert)
+            kind = whole if stored.is_whole else adapter
+            yield stored, kind, setup.shards(2, expert=stored.is_expert)
 
     def made(tower: Tower, run: Run) -> Unit:
         found = unit(tensors(tower, run))

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from lmsize.errors import InputError, LayoutError, nearest_names
 from lmsize.layout.columns import over
-from lmsize.layout.degrees import Layout, check
+from lmsize.layout.degrees import check
+from lmsize.layout.shares import stages
 from lmsize.memory.training import training_peak
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.spec import ModelSpec
 from lmsize.workload.training import ATTENTION, RECOMPUTE
 
 BATCH = {"micro_batch": "micro_batch", "grad_accum": "n_micro", "seq_len": "seq_len"}
@@ -83,21 +83,23 @@ def _legal(setup: TrainingSetup, axes: Mapping[str, Sequence[Any]]) -> NDArray[n
     deciding = {k: v for k, v in axes.items() if k in DEGREES or k == "seq_len"}
 
     def ask(values: Mapping[str, Any]) -> bool:
-        varied = _varied(setup, values)
-        return _is_legal(varied.layout, setup.model, seq_len=varied.batch.seq_len)
+        return _is_legal(_varied(setup, values))
 
     found = over(deciding, ask) > 0
     shape = [len(values) if name in deciding else 1 for name, values in axes.items()]
     return np.broadcast_to(found.reshape(shape), [len(values) for values in axes.values()])
 
 
-def _is_legal(layout: Layout, model: ModelSpec, *, seq_len: Any) -> bool:
+def _is_legal(setup: TrainingSetup) -> bool:
+    layout, model, seq_len = setup.layout, setup.model, setup.batch.seq_len
+    split = setup.switches.split
     if layout.vp > 1 and layout.pp == 1:
         return False
     if model.learned_positions and model.max_positions and seq_len > model.max_positions:
         return False
     try:
-        check(layout, model, seq_len=seq_len)
+        check(layout, model, seq_len=seq_len, split=split)
+        stages(model, layout.pp, split)  # said ends and parts may leave a rest
     except LayoutError:
         return False
     return True

@@ -20,8 +20,8 @@ RUN: dict[str, Any] = {
 SLACK = 1 + built_in().overhead("reserved_frac", "NVIDIA").typical
 
 
-def memory(**options: Any) -> Any:
-    return lmsize.train("llama-3.1-8b", **RUN | options).memory
+def memory(*, model: str = "llama-3.1-8b", **options: Any) -> Any:
+    return lmsize.train(model, **RUN | options).memory
 
 
 def kept(**options: Any) -> float:
@@ -46,6 +46,16 @@ def test_zero_1_leaves_the_segments_of_its_copies() -> None:
     assert logits < bucket
     expected = (bucket + reduced + checks) / 2**30
     assert kept(precision="fp16", zero=1) == pytest.approx(expected, rel=1e-3)
+
+
+def test_experts_are_a_partition_of_their_own() -> None:
+    """Over 8 ranks of experts and one replica of each, ZeRO divides the rest alone."""
+    experts = 32 * 3 * 4096 * 14336  # one of each layer
+    table = 32000 * 4096
+    expected = 5e8 * 2 + table * (4 + 8) + experts * (2 + 4)  # the rest fits what the checks left
+    options = {"precision": "fp16", "zero": 2, "ep": 8, "accelerator": "B200-SXM"}
+    found = kept(model="mixtral-8x7b", **options)
+    assert found == pytest.approx(expected / 2**30, rel=1e-3)
 
 
 def test_zero_3_leaves_none() -> None:

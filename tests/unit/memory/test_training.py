@@ -79,6 +79,60 @@ def test_fsdp2_gathers_the_root_and_two_layers_or_at_stage_2_all_of_them() -> No
     assert gathered(2) == 2 * (root + (n_layers - 1) * layer)
 
 
+def gathered_in_lora(**options: Any) -> dict[str, float]:
+    """Bytes that an FSDP2 or FSDP rank has gathered while a layer is undone."""
+    asked = {"zero": 3, "seq_len": 64, "recompute": "full", "precision": "bf16", "search": False}
+    found = lmsize.train("llama-3.1-8b", accelerators=8, **{"method": "lora"} | asked | options)
+    moment = found.memory.tree.child("layer_recompute") if found.memory.tree else None
+    assert moment is not None
+    return {part.label: part.value for part in moment.walk() if "gathered" in part.label}
+
+
+def test_fsdp2_gathers_what_gptq_leaves_in_16_bits() -> None:
+    root = 2 * 128_256 * 4096 + 4096
+    assert gathered_in_lora(method="qlora", quant="gptq-4bit")["root gathered"] == 2 * root
+    assert gathered_in_lora(method="qlora", quant="nf4")["root gathered"] == 4 * root
+
+
+def test_fsdp2_gathers_modules_trained_whole_in_the_type_of_the_base() -> None:
+    tables = 2 * 128_256 * 4096
+    more = gathered_in_lora(modules_to_save="embed_tokens,lm_head")["root gathered"]
+    assert more - gathered_in_lora()["root gathered"] == 2 * tables
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_flat_units_are_layers_whatever_the_stages(pp: int) -> None:
+    layer = 218_112_000 + 8 * (4096 + 4096 + 4096 + 1024) + 8 * (4096 + 1024 + 4096 + 4096)
+    options = {
+        "stack": "litgpt",
+        "pp": pp,
+        "lora_rank": 8,
+        "lora_targets": "q_proj,k_proj,v_proj,o_proj",
+    }
+    assert gathered_in_lora(**options)["layers gathered"] == 2 * 2 * layer
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adamw", "foreach"), ("adam-mini", "loop")])
+def test_temporaries_of_the_step_divide_experts_over_their_own_replicas(
+    optimizer: str, kind: str
+) -> None:
+    """With one replica of each expert they are not divided; a loop has one tensor at a time."""
+    experts = 32 * 3 * 4096 * 14336
+    dense = 46_702_792_704 - 8 * experts
+    found = lmsize.train(
+        "mixtral-8x7b", stack="torchtitan", accelerators=8, ep=8, zero=3, seq_len=512,
+        optimizer=optimizer, search=False,
+    ).memory.tree  # fmt: skip
+    step = found.child("optimizer_step") if found else None
+    temporaries = step.child("temporaries") if step else None
+    assert temporaries is not None
+    leaves = {part.value for part in temporaries.walk() if kind in part.label}
+    if kind == "foreach":
+        assert leaves == {4 * dense / 8, 4 * experts}
+    else:
+        assert temporaries.value == max(leaves) == 4 * 2 * 2 * 4096 * 14336
+
+
 def test_zero_over_one_rank_is_no_zero() -> None:
     assert components(zero=3) == components(zero=0)
 
