@@ -37,7 +37,7 @@ CODES: dict[str, str] = {
     "does not start.",
     # -- about the question -------------------------------------------------------------------------
     "default-*": "The option was not given; this is its default.",
-    "peft-defaults": "Adapters are made as peft makes them when nothing is said: fp32, no dropout.",
+    "peft-defaults": "Adapters are made as the stack makes them when nothing is said: their type and dropout.",
     "precision-rows": "In the comparison of precisions under the rules of thumb, optimizer states "
     "take the weights' type, and activations given are those in 16 bits: twice as much in fp32.",
     # -- about ranges ------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ CODES: dict[str, str] = {
     "activations-missing": "No figure for activations was given, so the total is without them.",
     "reserved-varied": "Where batches differ in length, segments that were taken for other lengths stay. How "
     "much of them is a typical figure of published runs.",
-    "kbit-preparation": "What quantisation leaves alone is kept in fp32, as "
-    "prepare_model_for_kbit_training of peft leaves it.",
+    "kbit-preparation": "What quantisation leaves alone is kept in the stack's type for it: fp32 where "
+    "prepare_model_for_kbit_training of peft raises it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
     "into one tensor, which bitsandbytes does not replace.",
     "idle-towers": "A text run passes no token through vision or audio towers: they hold weights, "
@@ -114,7 +114,8 @@ CODES: dict[str, str] = {
     "of published runs where both were measured.",
     "context-typical": "The driver's context and loaded kernels take memory that no tensor shows.",
     "communicators": "NCCL has buffers on the accelerator for every group of ranks that communicates: one for "
-    "each protocol, channel and connection.",
+    "each protocol, channel and connection. So it is with NCCL that connects when it is initialised (before "
+    "2.22); later ones connect when a collective is first called, and hold less until then.",
     "step-segments": "The optimizer's step makes flat copies of gradients, larger than any block that "
     "activations leave: torch's allocator keeps segments for them beside those of the backward, and gives "
     "them back where the accelerator has no room.",
@@ -124,8 +125,8 @@ CODES: dict[str, str] = {
     "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
     "the step's requests.",
     "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "
-    "counts. Kernels' own scratch, the context, libraries' workspaces and communication buffers are "
-    "not seen.",
+    "counts. Kernels' own scratch and libraries' workspaces are not seen; a typical context and NCCL's "
+    "buffers, as computed, are added to the driver's figure.",
     "trace-capability": "The accelerator's compute capability is not known or none was named; "
     "attention kernels are chosen as on an 8.0.",
     "trace-optimizer-impl": "The implementation of the optimizer was not said: it is the one that "

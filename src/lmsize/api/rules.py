@@ -242,11 +242,7 @@ def _kept(stated: tuple[Assumption, ...]) -> tuple[Assumption, ...]:
         "lora-targets",
         "kv-precision",
     )
-    return tuple(
-        a
-        for a in stated
-        if a.code.removeprefix("default-") not in unused and a.code != "peft-defaults"
-    )
+    return tuple(a for a in stated if a.code.removeprefix("default-") not in unused)
 
 
 def _stated(rules: RulesSpec, *, frozen: bool) -> tuple[Assumption, ...]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # Assumptions of the analytic engine about memory, which a trace does not make.
 OF_ANALYTIC_MEMORY = (
     "activations", "kbit-preparation", "experts-quantised", "paged-states", "reserved-typical",
-    "context-typical",
+    "context-typical", "communicators", "zero3-gather", "stream-segments", "step-segments", "reserved-varied",
+    "ddp-buckets",
 )  # fmt: skip
 
 
@@ -107,9 +108,11 @@ def traced_device(
         text = "the optimizer is run as torch itself would on this device (foreach on CUDA)"
         stated.append(Assumption("trace-optimizer-impl", text))
     text = (
-        "second of two steps of the real model on fake tensors; kernels' own scratch, the context, "
-        "libraries' workspaces and communication buffers are not seen"
+        "second of two steps of the real model on fake tensors; kernels' own scratch and libraries' "
+        "workspaces are not seen"
     )
+    if asked.trace_device == "cuda":
+        text += "; a context and NCCL's buffers are added to the driver's figure alone"
     stated.append(Assumption("trace-step", text))
     return Device(asked.trace_device, known or DEFAULT), tuple(stated)
 

@@ -109,7 +109,7 @@ def device_bytes(
     )
     besides, stated = driver_holds(0, held, accelerator, catalogue)
     kept = None
-    if held.varied is not None:
+    if held.varied is not None and not held.is_expandable:  # those grow and shrink by pages
         kept = catalogue.overhead("kept_frac", _vendor(accelerator))
     others = other_lengths_bytes(passing_bytes=held.varied, kept_frac=kept.typical) if kept else 0
     room = passes + held.segments + others
@@ -171,5 +171,5 @@ def _stated(context: Overhead, buffers: int) -> Iterator[Assumption]:
     )
     yield Assumption("context-typical", text)
     if buffers:
-        text = f"{buffers / 2**20:.0f} MiB of NCCL's buffers, one set for each group of ranks"
+        text = f"{buffers / 2**20:.0f} MiB of NCCL's buffers, one set for each group of ranks (NCCL that connects at initialisation, before 2.22)"
         yield Assumption("communicators", text)

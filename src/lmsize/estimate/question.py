@@ -11,7 +11,7 @@ from lmsize.catalogue import Accelerator, Catalogue, Optimizer
 from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
-from lmsize.memory.stack_styles import as_built
+from lmsize.memory.stack_styles import as_built, style_of
 from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
@@ -204,9 +204,25 @@ def _defaults_of(spec: TrainSpec) -> tuple[Assumption, ...]:
     return tuple(stated)
 
 
+def _of_adapters(setup: TrainingSetup) -> Assumption:
+    """The type and the dropout of adapters, which the stack decides."""
+    stack = setup.recipe.stack
+    dropout = style_of(stack, setup.switches).adapting.dropout
+    said = f"a dropout of {dropout:.0%}" if dropout else "no dropout"
+    text = f"adapters as {stack} makes them by default: {setup.recipe.adapters}, {said}"
+    return Assumption("peft-defaults", text)
+
+
+def _raised_by(setup: TrainingSetup) -> str:
+    """Who takes what is not quantised to fp32, where that is done."""
+    is_raised = setup.base_type == "fp32" != setup.recipe.weights
+    is_peft = is_raised and setup.recipe.stack in ("transformers", "deepspeed")
+    return ", as peft's prepare_model_for_kbit_training leaves it" if is_peft else ""
+
+
 def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     """What the memory model takes for granted for this setup."""
-    stated = []
+    stated = [_of_adapters(setup)] if setup.adapters is not None else []
     if by_parts := setup.blocks_by_parts:
         text = (
             f"no program of their own: {', '.join(by_parts)}; their parts are taken one after the "
@@ -214,7 +230,7 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
         )
         stated.append(Assumption("activations-by-parts", text))
     if setup.quant is not None:
-        text = "what is not quantised (embeddings, norms, head) is kept in fp32, as peft's prepare_model_for_kbit_training leaves it"
+        text = f"what is not quantised (embeddings, norms, head) is kept in {setup.base_type}{_raised_by(setup)}"
         stated.append(Assumption("kbit-preparation", text))
         if any(isinstance(p, Experts) for _, r in setup.model.runs() for p in r.block.parts):
             text = "routed experts are quantised like linears; transformers 5 with bitsandbytes leaves fused experts as they are"
@@ -228,7 +244,7 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     if setup.optimizer.paged:
         text = "paged optimizer states move to the host under pressure and are not counted"
         stated.append(Assumption("paged-states", text))
-    if setup.layout.zero == 3:
+    if setup.layout.zero == 3 and not (setup.is_in_units or setup.stays_whole or setup.flattens):
         text = "ZeRO-3 holds one block whole at a time, its weights and its gradients"
         stated.append(Assumption("zero3-gather", text))
     tied = any(

@@ -1,7 +1,8 @@
 """FSDP2's units: what ranks share of each block's parameters, and what that takes while it runs.
 
 Units are the modules that are not to be split: the layers, and some encoders' embeddings. What is left
-(embeddings, the last norm, the head) is the root's. Every parameter is divided along its first dimension, padded to a multiple of the ranks
+(embeddings, the last norm, the head) is the root's; torchtitan makes the table a unit, and the last norm and
+the head another, so that nothing is left. Every parameter is divided along its first dimension, padded to a multiple of the ranks
 (``torch/distributed/fsdp/_fully_shard/_fsdp_param.py``).
 """
 

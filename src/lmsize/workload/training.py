@@ -133,9 +133,6 @@ def with_defaults(
         )
         for key, value in taken.items()
     )
-    if adapts:
-        text = "adapters as peft makes them by default: fp32, no dropout"
-        stated += (Assumption("peft-defaults", text),)
     return filled, stated
 
 
