@@ -58,7 +58,7 @@ def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:
 def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     """The copy of the gradients that the step works on, made for it and let go of before the next."""
     kind = setup.recipe.main_gradients
-    if not kind or setup.adapters is not None:
+    if not kind or not setup.has_main_copies:
         return []
     return [_stored("main_gradients", trained, setup, kind, zero_stage=1)]
 
@@ -76,11 +76,8 @@ def gradients(
     setup: TrainingSetup, trained: list[Stored], *, zero_stage: int | None = None
 ) -> Term:
     """Gradients as they add up over micro-batches; at a ZeRO stage's division if one is given."""
-    recipe = setup.recipe
-    kind = recipe.weights if setup.switches.grad_reduce_in_bf16 else recipe.gradients
-    kind = kind if setup.adapters is None else recipe.adapters
     stage = zero_stage or (WHOLE if setup.defers_reduction else 2)
-    return _stored("gradients", trained, setup, kind, zero_stage=stage)
+    return _stored("gradients", trained, setup, setup.gradient_type, zero_stage=stage)
 
 
 def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) -> Term:

@@ -73,6 +73,14 @@ class TrainingSetup:
         return bool(self.recipe.main_weights) and in_16bit
 
     @property
+    def gradient_type(self) -> str:
+        """The type in which gradients add up: beside main copies adapters' are as any weight's."""
+        if self.adapters is not None and not self.has_main_copies:
+            return self.recipe.adapters
+        in_16bit = self.switches.grad_reduce_in_bf16
+        return self.recipe.weights if in_16bit else self.recipe.gradients
+
+    @property
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0

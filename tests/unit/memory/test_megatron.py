@@ -187,3 +187,33 @@ def test_frozen_weights_have_no_gradients_to_stand_for_or_to_put_off() -> None:
     assert "deferred" not in parts(**run, **lora, stack_options="deferred-head")
     saved = parts(**run, **lora, modules_to_save="lm_head", stack_options="deferred-head")
     assert saved["deferred"] == 7 * 4096 * (128256 + 4096) * 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "each"),
+    [
+        # weights, main copies, gradients, both states
+        ("bf16", None, (2, 4, 4, 8)),
+        ("bf16", "grad-reduce-in-bf16", (2, 4, 2, 8)),
+        ("fp8", None, (2, 4, 4, 8)),
+        ("fp32", None, (4, 0, 4, 8)),
+    ],
+)
+def test_adapters_are_held_as_any_weight(
+    precision: str, options: str | None, each: tuple[int, ...]
+) -> None:
+    """In the weights' type, beside main copies and fp32 main gradients."""
+    run = {"tp": 1, "accelerators": 1, "zero": 0, "sequence_parallel": False}
+    lora = {"method": "lora", "lora_rank": 16, "lora_targets": "q_proj", "precision": precision}
+    found = parts(**run, **lora, stack_options=options)
+    n = 32 * 16 * (4096 + 4096)
+    names = ("adapter_weights", "main_weights", "gradients", "optimizer_states")
+    assert tuple(found.get(name) or 0 for name in names) == tuple(n * k for k in each)
+
+
+def test_adapters_shared_by_the_distributed_optimizer() -> None:
+    run = {"tp": 1, "accelerators": 8, "zero": 1, "sequence_parallel": False}
+    found = parts(**run, method="lora", lora_rank=16, lora_targets="q_proj")
+    n = 32 * 16 * (4096 + 4096)
+    assert (found["adapter_weights"], found["gradients"]) == (2 * n, 4 * n)
+    assert (found["main_weights"], found["optimizer_states"]) == (4 * n // 8, 8 * n // 8)
