@@ -123,6 +123,7 @@ def training_question(
     )  # fmt: skip
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)
+    _check_ends(model, switches)
     setup = _setup(model, filled, catalogue, accelerator=row)
     return TrainingQuestion(
         model, filled, setup, row, catalogue,
@@ -191,6 +192,19 @@ def _check_length(model: ModelSpec, seq_len: int) -> tuple[Caution, ...]:
         raise InputError("--seq-len", seq_len, expected, nearest=[longest])
     text = f"{seq_len} tokens are more than the {longest} that the model was made for"
     return (Caution("beyond-max-positions", text),)
+
+
+def _check_ends(model: ModelSpec, switches: Switches) -> None:
+    """Refuse more layers in 16 bits than there are, as Megatron's configuration does."""
+    n_layers = sum(
+        run.n_layers
+        for tower, run in model.runs()
+        if run.block.role == "layer" and tower.stream != "idle"
+    )
+    asked = sum(switches.bf16_ends.values())
+    if asked > n_layers:
+        expected = f"at most {n_layers} together, the model's layers"
+        raise InputError("--stack-options bf16-first-layers and bf16-last-layers", asked, expected)
 
 
 def _defaults_of(spec: TrainSpec) -> tuple[Assumption, ...]:

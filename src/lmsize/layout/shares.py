@@ -35,6 +35,7 @@ class Stage:
     runs: tuple[tuple[Tower, Run], ...]
     ordered: tuple[tuple[Tower, Run], ...] = ()
     split: Split = EVEN
+    counts: tuple[int, ...] = ()
 
     def n_in_flight(
         self, n_micro: int, schedule: Schedule = ONCE, *, at_loss: bool = False
@@ -53,16 +54,35 @@ class Stage:
         """Layers of all its parts together."""
         return sum(run.n_layers for tower, run in self.ordered if _is_layer(tower, run))
 
+    def positions(self, vp: int) -> list[int]:
+        """Where in the model each of its layers runs, 0 the first; parts take turns by stage."""
+        counts = self.counts or (self.n_layers,)
+        by_stage = [_parts(i, len(counts), n, vp, self.split) for i, n in enumerate(counts)]
+        found: list[int] = []
+        at = 0
+        for turn in zip(*by_stage, strict=True):
+            for index, n in enumerate(turn):
+                if index == self.index:
+                    found += range(at, at + n)
+                at += n
+        return found
+
     def _parts(self, vp: int) -> tuple[int, ...]:
         """Layers of each part of an uneven stage."""
-        if self.split.parts:
-            return self.split.parts[self.index :: self.n_stages]
-        has_embedding = self.split.embedding and self.index == 0
-        has_loss = self.split.loss and self.index == self.n_stages - 1
-        parts = [(self.n_layers + has_embedding + has_loss) // vp] * vp
-        parts[0] -= has_embedding
-        parts[-1] -= has_loss
-        return tuple(parts)
+        return _parts(self.index, self.n_stages, self.n_layers, vp, self.split)
+
+
+def _parts(index: int, n_stages: int, n_layers: int, vp: int, split: Split) -> tuple[int, ...]:
+    """Layers of each part of a stage, whose ends may take the place of a layer."""
+    if split.parts:
+        return split.parts[index::n_stages]
+    has_embedding = split.embedding and index == 0
+    has_loss = split.loss and index == n_stages - 1
+    each, rest = divmod(n_layers + has_embedding + has_loss, vp)
+    parts = [each + (i < rest) for i in range(vp)]
+    parts[0] -= has_embedding
+    parts[-1] -= has_loss
+    return tuple(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +163,9 @@ def stages(model: ModelSpec, pp: int, split: Split = EVEN) -> tuple[Stage, ...]:
             copies = taken if run.n_copies == run.n_layers else run.n_copies
             made[stage].append((tower, Run(run.block, taken, copies)))
             left, room = left - taken, room - taken
-    return tuple(Stage(i, pp, merged(own), tuple(own), split) for i, own in enumerate(made))
+    return tuple(
+        Stage(i, pp, merged(own), tuple(own), split, tuple(counts)) for i, own in enumerate(made)
+    )
 
 
 def _is_layer(tower: Tower, run: Run) -> bool:

@@ -72,6 +72,7 @@ def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
     most_recomputed: int | None = None, unit_of: Callable[[Tower, Run], Unit] | None = None,
+    vp: int = 1,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
@@ -83,6 +84,7 @@ def placed_blocks(
         gradient_shard: what stays of one block's gradients where they are divided over ranks as
             soon as they are made; None where they stay as they are.
         unit_of: what ranks share of one block; None where they share nothing layer by layer.
+        vp: parts of a stage, which take turns with those of the others.
     """
     itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks, saved = ranks_of(adapters), saved_modules(adapters)
@@ -91,7 +93,8 @@ def placed_blocks(
     layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
-    for tower, run, is_end in _as_run(ends_apart(stage, **setting.switches.bf16_ends), model):
+    apart = ends_apart(stage, **setting.switches.bf16_ends, vp=vp)
+    for tower, run, is_end in _as_run(apart, model):
         block = run.block
         if block.role == "embedding":
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base

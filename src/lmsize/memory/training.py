@@ -134,7 +134,7 @@ def _moments(setup: TrainingSetup, stage: Stage, adapter_stage: Stage | None) ->
     base = _parts(setup, stage, trainable=not frozen)
     adapters = _parts(setup, adapter_stage, trainable=True) if adapter_stage else []
     trained = adapters if frozen else base
-    uncast = ends(stage, **setup.switches.bf16_ends) if setup.casts else None
+    uncast = ends(stage, **setup.switches.bf16_ends, vp=setup.layout.vp) if setup.casts else None
     plain = stored_parts(uncast, setup.layout, trainable=True) if uncast else ()
     held = held_throughout(setup, base, adapters, trained, frozen=frozen, uncast=plain)
     held += standing(setup, stage, adapter_stage)
@@ -236,7 +236,7 @@ def _blocks(setup: TrainingSetup, stage: Stage, *, by_unit: bool = False) -> Ite
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
         accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
         gradient_shard=shard if setup.shards_gradients and not setup.accumulates else None,
-        unit_of=units_of(setup) if setup.is_in_units or by_unit else None,
+        unit_of=units_of(setup) if setup.is_in_units or by_unit else None, vp=setup.layout.vp,
     )  # fmt: skip
 
 
