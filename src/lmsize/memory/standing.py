@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from lmsize.formula import Term, formula, maximum, total
 from lmsize.layout.degrees import Layout
 from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Experts
-from lmsize.numbers import ceil_div
+from lmsize.numbers import ceil_div, chosen
 from lmsize.source import Source
 from lmsize.stacks.switches import Switches
 
@@ -207,10 +207,21 @@ def standing_term(
     if switches.gradient_fusion and switches.transformer_impl != "local":
         parts.append(
             dummy_gradient_bytes.term(
-                "empty gradients", n_numbers=sum(n_in * n_out for n_in, n_out in shapes),
+                "empty gradients", n_numbers=_each_once(tuple(shapes)),
                 bytes_per_number=shape.bytes_per_number,
             )
         )  # fmt: skip
     if switches.dataloader_mask:
         parts.append(mask_bytes.term("attention mask", n_pairs=shape.n_pairs, bytes_per_number=1))
     return total("workspaces", parts)
+
+
+def _each_once(shapes: Sequence[tuple[Any, Any]]) -> Any:
+    """Numbers of matrices of these shapes, those that are alike once; candidate by candidate."""
+    total: Any = 0
+    for at, (n_in, n_out) in enumerate(shapes):
+        own = n_in * n_out
+        for other_in, other_out in shapes[:at]:
+            own = chosen((other_in == n_in) & (other_out == n_out), 0, own)
+        total = total + own
+    return total
