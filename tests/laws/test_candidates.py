@@ -130,3 +130,9 @@ def test_an_unknown_axis_is_refused_with_the_nearest() -> None:
 def test_values_that_are_no_degrees_are_refused(values: list[Any]) -> None:
     with pytest.raises(InputError, match="tp"):
         lmsize.sweep("gpt2", {"tp": values})
+
+
+@pytest.mark.parametrize("axes", [5, "tp", {"tp": 2}, {"recompute": "full"}, {"tp": None}])
+def test_axes_are_lists_by_name(axes: Any) -> None:
+    with pytest.raises(InputError, match=r"a list of values|a mapping of names"):
+        lmsize.sweep("gpt2", axes)

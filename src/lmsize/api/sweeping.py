@@ -54,10 +54,10 @@ def sweep(
     Raises:
         LmsizeError: input that makes no sense. A layout that is not legal is an answer.
     """
-    doubled = sorted(set(axes) & set(options))
+    checked = checked_axes(axes)
+    doubled = sorted(set(checked) & set(options))
     if doubled:
         raise InputError(doubled[0], options[doubled[0]], "an axis or an option, not both")
-    checked = checked_axes(axes)
     rows = opened(catalogue)
     question = training_question(
         located(model, rows), specs(options)[0], rows, accelerator=None, today=date.today()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,11 +33,15 @@ def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]
     Raises:
         InputError: a name that is not an axis, or values that an axis cannot have.
     """
+    if not isinstance(axes, Mapping):
+        raise InputError("axes", axes, "a mapping of names to values, such as {'tp': [1, 2, 4]}")
     made: dict[str, tuple[Any, ...]] = {}
     for name, values in axes.items():
         if name not in AXES:
             near = nearest_names(name, AXES, n_names=1)
             raise InputError("axis", name, f"one of {', '.join(AXES)}", nearest=near)
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InputError(name, values, "a list of values, if only of one", nearest=[[values]])
         made[name] = tuple(v.item() if isinstance(v, np.generic) else v for v in values)
         if not made[name] or len(set(made[name])) < len(made[name]):
             raise InputError(name, list(made[name]), "at least one value, and none twice")
