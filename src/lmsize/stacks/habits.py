@@ -42,8 +42,10 @@ OWN_SOFTMAX = _named(
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
     "mpnet mpt mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
     "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
-    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop"
+    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
 )
+# A learned sink of each head stands beside the scores of every row.
+SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
 # Scores are scaled within their product, and named with and without the mask until the layer ends.

@@ -155,7 +155,13 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     if part.causal:
         mask = Tensor("mask", 0, scores.itemsize, kind="given")
         scores = ops.add(program, scores, mask)
+    masked = scores
+    if setting.conduct.model_type in habits.SINKS:
+        sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
+        scores = ops.cat(program, [scores, sinks], name="scores and sinks")
+        scores = ops.pointwise(program, scores, name="less their maximum")
     probs = _probabilities(program, scores, q, setting)
+    program.hold(masked)  # a name that the dropped-out probabilities take
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(
         program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
