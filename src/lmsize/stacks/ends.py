@@ -135,6 +135,9 @@ def head_program(
     elif last is None:
         x = ops.mean(program, x, numel=1)
     else:
+        if setting.conduct.model_type in habits.LOGITS_BIAS:
+            bias = Tensor("final_logits_bias", 0, setting.weight_itemsize, kind="given")
+            x = ops.add(program, x, bias)
         x = _whole_loss(program, x, setting, style, upcasts=upcasts)
         program.hold(outputs)
     program.outputs.append(x)

@@ -50,6 +50,10 @@ SINKS = _named("gpt_oss")
 CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
 # Scores are scaled within their product, and named with and without the mask until the layer ends.
 NAMES_SCORES = _named("bloom")
+# A buffer is added to the logits: in fp32 under autocast, which makes them so.
+LOGITS_BIAS = _named(
+    "bart bigbird_pegasus blenderbot blenderbot-small led marian mbart mvp pegasus plbart"
+)
 # The router reads the stream in fp32.
 FP32_ROUTER = _named(
     "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
