@@ -135,9 +135,6 @@ def head_program(
     elif last is None:
         x = ops.mean(program, x, numel=1)
     else:
-        if setting.conduct.model_type in habits.LOGITS_BIAS:
-            bias = Tensor("final_logits_bias", 0, setting.weight_itemsize, kind="given")
-            x = ops.add(program, x, bias)
         x = _whole_loss(program, x, setting, style, upcasts=upcasts)
         program.hold(outputs)
     program.outputs.append(x)
@@ -148,6 +145,9 @@ def _whole_loss(
     program: Program, logits: Tensor, setting: Setting, style: Style, *, upcasts: bool
 ) -> Tensor:
     """The stack's own loss of all logits, capped where the model caps them."""
+    if setting.conduct.model_type in habits.LOGITS_BIAS:
+        bias = Tensor("final_logits_bias", 0, setting.weight_itemsize, kind="given")
+        logits = ops.add(program, logits, bias)
     logits = capped(program, logits, setting)
     spread = style.spread_loss if setting.layout.tp > 1 else None
     x = (spread or style.loss)(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
