@@ -20,7 +20,7 @@ from lmsize.catalogue.records import (
     Node,
     Overhead,
 )
-from lmsize.catalogue.rules import Optimizer, Precision, Recipe, StateRule
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StateRule
 
 Row = TypeVar("Row")
 
@@ -67,7 +67,7 @@ def cell_readers(record: type) -> dict[str, Callable[[str], Any]]:
 
 def csv_records(record: Callable[..., Row], lines: Iterable[str]) -> Iterator[Row]:
     """Records of a CSV table; an empty cell leaves the field's default."""
-    readers = cell_readers(record)  # type: ignore[arg-type]
+    readers = cell_readers(record)  # type: ignore[arg-type]  # a record's class is what makes it
     rows = csv.reader(lines)
     columns = next(rows)
     named = [(name, readers[name]) for name in columns]
@@ -165,6 +165,16 @@ def optimizer_record(name: str, row: Mapping[str, Any]) -> Optimizer:
     states = tuple(StateRule(**state) for state in row.get("states", ()))
     aliases = tuple(row.get("aliases", ()))
     return Optimizer(**{**row, "name": name, "states": states, "aliases": aliases})
+
+
+@cache
+def stacks() -> Mapping[str, Stack]:
+    """How stacks hold models, by name."""
+    raw = tomllib.loads(data_text("stacks.toml"))
+    return {
+        name: Stack(**{**row, "name": name, "units": tuple(row.get("units", ()))})
+        for name, row in raw.items()
+    }
 
 
 @cache

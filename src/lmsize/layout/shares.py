@@ -168,6 +168,11 @@ def stages(model: ModelSpec, pp: int, split: Split = EVEN) -> tuple[Stage, ...]:
     )
 
 
+def alone(tower: Tower, run: Run) -> Stage:
+    """A stage of one of a run's blocks."""
+    return Stage(0, 1, ((tower, Run(run.block, 1, min(run.n_copies, 1))),))
+
+
 def _is_layer(tower: Tower, run: Run) -> bool:
     return run.block.role == "layer" and tower.stream != "idle"
 

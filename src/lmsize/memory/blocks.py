@@ -17,7 +17,7 @@ from lmsize.memory.units import Unit
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
-from lmsize.stacks import habits, torchtitan
+from lmsize.stacks import habits
 from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
@@ -106,7 +106,7 @@ def placed_blocks(
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
         while left:
-            again = _is_checkpointed(block, stack, recompute) and (
+            again = _is_checkpointed(block, style, recompute) and (
                 budget > 0 or block.role == "further"
             )
             ask = _Ask(
@@ -114,7 +114,7 @@ def placed_blocks(
                 again, accumulates,
                 upcasts=style.upcasts(model), use=_use(model, tower),
                 n_masks=_n_masks(model), recomputes=recompute == "full", n_further=n_further,
-                n_bias_heads=_n_bias_heads(model, stack), **_crossing(model, tower),
+                n_bias_heads=_n_bias_heads(model, style), **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
@@ -216,7 +216,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     selective = ask.setting.recompute == "selective" and ask.checkpointed
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
-        keeps=torchtitan.keeps if selective else None, offloads=style.offloads, reentrant=style.reentrant,
+        keeps=style.keeps if selective else None, offloads=style.offloads, reentrant=style.reentrant,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 
@@ -251,9 +251,9 @@ def _rotary_numel(ask: _Ask) -> Any:
     return ask.setting.seq_len * ask.setting.head_dim
 
 
-def _is_checkpointed(block: Block, stack: str, recompute: str) -> bool:
+def _is_checkpointed(block: Block, style: Style, recompute: str) -> bool:
     """Whether a block runs again for its backward, in whole or but for some operations."""
-    by_operation = recompute == "selective" and stack == "torchtitan"
+    by_operation = recompute == "selective" and style.keeps is not None
     return block.role in ("layer", "further") and (recompute == "full" or by_operation)
 
 
@@ -265,9 +265,9 @@ def _mask_numel(ask: _Ask) -> Any:
     return ask.n_masks * setting.micro_batch * setting.seq_len * setting.seq_len
 
 
-def _n_bias_heads(model: ModelSpec, stack: str) -> int:
+def _n_bias_heads(model: ModelSpec, style: Style) -> int:
     """Heads that get a learned bias of relative positions."""
-    takes_one = model.conduct.model_type in habits.POSITION_BIAS and stack == "transformers"
+    takes_one = model.conduct.model_type in habits.POSITION_BIAS and style.has_position_bias
     return model.n_heads if takes_one else 0
 
 

@@ -14,10 +14,6 @@ from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 
 WHOLE = 4  # no ZeRO stage divides it
-FUSED_STEPS = (
-    "megatron",
-    "deepspeed",
-)  # Adam in one kernel: Transformer Engine's, Apex', FusedAdam
 FP32_BITS = 32
 
 
@@ -139,7 +135,7 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     in_own = setup.adapters is not None and not setup.has_main_copies
     state = setup.recipe.adapters if in_own else setup.recipe.states
     usual = optimizer.default_implementation
-    fuses = setup.recipe.stack in FUSED_STEPS and setup.switches.fused_adam
+    fuses = setup.stack.fused_step and setup.switches.fused_adam
     kind = "fused" if usual == "foreach" and fuses else usual
     copies = {
         "foreach": optimizer.foreach_copies, "fused": optimizer.fused_copies

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmsize.formula import Term, formula, total, undominated
 from lmsize.memory.blocks import Placed
+from lmsize.memory.units import shared_bytes
 from lmsize.source import Source
 
 AUTOGRAD = Source(
     "PyTorch 2.13", "tools/autograd/derivatives.yaml", "https://github.com/pytorch/pytorch"
 )
-FSDP = Source(
-    "PyTorch 2.13", "torch/distributed/fsdp/_fully_shard, _fsdp_param_group.py and _fsdp_collectives.py",
-    "https://github.com/pytorch/pytorch",
-)  # fmt: skip
 
 LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
 
@@ -69,6 +66,14 @@ RUNNING = "running: "  # begins the label of what belongs to the block at work
 Kept = tuple[tuple[str, int, Any], ...]
 
 
+class Around(NamedTuple):
+    """What a block needs of other ranks, or for them; whether a stream of its own made it."""
+
+    what: str
+    n_bytes: Any
+    in_stream: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """An instant at which memory may peak.
@@ -80,7 +85,7 @@ class Moment:
         cached_bytes: casts of weights that autocast keeps.
         at: which of the stage's blocks runs; of its layers `n_before` come before the one that
             does, and `n_after` after it.
-        around: what it needs of other ranks, or for them: (what, bytes).
+        around: what it needs of other ranks, or for them.
         at_loss: whether the running block is one that takes a loss.
     """
 
@@ -95,7 +100,7 @@ class Moment:
     at: int = 0
     n_before: int = 0
     n_after: int = 0
-    around: tuple[tuple[str, Any], ...] = ()
+    around: tuple[Around, ...] = ()
     at_loss: bool = False
 
     @property
@@ -107,7 +112,7 @@ class Moment:
         """All of it, for one micro-batch in flight."""
         kept = sum(n * each for _, n, each in self.kept)
         made = sum(n * each for _, n, each in self.undone)
-        around = sum(n_bytes for _, n_bytes in self.around)
+        around = sum(one.n_bytes for one in self.around)
         return kept + made + self.cached_bytes + self.peak_bytes + around
 
 
@@ -169,7 +174,7 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
         last = placed.n_layers - 1
         for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
-            n_left = placed.n_layers - 1 - n_done
+            n_left = last - n_done
             piece = placed.piece
             here = [*_clinging([placed], n_done), (placed.label, n_left, piece.saved)]
             made.append(
@@ -279,18 +284,8 @@ def passing_term(moment: Moment) -> Term:
                 n_in_flight=1,
             )
         )
-    leaves += [shared_bytes.term(what, n_bytes=n) for what, n in moment.around]
+    leaves += [shared_bytes.term(one.what, n_bytes=one.n_bytes) for one in moment.around]
     return total("temporaries", leaves)
-
-
-@formula(source=FSDP)
-def shared_bytes(*, n_bytes: Any) -> Any:
-    """Bytes of what is gathered from other ranks, or on its way to them.
-
-    Assumes: first dimensions padded to a multiple of the ranks; one unit fetched ahead.
-    Valid for: ``fully_shard`` of each layer and then of the model.
-    """
-    return n_bytes
 
 
 def gradients_term(moment: Moment) -> Term:

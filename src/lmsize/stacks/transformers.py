@@ -254,4 +254,13 @@ def upcasts_logits(model: ModelSpec) -> bool:
     return not model.architecture.endswith(masked)
 
 
-STYLE = Style(norm, rotary, core, activation, loss, upcasts=upcasts_logits, spreads=True)
+STYLE = Style(
+    norm,
+    rotary,
+    core,
+    activation,
+    loss,
+    upcasts=upcasts_logits,
+    spreads=True,
+    has_position_bias=True,
+)
