@@ -15,9 +15,10 @@ from lmsize.stacks.few_bits import RECIPES
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
-DISPATCHERS = ("alltoall", "allgather", "flex")
+DISPATCHERS = ("alltoall", "allgather", "flex", "hybridep")
 STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
 SCORES = ("softmax", "pre-softmax", "sigmoid")
+ROUTER_TYPES = ("fp32", "fp64")
 MODULES = (
     "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
 )  # fmt: skip
@@ -32,7 +33,8 @@ class Switches:
             (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
-        dispatcher: how tokens get to their experts.
+        dispatcher: how tokens get to their experts (``flex``: by DeepEP, or by HybridEP).
+        router_dtype: number type of the router's scores; empty for that of the weights.
         router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
         router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
         aux_loss: a loss for balance takes scores of all experts.
@@ -64,6 +66,7 @@ class Switches:
         compiled_loss: the loss too (``compile.components``).
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
+        rope_fusion: queries and keys are turned by one kernel.
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
         microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
@@ -77,6 +80,7 @@ class Switches:
     transformer_impl: str = "transformer_engine"
     dispatcher: str = "alltoall"
     router_score: str = "softmax"
+    router_dtype: str = ""
     router_fusion: bool = False
     permute_fusion: bool = False
     aux_loss: bool = True
@@ -106,6 +110,7 @@ class Switches:
     decoder_seq_length: int | None = None
     cublas_workspace_kib: int | None = None
     softmax_fusion: bool = True
+    rope_fusion: bool = True
     fp32_softmax: bool = False
     microbatch_group: int | None = None
     overlaps_experts: bool = False
@@ -140,7 +145,7 @@ class Switches:
 USUAL = Switches()
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
+    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
     "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (
@@ -157,6 +162,7 @@ FLAGS = (
     "account_for_embedding",
     "account_for_loss",
     "softmax_fusion",
+    "rope_fusion",
     "fp32_softmax",
     "overlaps_experts",
     "deferred_head",
