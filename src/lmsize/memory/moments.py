@@ -176,7 +176,9 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
         for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = last - n_done
             piece = placed.piece
-            here = [*_clinging([placed], n_done), (placed.label, n_left, piece.saved)]
+            after = [(placed, n_done), *((p, p.n_layers) for p in blocks[at + 1 :])]
+            here = [*_clinging([placed], n_done), *_leaves(after)]
+            here.append((placed.label, n_left, piece.saved))
             made.append(
                 Moment(
                     _name(placed),
@@ -204,6 +206,21 @@ def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
     )
 
 
+def _leaves(blocks: Sequence[tuple[Placed, int]], *, passed_on: bool = True) -> Kept:
+    """Inputs of blocks that ran again, so many of each, and their gradients.
+
+    Args:
+        passed_on: the first of these gradients is what the running block was given, and counted there.
+    """
+    kept: list[tuple[str, int, Any]] = []
+    for at, (placed, n) in enumerate((p, n) for p, n in blocks if n):
+        if placed.piece.stays:
+            n_own = n - 1 if passed_on and at == 0 else n
+            kept.append((f"{placed.label}, inputs named on", n, placed.piece.leaf))
+            kept.append((f"{placed.label}, gradients of these", n_own, placed.piece.leaf))
+    return tuple(kept)
+
+
 def _outlives(blocks: Sequence[Placed]) -> bool:
     """Whether the script names its outputs: the graph is there until it has the next ones."""
     return any(p.piece.is_named for p in blocks)
@@ -211,7 +228,9 @@ def _outlives(blocks: Sequence[Placed]) -> bool:
 
 def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
     """The same once all are undone, as at the optimizer's step."""
-    kept = _clinging(blocks) if _outlives(blocks) else ()
+    stays = [p for p in blocks if p.piece.stays]
+    kept = _clinging(blocks if _outlives(blocks) else stays)
+    kept += _leaves([(p, p.n_layers) for p in blocks], passed_on=False)
     leaves = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in kept

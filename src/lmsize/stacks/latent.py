@@ -53,6 +53,8 @@ def latent_qkv(
     )
     repeated = ops.expanded(program, shared, numel=t * core.n_heads * n_turned)
     k = ops.cat(program, [k_plain, repeated], name="key")
+    if style.copies_values:
+        v = ops.copy(program, v, name="values")
     program.hold(plain, turned, latent, shared, both)
     return q, k, v
 

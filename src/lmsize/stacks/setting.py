@@ -163,6 +163,7 @@ class Style:
         keeps: which operations selective recomputation does not run again, by what came before;
             None where it goes by modules.
         has_position_bias: whether scores get their learned bias as a tensor of its own.
+        copies_values: whether values unfolded from a latent get a tensor of their own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -187,6 +188,7 @@ class Style:
     reentrant: bool = False
     keeps: Callable[[Op, int], bool] | None = None
     has_position_bias: bool = False
+    copies_values: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from lmsize.numbers import chosen, larger
 from lmsize.tape.program import Op, Program, Tensor
+from lmsize.tape.segments import discarded, last_uses, ran_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
     saved = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
     kept = saved | stuck
     cached = {id(t) for t in program.cached}
-    ends = _last_uses(program)
+    ends = last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
     peak = returned = live
     held = {id(t) for t in program.inputs}
@@ -90,26 +91,6 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
     )
 
 
-def discarded(program: Program) -> list[tuple[int, Tensor]]:
-    """What segments let go of, each with the operation before whose backward it is back."""
-    found: dict[int, tuple[int, Tensor]] = {}
-    for segment in program.segments:
-        inside = range(segment.start, segment.stop)
-        made = {
-            id(t) for at in inside for t in program.ops[at].writes
-            if t.base is t and t.name not in segment.spared
-        }  # fmt: skip
-        kept = {
-            id(t.base) for at, op in enumerate(program.ops) if at not in inside for t in op.saves
-        }  # fmt: skip
-        for op in program.ops:
-            for tensor in (t.base for t in op.saves if t.is_counted):
-                is_inside = id(tensor) in made and (segment.outputs or id(tensor) not in kept)
-                if is_inside and segment.back >= found.get(id(tensor), (0, tensor))[0]:
-                    found[id(tensor)] = (segment.back, tensor)
-    return list(found.values())
-
-
 def _saved(program: Program, *, holds: bool) -> Any:
     """Bytes of all that some backward needs or some node holds, each storage once."""
     ops = program.ops
@@ -122,21 +103,6 @@ def _saved(program: Program, *, holds: bool) -> Any:
 def _bases(program: Program) -> list[Tensor]:
     made = (t for op in program.ops for t in op.writes)
     return [t for t in (*program.inputs, *made) if t.base is t and t.is_counted]
-
-
-def _last_uses(program: Program) -> dict[int, list[Tensor]]:
-    """By position: the storages that no later operation reads."""
-    last: dict[int, tuple[int, Tensor]] = {}
-    for at, op in enumerate(program.ops):
-        for tensor in (*op.reads, *op.writes):
-            if tensor.is_counted:
-                last[id(tensor.base)] = (at, tensor.base)
-    keep = {id(t.base) for t in program.outputs}
-    ends: dict[int, list[Tensor]] = {}
-    for key, (at, tensor) in last.items():
-        if key not in keep:
-            ends.setdefault(at, []).append(tensor)
-    return ends
 
 
 @dataclass(slots=True)
@@ -202,14 +168,17 @@ def backward(
     if program.memory is not None and program.memory.needs_grad:
         state.pending[id(program.memory)] = _Grad(program.memory.n_bytes)
         state.hold(program.memory.n_bytes)
-    back: dict[int, list[Tensor]] = {}
-    for at, tensor in discarded(program):
-        back.setdefault(at, []).append(tensor)
+    again, gone = [ran_again(program, one) for one in program.segments], discarded(program)
     for at in reversed(range(len(program.ops))):
-        for tensor in back.get(at, ()):  # made again
+        for run in again:
+            if run.segment.back == at:
+                state.look(run.peak)
+                state.hold(run.outputs)
+        for tensor in (t for back, t in gone if back == at):  # made again
             state.saved = state.saved + tensor.n_bytes
             state.hold(tensor.n_bytes)
         _undo(program.ops[at], state, accumulates=accumulates)
+        state.live = state.live - sum(r.outputs for r in again if r.segment.start == at)
     held_before = 0 if state.held_before is None else state.held_before
     return Backward(
         state.peak, state.peak_saved, state.peak_gradients, state.gradients, held_before

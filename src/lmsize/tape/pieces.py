@@ -10,6 +10,7 @@ from typing import Any
 from lmsize.numbers import chosen, larger
 from lmsize.tape.liveness import backward, forward
 from lmsize.tape.program import Op, Program
+from lmsize.tape.segments import leaf_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,9 @@ class Piece:
             whether anything does.
         is_named: whether the script names what the model returns, so that the graph lives until it
             has the next outputs.
+        stays: whether a module names something of its second run until it runs again, and with it
+            what that run began from: if it was all of the block, its input, of `leaf` bytes, and
+            the input's gradient.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
     """
@@ -46,6 +50,8 @@ class Piece:
     clinging: Any = 0
     clings: bool = False
     is_named: bool = False
+    stays: bool = False
+    leaf: Any = 0
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -78,6 +84,8 @@ def piece(
     output: Any = sum(t.n_bytes for t in program.outputs)
     clings = any(op.clings for op in program.ops)
     is_named = program.returns_at is not None
+    named = program.named
+    stays = named is not None and named.needs_grad and (reentrant or not checkpointed)
     if not checkpointed:
         back = backward(program, accumulates=accumulates)
         return Piece(
@@ -85,13 +93,14 @@ def piece(
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
-            clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
-            is_named=is_named,
+            clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
+            clings=clings or stays, is_named=is_named, stays=stays,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
     first = once.clinging
     extra = first if through.input_is_saved else first + stream
+    extra = extra + output if reentrant else extra  # the function's backward names it to its end
     back = backward(program, accumulates=accumulates, extra_bytes=extra, holds=False)
     recomputed = through.peak + first + (output if reentrant else back.held_before)
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
@@ -103,6 +112,7 @@ def piece(
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
         clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
+        stays=stays, leaf=stream if stays else 0,
     )  # fmt: skip
 
 

@@ -128,6 +128,8 @@ class Program:
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
+        named: what a module of the block names until it runs again. Where it was made by a run
+            from a detached leaf, the leaf and its gradient stay with it.
         cached: casts of parameters that autocast keeps until the forward ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
@@ -143,6 +145,7 @@ class Program:
         self.is_compiled = is_compiled
         self.cached: list[Tensor] = []
         self.segments: list[Segment] = []
+        self.named: Tensor | None = None
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
         self.returns_at: int | None = None
