@@ -103,8 +103,8 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = (_by_head(program, x) for x in qkv)
     if part.n_kv_heads != part.n_heads:
-        k = repeated(program, k, part.n_heads * part.head_dim, setting)
-        v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
+        # Products want one stride over sequences and heads together.
+        k, v = repeated(program, k, v, part, setting, is_copy=bool(setting.micro_batch > 1))
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = products = ops.matmul(program, q, k, numel=n_scores, name="scores")
     names_all = setting.conduct.model_type in habits.NAMES_SCORES
