@@ -47,7 +47,7 @@ OWN_SOFTMAX = _named(
 # A learned sink of each head stands beside the scores of every row.
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
-CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
 # Scores are scaled within their product, and named with and without the mask until the layer ends.
 NAMES_SCORES = _named("bloom")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.

@@ -48,7 +48,7 @@ def layer_program(
     else:
         for branch in branches:
             stream = residual(program, stream, branch, setting, style)
-    program.hold(given)  # the loop over the layers still names it
+    program.hold(given, *program.named)  # the loop over the layers still names what it was given
     program.outputs.append(stream)
     return program
 
