@@ -52,8 +52,10 @@ def embedding_program(
         _position_bias(program, setting, n_bias_heads, stream.itemsize, crosses=reads_encoder)
     if stream is None:
         raise ValueError(f"{block.name} has no embedding")
-    if setting.conduct.scales_embedding:
+    scales_outside = setting.conduct.model_type in habits.SCALES_OUTSIDE
+    if setting.conduct.scales_embedding or scales_outside:
         stream = ops.pointwise(program, stream, name="scaled embedding")
+        leaf = leaf if scales_outside or leaf is None else stream
     stream = ops.dropout(program, stream, setting.conduct.embedding_dropout)
     if (
         leaf is not None and leaf is not stream

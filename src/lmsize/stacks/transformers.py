@@ -70,6 +70,8 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     in_fp32 = kind in habits.FP32_ROTARY and not setting.casts_inputs
     itemsize = FP32 if in_fp32 else setting.weight_itemsize
     table = Tensor("rotary table", 0, itemsize, kind="given")
+    if kind in habits.COMPLEX_ROTARY:
+        return complex_rotary(program, x)
     if kind not in habits.SLICED_ROTARY:
         raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
         turned = _turned(program, raised, table)
@@ -78,6 +80,12 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     part = ops.narrow(program, x, numel=n_turned)
     rest = ops.narrow(program, x, numel=x.numel - n_turned)
     return ops.cat(program, [_turned(program, part, table), rest])
+
+
+def complex_rotary(program: Program, x: Tensor) -> Tensor:
+    """A complex product in fp32, cast back; the table asks for no gradient, so nothing is saved."""
+    raised = ops.cast(program, x, FP32)
+    return ops.cast(program, ops.pointwise(program, raised, name="complex product"), x.itemsize)
 
 
 def round_half(value: Any) -> Any:
