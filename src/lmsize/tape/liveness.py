@@ -234,20 +234,7 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool, unpacks: bool) -> None:
     if op.saves and state.held_before is None:
         state.held_before = state.live - state.saved
     state.look(op.backward_bytes)
-    made: list[tuple[Tensor, _Grad]] = []
-    for gradient in op.gradients:
-        if gradient.kind == "same":
-            incoming[0].n_holders += 1
-            made.append((gradient.to, incoming[0]))
-            continue
-        if gradient.kind == "saved":  # takes over the storage that is let go of below
-            made.append((gradient.to, _Grad(gradient.to.n_bytes)))
-            state.live = state.live + gradient.to.n_bytes
-            continue
-        own = gradient.form_bytes if _has_form(gradient) else gradient.to.n_bytes
-        state.look(gradient.scratch_bytes + own)
-        state.hold(own)
-        made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+    made = _node(op, state, incoming[0])
     if unpacks:
         _let_go_of_saved(op, state)
     for gradient in filter(_has_form, op.gradients):
@@ -259,6 +246,25 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool, unpacks: bool) -> None:
         state.release(grad)
     for tensor, grad in made:
         _deliver(tensor, grad, state, accumulates=accumulates)
+
+
+def _node(op: Op, state: _Undoing, given: _Grad) -> list[tuple[Tensor, _Grad]]:
+    """What a node makes of the gradient that it is given, first forms for some."""
+    made: list[tuple[Tensor, _Grad]] = []
+    for gradient in op.gradients:
+        if gradient.kind == "same":
+            given.n_holders += 1
+            made.append((gradient.to, given))
+            continue
+        if gradient.kind == "saved":  # takes over the storage that is let go of below
+            made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+            state.live = state.live + gradient.to.n_bytes
+            continue
+        own = gradient.form_bytes if _has_form(gradient) else gradient.to.n_bytes
+        state.look(gradient.scratch_bytes + own)
+        state.hold(own)
+        made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+    return made
 
 
 def _has_form(gradient: Gradient) -> bool:

@@ -175,11 +175,12 @@ def power(program: Program, x: Tensor, *, name: str) -> Tensor:
     return pointwise(program, x, name=name, saves="input", scratch_bytes=2 * x.n_bytes)
 
 
-def in_place(program: Program, x: Tensor, *, name: str) -> Tensor:
-    """A function written over what it reads, gradient and all."""
+def in_place(program: Program, x: Tensor, *others: Tensor, name: str) -> Tensor:
+    """A function written over the first that it reads, gradient and all."""
     seen = Tensor(x.name, x.numel, x.itemsize)
     seen.base = x.base
-    return program.record(name, [x], seen, gradients=[Gradient(x, "same")])
+    gradients = [Gradient(one, "same") for one in (x, *others)]
+    return program.record(name, [x, *others], seen, gradients=gradients)
 
 
 def mean(program: Program, x: Tensor, *, numel: Any) -> Tensor:
