@@ -21,6 +21,8 @@ CODES: dict[str, str] = {
     "audio-input": "Input tokens are frames of audio.",
     "experts-per-token": "The config asks for more experts a token than there are: all are used.",
     "uneven-heads": "Key-value heads do not divide the query heads: counted as stated.",
+    "stored-quantised": "The config says that the checkpoint's weights are stored in few bits. What a run holds them "
+    "in is asked by --precision and --quant all the same.",
     "sparse-attention": "Indexed or compressed attention is counted as if every token attended to "
     "all tokens (or entries) before it.",
     "model-variant": "The Hub id is a tuned variant of a model in the catalogue and is taken to "

@@ -192,7 +192,7 @@ def _check_length(model: ModelSpec, seq_len: int) -> tuple[Caution, ...]:
     if model.learned_positions:
         expected = f"at most {longest}, the rows of the model's table of positions"
         raise InputError("--seq-len", seq_len, expected, nearest=[longest])
-    text = f"{seq_len} tokens are more than the {longest} that the model was made for"
+    text = f"{seq_len} tokens are more than the {longest} that the model was made for: the others were not trained"
     return (Caution("beyond-max-positions", text),)
 
 
