@@ -15,7 +15,7 @@ from lmsize.catalogue.records import (
     Overhead,
     Price,
 )
-from lmsize.catalogue.rules import Optimizer, Precision, Recipe, StateRule
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StateRule
 
 __all__ = [
     "Accelerator",
@@ -30,6 +30,7 @@ __all__ = [
     "Precision",
     "Price",
     "Recipe",
+    "Stack",
     "StateRule",
     "built_in",
     "load_user_catalogue",

@@ -20,11 +20,11 @@ from lmsize.catalogue.records import (
     Overhead,
     Price,
 )
-from lmsize.catalogue.rules import Optimizer, Precision, Recipe, StackScope
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StackScope
 from lmsize.catalogue.typical import mfu_row, node_price
 from lmsize.errors import InputError, nearest_names
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", Optimizer, Precision)
 
 WORLD = "WORLD"
 
@@ -136,20 +136,21 @@ class Catalogue:
         """The names of the precisions."""
         return tuple(self._precisions)
 
+    def stack(self, name: str) -> Stack:
+        """How a stack holds a model on a rank."""
+        known = tables.stacks()
+        found = known.get(name)
+        if found is None:
+            expected = f"one of {', '.join(sorted(known))}"
+            raise InputError("--stack", name, expected, nearest=nearest_names(name, known))
+        return found
+
     def recipe(self, stack: str, precision: str) -> Recipe:
         """The number types of a training step under a stack and a precision."""
         known = tables.recipes()
-        found = known.get((stack, precision))
+        found = known.get((self.stack(stack).name, precision))
         if found is not None:
             return found
-        stacks = sorted({s for s, _ in known})
-        if stack not in stacks:
-            raise InputError(
-                "--stack",
-                stack,
-                f"one of {', '.join(stacks)}",
-                nearest=nearest_names(stack, stacks),
-            )
         legal = [p for s, p in known if s == stack]
         raise InputError(
             "--precision", precision, f"one of {', '.join(legal)}",
@@ -234,10 +235,9 @@ def match(name: str, rows: Iterable[Row]) -> Row | None:
     """The row with this plain name or alias; names win over aliases."""
     by_alias = None
     for row in rows:
-        if plain(getattr(row, "name")) == plain(name):  # noqa: B009
+        if plain(row.name) == plain(name):
             return row
-        aliases: tuple[str, ...] = getattr(row, "aliases")  # noqa: B009
-        if by_alias is None and plain(name) in map(plain, aliases):
+        if by_alias is None and plain(name) in map(plain, row.aliases):
             by_alias = row
     return by_alias
 

@@ -69,8 +69,6 @@ class Recipe:
         cached_weights: extra persistent copies of linear weights (FP8 and its transpose).
         adapters: of LoRA's matrices, their gradients and states.
         unquantised: of what stays whole in a base of few bits (embeddings, norms).
-        defers_reduction: micro-batches but the last leave their gradients whole on every rank.
-        flattens: a sharded unit's frozen weights get gradients beside its trained ones.
     """
 
     stack: str
@@ -90,9 +88,53 @@ class Recipe:
     cached_weights: tuple[str, ...] = ()
     adapters: str = "fp32"
     unquantised: str = "fp32"
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """How a stack holds a model on a rank, whatever its number types.
+
+    Attributes:
+        ddp_buckets: gradients are reduced through a second copy, as torch's DDP does by default.
+        units: roles of the blocks that FSDP2 shares one by one, at ZeRO 2 and 3 (the root has the
+            others); empty where ranks do not share by FSDP2.
+        whole_under_pipeline: under a pipeline weights stay gathered, and gradients whole, from the
+            first micro-batch to the last.
+        defers_reduction: micro-batches but the last leave their gradients whole on every rank.
+        flattens: a sharded unit is one flat tensor, so that its frozen weights get gradients beside
+            its trained ones.
+        holds_gradients: they lie in buffers of the stack's own, from step to step.
+        flat_steps: ZeRO 1 and 2 step a flat copy of a partition, and below them bf16 gradients add
+            up in an fp32 copy.
+        fused_step: Adam steps in one kernel of the stack's own.
+        keeps_sent: a stage of a pipeline keeps what it sent until its gradient is back.
+        receives_gradients_at_once: it has a buffer for the gradient of every micro-batch.
+        library_buffers: workspaces and buffers of the stack and its libraries lie in the allocator.
+        expandable_segments: its launcher asks the allocator for them.
+        autocasts_alone: where nothing is gathered, autocast does what gathers in 16 bits would.
+        fp8_casts: whose casts products in 8 bits keep; empty where they are made at use.
+        prepares_kbit: peft's ``prepare_model_for_kbit_training`` prepares a base of few bits.
+    """
+
+    name: str
+    source: str
+    source_date: str
+    ddp_buckets: bool = False
+    units: tuple[str, ...] = ()
+    whole_under_pipeline: bool = False
     defers_reduction: bool = False
     flattens: bool = False
-    notes: str = ""
+    holds_gradients: bool = False
+    flat_steps: bool = False
+    fused_step: bool = False
+    keeps_sent: bool = False
+    receives_gradients_at_once: bool = False
+    library_buffers: bool = False
+    expandable_segments: bool = False
+    autocasts_alone: bool = False
+    fp8_casts: str = ""
+    prepares_kbit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +201,8 @@ class Optimizer:
         foreach_copies: temporaries of a step over all parameters at once, as copies of them in
             the state type; None when there is no such implementation.
         loop_copies: temporaries of the loop, as copies of the largest parameter; `raised_copies`
-            more, and all in fp32, where weights in 16 bits are raised for it.
+            more, and all in fp32, where weights in 16 bits are raised for it; `previous_copies` of
+            the parameter before, which the loop's variables still name.
         fused_copies: temporaries of the fused kernel; None when there is none.
         gradient_is_freed: the step runs inside the backward and frees each gradient at once.
     """
@@ -182,6 +225,7 @@ class Optimizer:
     foreach_copies: float | None = None
     loop_copies: float | None = None
     raised_copies: float = 0.0
+    previous_copies: float = 0.0
     fused_copies: float | None = None
     gradient_is_freed: bool = False
     aliases: tuple[str, ...] = ()

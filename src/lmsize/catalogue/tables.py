@@ -20,7 +20,7 @@ from lmsize.catalogue.records import (
     Node,
     Overhead,
 )
-from lmsize.catalogue.rules import Optimizer, Precision, Recipe, StackScope, StateRule
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StackScope, StateRule
 
 Row = TypeVar("Row")
 
@@ -67,7 +67,7 @@ def cell_readers(record: type) -> dict[str, Callable[[str], Any]]:
 
 def csv_records(record: Callable[..., Row], lines: Iterable[str]) -> Iterator[Row]:
     """Records of a CSV table; an empty cell leaves the field's default."""
-    readers = cell_readers(record)  # type: ignore[arg-type]
+    readers = cell_readers(record)  # type: ignore[arg-type]  # a record's class is what makes it
     rows = csv.reader(lines)
     columns = next(rows)
     named = [(name, readers[name]) for name in columns]
@@ -168,6 +168,16 @@ def optimizer_record(name: str, row: Mapping[str, Any]) -> Optimizer:
 
 
 @cache
+def stacks() -> Mapping[str, Stack]:
+    """How stacks hold models, by name."""
+    raw = tomllib.loads(data_text("stacks.toml"))
+    return {
+        name: Stack(**{**row, "name": name, "units": tuple(row.get("units", ()))})
+        for name, row in raw.items()
+    }
+
+
+@cache
 def recipes() -> Mapping[tuple[str, str], Recipe]:
     """The number types of a step by (stack, precision)."""
     raw = tomllib.loads(data_text("recipes.toml"))
@@ -185,7 +195,7 @@ def recipes() -> Mapping[tuple[str, str], Recipe]:
 @cache
 def stack_scopes() -> Mapping[str, StackScope]:
     """Which models each stack trains."""
-    raw = tomllib.loads(data_text("stacks.toml"))
+    raw = tomllib.loads(data_text("stack_models.toml"))
     return {name: _scope(name, row) for name, row in raw.items()}
 
 

@@ -152,6 +152,7 @@ def _setup(
     capability = _capability(accelerator)
     return TrainingSetup(
         model=model, adapters=adapters, layout=layout, batch=batch_of(spec, dp=layout.dp),
+        stack=catalogue.stack(spec.stack or ""),
         recipe=catalogue.recipe(spec.stack or "", spec.precision or ""), optimizer=optimizer,
         fallback=_fallback(optimizer, catalogue),
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
@@ -232,8 +233,11 @@ def _of_adapters(setup: TrainingSetup) -> Assumption:
 def _raised_by(setup: TrainingSetup) -> str:
     """Who takes what is not quantised to fp32, where that is done."""
     is_raised = setup.base_type == "fp32" != setup.recipe.weights
-    is_peft = is_raised and setup.recipe.stack in ("transformers", "deepspeed")
-    return ", as peft's prepare_model_for_kbit_training leaves it" if is_peft else ""
+    return (
+        ", as peft's prepare_model_for_kbit_training leaves it"
+        if is_raised and setup.stack.prepares_kbit
+        else ""
+    )
 
 
 def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:

@@ -12,8 +12,9 @@ from lmsize.estimate.overheads import Holdings, device_bytes
 from lmsize.estimate.question import TrainingQuestion
 from lmsize.estimate.running import Rate, Schedule, bill, deadline_count, peak_rate, step_time
 from lmsize.formula import Term
+from lmsize.memory.stage_moments import stage_moments
 from lmsize.memory.step_segments import has_flat_steps
-from lmsize.memory.training import passing_tensors, training_peak, training_segments
+from lmsize.memory.training import PASSES, passing_of, peak_of, segments_of
 from lmsize.model.count import n_params, n_params_active, n_params_trainable
 from lmsize.model.parts import Experts
 from lmsize.model.spec import ModelSpec
@@ -61,21 +62,18 @@ def training_estimate(question: TrainingQuestion) -> Estimate:
     )  # fmt: skip
 
 
-# Stacks whose launchers set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True (torchtitan's run_train.sh).
-EXPANDABLE = ("torchtitan",)
-
-
 def training_memory(question: TrainingQuestion) -> tuple[Memory, tuple[Assumption, ...]]:
     """The memory part alone: what searches call."""
     setup = question.setup
-    peak, segments = training_peak(setup), training_segments(setup)
-    passes, own = (round(part.value) for part in segments.children) if segments else (0, 0)
-    varied = passing_tensors(setup)
-    if varied is not None:
-        passes = round(varied[0].value)
+    found = stage_moments(setup)
+    peak, segments, varied = peak_of(found), segments_of(setup, found), passing_of(setup, found)
+    beside = segments.child(PASSES) if segments else None
+    own = round(segments.value - beside.value) if segments and beside else 0
+    fullest = varied[0] if varied else beside
+    passes = round(fullest.value) if fullest else 0
     held = Holdings(
         round(peak.value), passes, own, setup.layout.n_groups, setup.layout.n_neighbours,
-        is_expandable=setup.recipe.stack in EXPANDABLE,
+        is_expandable=setup.stack.expandable_segments,
         varied=None if varied is None else round(varied[1]),
     )  # fmt: skip
     memory, stated = filled_memory(

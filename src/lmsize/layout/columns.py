@@ -65,7 +65,7 @@ class Column(np.ndarray[Any, Any]):
     def __float__(self) -> float:
         return float(self.one())
 
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # an array has none; columns are keys of caches
         return hash((self.shape, self.tobytes()))
 
     def __round__(self, _digits: None = None) -> Any:

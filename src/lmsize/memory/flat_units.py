@@ -13,11 +13,10 @@ from functools import reduce
 from typing import Any
 
 from lmsize.formula import Term, total
-from lmsize.layout.shares import Stage, Stored, stored_parts
+from lmsize.layout.shares import Stage, Stored, alone, stored_parts
 from lmsize.memory.moments import Moment
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.spec import Run
 from lmsize.numbers import larger
 
 JOIN = "unit_gradients"
@@ -60,9 +59,7 @@ def flat_units(
 def _of_layers(setup: TrainingSetup, stage: Stage) -> dict[tuple[str, str], Any]:
     """Numbers in one layer of each kind that a stage has."""
     return {
-        (tower.name, run.block.name): _n_params(
-            setup, Stage(0, 1, ((tower, Run(run.block, 1, min(run.n_copies, 1))),))
-        )
+        (tower.name, run.block.name): _n_params(setup, alone(tower, run))
         for tower, run in stage.runs
         if run.block.role == "layer"
     }

@@ -16,7 +16,7 @@ MATRICES = ("matrices", "experts", "output head")
 
 def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list[Term]:
     """Workspaces and buffers that a stage, with that of its adapters, keeps from step to step."""
-    if setup.recipe.stack != "megatron":
+    if not setup.stack.library_buffers:
         return []
     libraries = Libraries(setup.capability, setup.switches)
     shapes = _trained_shapes(setup, stage, adapters)
@@ -28,7 +28,7 @@ def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list
 
 def deferred(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list[Term]:
     """What waits for the end of the step: nothing of a frozen head, which has no such gradient."""
-    if setup.recipe.stack != "megatron" or (adapters and not _trains_head(setup, adapters)):
+    if not setup.stack.library_buffers or (adapters and not _trains_head(setup, adapters)):
         return []
     heads = [run.block for _, run in stage.runs if run.block.role == "head"]
     one = setup.layout.inside_replica()

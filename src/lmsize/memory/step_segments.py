@@ -39,7 +39,7 @@ def segment_bytes(*, n_numbers: Any, bytes_per_number: Any, free_bytes: Any) -> 
 def has_flat_steps(setup: TrainingSetup) -> bool:
     """Whether the step works on flat copies of a partition: DeepSpeed's ZeRO 1 and 2."""
     is_sharded = setup.sums_in_fp32 or setup.layout.zero in (1, 2)
-    return setup.recipe.stack == "deepspeed" and setup.has_main_copies and is_sharded
+    return setup.stack.flat_steps and setup.has_main_copies and is_sharded
 
 
 def step_segments(setup: TrainingSetup, trained: Sequence[Stored], free_bytes: Any) -> Term:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmsize.catalogue import Optimizer, Precision, Recipe
+from lmsize.catalogue import Optimizer, Precision, Recipe, Stack
 from lmsize.layout.degrees import Layout
 from lmsize.memory.stack_styles import not_understood
 from lmsize.memory.standing import HOPPER
@@ -15,9 +15,7 @@ from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
-HAS_BUCKETS = ("transformers", "litgpt")
-FSDP2 = ("transformers", "torchtitan")  # stacks whose ranks share by it at stages 2 and 3
-KEEPS_GRADIENTS = ("megatron", "deepspeed")  # in buffers of their own, from step to step
+FP8_CASTS: dict[str, Callable[..., Casts]] = {"transformer-engine": transformer_engine}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +37,7 @@ class TrainingSetup:
     adapters: ModelSpec | None
     layout: Layout
     batch: Batch
+    stack: Stack
     recipe: Recipe
     optimizer: Optimizer
     fallback: Optimizer | None
@@ -84,13 +83,13 @@ class TrainingSetup:
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0
-        return shared and self.recipe.stack in HAS_BUCKETS
+        return shared and self.stack.ddp_buckets
 
     @property
     def sums_in_fp32(self) -> bool:
         """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank."""
         return (
-            self.recipe.stack == "deepspeed" and self.recipe.weights == "bf16"
+            self.stack.flat_steps and self.recipe.weights == "bf16"
             and self.layout.zero < 2 and self.switches.fp32_sums
         )  # fmt: skip
 
@@ -102,9 +101,10 @@ class TrainingSetup:
     @property
     def casts(self) -> Casts | None:
         """How products in few bits keep their operands, where the stack's way is known."""
-        if self.recipe.stack != "megatron" or self.recipe.compute != "fp8":
+        casts = FP8_CASTS.get(self.stack.fp8_casts)
+        if casts is None or self.recipe.compute != "fp8":
             return None
-        return transformer_engine(
+        return casts(
             self.switches.fp8_recipe, capability=self.capability,
             stores_weights=self.switches.fp8_param_gather,
         )  # fmt: skip
@@ -129,7 +129,7 @@ class TrainingSetup:
     def shares_by_fsdp2(self) -> bool:
         """Whether FSDP2 shares weights, gradients and states over the ranks, at stages 2 and 3."""
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and self.recipe.stack in FSDP2
+        return shares and bool(self.stack.units)
 
     @property
     def is_in_units(self) -> bool:
@@ -143,8 +143,7 @@ class TrainingSetup:
         torchtitan under a pipeline: ``reshard_after_forward`` is off, and its stages reshard and
         reduce with the last micro-batch alone.
         """
-        is_piped = self.recipe.stack == "torchtitan" and self.layout.pp > 1
-        return self.shares_by_fsdp2 and is_piped
+        return self.shares_by_fsdp2 and self.stack.whole_under_pipeline and self.layout.pp > 1
 
     @property
     def gathers_weights(self) -> bool:
@@ -159,7 +158,7 @@ class TrainingSetup:
     @property
     def accumulates(self) -> bool:
         """Whether gradients are there before a backward begins."""
-        return self.batch.n_micro > 1 or self.recipe.stack in KEEPS_GRADIENTS
+        return self.batch.n_micro > 1 or self.stack.holds_gradients
 
     @property
     def most_recomputed(self) -> int | None:
@@ -170,13 +169,13 @@ class TrainingSetup:
     @property
     def defers_reduction(self) -> bool:
         """Whether gradients add up whole on every rank until the step's last micro-batch."""
-        defers = self.recipe.defers_reduction or self.stays_whole
+        defers = self.stack.defers_reduction or self.stays_whole
         return self.gathers_weights and defers and self.batch.n_micro > 1
 
     @property
     def flattens(self) -> bool:
         """Whether gradients cover the frozen weights that are sharded with trained ones."""
-        return self.gathers_weights and self.recipe.flattens
+        return self.gathers_weights and self.stack.flattens
 
     @property
     def shards_gradients(self) -> bool:

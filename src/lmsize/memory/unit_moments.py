@@ -18,16 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmsize.formula import Term
 from lmsize.memory.blocks import Placed
-from lmsize.memory.moments import RUNNING, Moment
+from lmsize.memory.moments import Around, Moment
 from lmsize.memory.units import Unit
 from lmsize.numbers import larger
 
 ROOT, UNITS = "root gathered", "units gathered"
 AHEAD, REDUCED = "a unit gathered in one piece", "gradients on their way"
 NONE = Unit()
-Around = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +97,25 @@ def with_units(
         yield _root_reduction(line)
 
 
-def _in_forward(line: Timeline, moment: Moment) -> Around:
+def _in_forward(line: Timeline, moment: Moment) -> tuple[Around, ...]:
     at, n_before = moment.at, moment.n_before
     running = line.running(at)
     last = line.blocks[at].unit if line.stands_alone(at) else line.before(at, 0)
     last = line.root if last is NONE else last
     return (
-        (ROOT, line.root.gathered),
-        (UNITS, line.staying(at, n_before) + running),
-        (AHEAD, last.gathered),
+        Around(ROOT, line.root.gathered),
+        Around(UNITS, line.staying(at, n_before) + running),
+        Around(AHEAD, last.gathered, in_stream=True),
     )
 
 
-def _in_backward(line: Timeline, moment: Moment) -> Around:
+def _in_backward(line: Timeline, moment: Moment) -> tuple[Around, ...]:
     at, n_before = moment.at, moment.n_before
     return (
-        (ROOT, line.root.gathered),
-        (UNITS, line.staying(at, n_before) + line.running(at)),
-        (AHEAD, line.ahead(at, n_before)),
-        (REDUCED, line.after(at, moment.n_after).reduced),
+        Around(ROOT, line.root.gathered),
+        Around(UNITS, line.staying(at, n_before) + line.running(at)),
+        Around(AHEAD, line.ahead(at, n_before), in_stream=True),
+        Around(REDUCED, line.after(at, moment.n_after).reduced),
     )
 
 
@@ -132,9 +130,9 @@ def _unit_gathers(line: Timeline, at: int) -> Iterator[Moment]:
             "forward", placed.label, (*kept, (placed.label, n_before, placed.piece.saved)), (),
             placed.piece.output, 0,
             around=(
-                (ROOT, line.root.gathered),
-                (UNITS, line.staying(at, n_before) + placed.unit.gathered),
-                (AHEAD, before.gathered + placed.unit.gathered),
+                Around(ROOT, line.root.gathered),
+                Around(UNITS, line.staying(at, n_before) + placed.unit.gathered),
+                Around(AHEAD, before.gathered + placed.unit.gathered, in_stream=True),
             ),
         )  # fmt: skip
 
@@ -146,7 +144,13 @@ def _root_gather(line: Timeline) -> Moment:
     saved = last.piece.saved
     root = line.root.gathered
     return Moment(
-        "loss_backward", last.label, kept, (), saved, saved, around=((ROOT, root), (AHEAD, root))
+        "loss_backward",
+        last.label,
+        kept,
+        (),
+        saved,
+        saved,
+        around=(Around(ROOT, root), Around(AHEAD, root, in_stream=True)),
     )
 
 
@@ -164,8 +168,8 @@ def _unit_reductions(line: Timeline, at: int) -> Iterator[Moment]:
             (*undone, (placed.label, n_after, placed.gradients)),
             whole + placed.piece.output, 0, whole,
             around=(
-                (ROOT, line.root.gathered), (UNITS, line.staying(at, n_before)),
-                (AHEAD, line.ahead(at, n_before)), (REDUCED, placed.unit.reduced),
+                Around(ROOT, line.root.gathered), Around(UNITS, line.staying(at, n_before)),
+                Around(AHEAD, line.ahead(at, n_before), in_stream=True), Around(REDUCED, placed.unit.reduced),
             ),
         )  # fmt: skip
 
@@ -176,7 +180,7 @@ def _root_reduction(line: Timeline) -> Moment:
     whole = first.piece.gradients
     return Moment(
         "root_reduction", first.label, (), tuple(undone), whole, 0, whole,
-        around=((REDUCED, line.root.reduced),),
+        around=(Around(REDUCED, line.root.reduced),),
     )  # fmt: skip
 
 
@@ -192,14 +196,13 @@ def gathered_at_once(blocks: Sequence[Placed]) -> Any:
     return found
 
 
-def in_streams(moment: Term) -> Any:
+def in_streams(moment: Moment, before: Any) -> Any:
     """Bytes of a moment that lie in blocks of the streams that gather and reduce.
 
     What is gathered in one piece, and the gradients that are reduced; those of the block at work are not.
+
+    Args:
+        before: gradients that were there before and are added to, if any are.
     """
-    gradients = moment.child("gradients")
-    shards = sum(
-        leaf.value for leaf in (gradients.walk() if gradients else ())
-        if leaf.combine == "leaf" and not leaf.label.startswith(RUNNING)
-    )  # fmt: skip
-    return shards + sum(leaf.value for leaf in moment.walk() if leaf.label == AHEAD)
+    reduced = sum(n * each for _, n, each in moment.undone)
+    return (before or reduced) + sum(one.n_bytes for one in moment.around if one.in_stream)

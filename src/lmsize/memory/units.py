@@ -1,8 +1,9 @@
 """FSDP2's units: what ranks share of each block's parameters, and what that takes while it runs.
 
 Units are the modules that are not to be split: the layers, and some encoders' embeddings. What is left
-(embeddings, the last norm, the head) is the root's; torchtitan makes the table a unit, and the last norm and
-the head another, so that nothing is left. Every parameter is divided along its first dimension, padded to a multiple of the ranks
+(embeddings, the last norm, the head) is the root's; torchtitan makes the table a unit, and the last
+norm and the head another, so that nothing is left. Every parameter is divided along its first
+dimension, padded to a multiple of the ranks
 (``torch/distributed/fsdp/_fully_shard/_fsdp_param.py``).
 """
 
@@ -12,13 +13,31 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lmsize.layout.shares import Stage, Stored, stored_parts
+from lmsize.formula import formula
+from lmsize.layout.shares import Stored, alone, stored_parts
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div
+from lmsize.source import Source
 from lmsize.stacks import habits
 
 if TYPE_CHECKING:
     from lmsize.memory.training_setup import TrainingSetup
+
+
+FSDP = Source(
+    "PyTorch 2.13", "torch/distributed/fsdp/_fully_shard, _fsdp_param_group.py and _fsdp_collectives.py",
+    "https://github.com/pytorch/pytorch",
+)  # fmt: skip
+
+
+@formula(source=FSDP)
+def shared_bytes(*, n_bytes: Any) -> Any:
+    """Bytes of what is gathered from other ranks, or on its way to them.
+
+    Assumes: first dimensions padded to a multiple of the ranks; one unit fetched ahead.
+    Valid for: ``fully_shard`` of each layer and then of the model.
+    """
+    return n_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +111,13 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
     whole = types(setup.base_type, setup.base_type)
 
     def tensors(tower: Tower, run: Run) -> Iterable[tuple[Stored, Types, Any]]:
-        for stored in stored_parts(_alone(tower, run), setup.layout, trainable=not frozen):
+        for stored in stored_parts(alone(tower, run), setup.layout, trainable=not frozen):
             few = setup.quant if setup.quant and stored.is_linear else None
             bits = few.bits_per_value / 8 if few else 0.0
             kind = Types(bits, 0, 0) if few else base
             yield stored, kind, setup.shards(2, expert=stored.is_expert)
         mine = own.get((tower.name, run.block.name))
-        for stored in stored_parts(_alone(*mine), setup.layout, trainable=True) if mine else ():
+        for stored in stored_parts(alone(*mine), setup.layout, trainable=True) if mine else ():
             kind = whole if stored.is_whole else adapter
             yield stored, kind, setup.shards(2, expert=stored.is_expert)
 
@@ -112,11 +131,5 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
 
 def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:
     """The roles of the blocks that are units by themselves; the root has the others'."""
-    if setup.recipe.stack == "torchtitan":
-        return ("embedding", "layer", "head")
     apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
-    return ("embedding", "layer") if apart else ("layer",)
-
-
-def _alone(tower: Tower, run: Run) -> Stage:
-    return Stage(0, 1, ((tower, Run(run.block, 1, min(run.n_copies, 1))),))
+    return (*setup.stack.units, *(["embedding"] if apart else []))

@@ -13,7 +13,7 @@ from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
-from lmsize.tape.program import Program, Tensor
+from lmsize.tape.program import Op, Program, Tensor
 
 ONE = Layout()
 QKV = tuple[Tensor, Tensor, Tensor]
@@ -160,6 +160,9 @@ class Style:
         offloads: whether the inputs of layers that run again wait on the host.
         spread_loss: the loss of a share of the vocabulary's logits, where it is another.
         reentrant: whether a layer runs again as one function's backward, before any of its own.
+        keeps: which operations selective recomputation does not run again, by what came before;
+            None where it goes by modules.
+        has_position_bias: whether scores get their learned bias as a tensor of its own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
     """
 
@@ -182,6 +185,8 @@ class Style:
     offloads: bool = False
     spread_loss: Callable[..., Tensor] | None = None
     reentrant: bool = False
+    keeps: Callable[[Op, int], bool] | None = None
+    has_position_bias: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
 
 

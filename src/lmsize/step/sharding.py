@@ -35,7 +35,7 @@ def _tensor_parallel(model: Any, mesh: Any) -> None:
         raise InputError("--tp", mesh.size(), expected)
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-    spread = base._expand_parallel_plan(plan)  # noqa: SLF001
+    spread = base._expand_parallel_plan(plan)  # noqa: SLF001  # as from_pretrained does
     # A weight that is tied goes by its first name alone; the other use gets what became of it.
     names = {name for name, _ in (*base.named_modules(), *base.named_parameters())}
     apply_tensor_parallelism(base, mesh, {k: how for k, how in spread.items() if k in names})

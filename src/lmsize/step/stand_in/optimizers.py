@@ -37,7 +37,7 @@ class Optimizer8bit(torch.optim.Optimizer):  # type: ignore[misc]  # torch is An
         self._maps: dict[str, Any] = {}  # one of each for all parameters
         super().__init__(params, {"lr": lr})
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is Any to mypy
     def step(self, closure: Any = None) -> None:
         """Steps each parameter that has a gradient, one after the other."""
         del closure

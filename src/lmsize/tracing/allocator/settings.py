@@ -111,7 +111,7 @@ def allocator_settings(text: str) -> AllocatorSettings:
             raise InputError(WHAT, key, expected, nearest=nearest_names(key, _READERS))
         field, read = _READERS[key]
         found[field] = read(key, value)
-    return AllocatorSettings(**found)  # type: ignore[arg-type]
+    return AllocatorSettings(**found)  # type: ignore[arg-type]  # each reader gives its field's type
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
