@@ -56,7 +56,7 @@ def stage_layers(text: str) -> tuple[int, ...]:
 def read_switches(draft: Draft, model: ModelSpec) -> None:
     """The switches that a row's launch arguments set, and whether it compiles."""
     if draft.options["stack"] == "torchtitan":
-        found = list(_of_compiler(draft))
+        found = list(_of_titan(draft))
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
         found = [*draft.framework.stack_options, *_with_embeddings(draft, model.n_layers)]
@@ -77,15 +77,16 @@ def _with_effect(draft: Draft, model: ModelSpec, found: Sequence[str]) -> list[s
     return [item for item in found if item.partition("=")[0].replace("-", "_") not in idle]
 
 
-def _of_compiler(draft: Draft) -> Iterator[str]:
-    """What is not compiled: nothing, or before a month of the framework's own the loss."""
-    since, said = draft.framework.loss_compiled_since, draft.row.get("source_path_or_section", "")
-    month = MONTH.search(said)
-    if switch(draft.row, "compile") is False:
+def _of_titan(draft: Draft) -> Iterator[str]:
+    """What is not compiled, and what the framework did at the row's time."""
+    compiles = switch(draft.row, "compile") is not False
+    if not compiles:
         yield "no-compile"
-    elif since and month is not None and month[0] < since:
-        draft.assume("row-version", f"a version of {month[0]}, which did not compile its loss")
-        yield "no-compiled-loss"
+    month = MONTH.search(draft.row.get("source_path_or_section", ""))
+    for name, until in draft.framework.until:
+        if month is not None and month[0] < until and (compiles or "compile" not in name):
+            draft.assume("row-version", f"a version of {month[0]}: {name}")
+            yield name
 
 
 def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:

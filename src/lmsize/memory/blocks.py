@@ -217,6 +217,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
         keeps=style.keeps if selective else None, offloads=style.offloads, reentrant=style.reentrant,
+        undone_at_once=block.role == "head" and not ask.is_read,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 

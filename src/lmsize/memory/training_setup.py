@@ -126,6 +126,11 @@ class TrainingSetup:
         return max(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
 
     @property
+    def units(self) -> tuple[str, ...]:
+        """Roles of the blocks that FSDP2 shares one by one."""
+        return ("layer",) if self.switches.ends_in_root else self.stack.units
+
+    @property
     def shares_by_fsdp2(self) -> bool:
         """Whether FSDP2 shares weights, gradients and states over the ranks, at stages 2 and 3."""
         shares = self.layout.zero > 1 and self.layout.n_replicas > 1

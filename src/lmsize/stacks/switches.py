@@ -62,6 +62,8 @@ class Switches:
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers.
         compiled_loss: the loss too (``compile.components``).
+        ends_in_root: torchtitan's table, last norm and head are the root's unit, which stays gathered from
+            the forward to the end of the backward; so does the last layer, until it is undone.
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
@@ -89,6 +91,7 @@ class Switches:
     dataloader_mask: bool = True
     compile: bool = True
     compiled_loss: bool = True
+    ends_in_root: bool = False
     fp32_sums: bool = True
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
@@ -150,6 +153,7 @@ FLAGS = (
     "dataloader_mask",
     "compile",
     "compiled_loss",
+    "ends_in_root",
     "fp32_sums",
     "fused_adam",
     "grad_reduce_in_bf16",
@@ -175,8 +179,8 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(("compile", "compiled_loss")),
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(("compile", "compiled_loss", "ends_in_root")),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
 MOST = 100_000

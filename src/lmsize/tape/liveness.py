@@ -7,11 +7,13 @@ alone; sizes are added along it, number by number or array by array.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from lmsize.numbers import chosen, larger
-from lmsize.tape.program import Op, Program, Tensor
+from lmsize.tape.heap import Requests
+from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,15 @@ class Backward:
     held_before: Any
 
 
-def forward(program: Program, *, saving: bool = True) -> Forward:
-    """Run the forward; without `saving`, as under checkpointing, autograd keeps nothing."""
+def forward(
+    program: Program, *, saving: bool = True, requests: Requests | None = None
+) -> Forward:  # fmt: skip
+    """Run the forward; without `saving`, as under checkpointing, autograd keeps nothing.
+
+    Args:
+        requests: is told what is asked of the allocator.
+    """
+    told = Requests() if requests is None else requests
     gone = {id(t) for _, t in discarded(program)}
     stuck = {id(t.base) for op in program.ops for t in op.clings if t.is_counted}
     saved = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
@@ -67,6 +76,8 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
     live: Any = sum(t.n_bytes for t in program.inputs)
     peak = returned = live
     held = {id(t) for t in program.inputs}
+    for tensor in program.inputs:
+        told.take(id(tensor), tensor.n_bytes)
     for at, op in enumerate(program.ops):
         if at == program.returns_at:
             returned = peak
@@ -74,11 +85,14 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
             if tensor.base is tensor:
                 live = live + tensor.n_bytes
                 held.add(id(tensor))
+                told.take(id(tensor), tensor.n_bytes)
+        told.need(op.forward_bytes)
         peak = larger(peak, live + op.forward_bytes)
         for tensor in ends.get(at, ()):
             if id(tensor) in held and id(tensor) not in kept and id(tensor) not in cached:
                 live = live - tensor.n_bytes
                 held.discard(id(tensor))
+                told.let_go(id(tensor))
     return Forward(
         peak,
         sum(t.n_bytes for t in _bases(program) if id(t) in kept),
@@ -139,7 +153,7 @@ def _last_uses(program: Program) -> dict[int, list[Tensor]]:
     return ends
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Grad:
     """A gradient's storage and how many tensors' gradients it is."""
 
@@ -155,15 +169,23 @@ class _Undoing:
     peak: Any
     saved: Any
     peak_saved: Any
+    told: Requests
     gradients: Any = 0
     peak_gradients: Any = 0
     held_before: Any = None
     pending: dict[int, _Grad] = field(default_factory=dict)
     n_uses: dict[int, int] = field(default_factory=dict)
 
-    def hold(self, n_bytes: Any) -> None:
+    def hold(self, key: Hashable, n_bytes: Any) -> None:
+        self.told.take(key, n_bytes)
         self.live = self.live + n_bytes
         self.look(0)
+
+    def made(self, n_bytes: Any) -> _Grad:
+        """A gradient in a storage of its own."""
+        grad = _Grad(n_bytes)
+        self.hold(grad, n_bytes)
+        return grad
 
     def look(self, n_bytes: Any) -> None:
         """Take note of how much is held, with so much beside."""
@@ -177,10 +199,16 @@ class _Undoing:
         grad.n_holders -= 1
         if not grad.n_holders:
             self.live = self.live - grad.n_bytes
+            self.told.let_go(grad)
 
 
 def backward(
-    program: Program, *, accumulates: bool = False, extra_bytes: Any = 0, holds: bool = True
+    program: Program,
+    *,
+    accumulates: bool = False,
+    extra_bytes: Any = 0,
+    holds: bool = True,
+    requests: Requests | None = None,
 ) -> Backward:
     """Undo the program.
 
@@ -188,27 +216,26 @@ def backward(
         accumulates: gradients of parameters are added to those there are, and go.
         extra_bytes: held throughout (the input of a checkpointed block).
         holds: whether nodes still hold what they hold themselves, to the end.
+        requests: is told what is asked of the allocator, beside what the forward left there.
     """
     saved = _saved(program, holds=holds) + extra_bytes
-    state = _Undoing(saved, saved, saved, saved)
+    state = _Undoing(saved, saved, saved, saved, Requests() if requests is None else requests)
     for op in program.ops:
         for base in {id(t.base): t for t in op.saves if t.is_counted}:
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
         for base in {id(t.base) for t in op.clings if holds}:  # never let go of
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
     for output in program.outputs:
-        state.pending[id(output)] = _Grad(output.n_bytes)
-        state.hold(output.n_bytes)
+        state.pending[id(output)] = state.made(output.n_bytes)
     if program.memory is not None and program.memory.needs_grad:
-        state.pending[id(program.memory)] = _Grad(program.memory.n_bytes)
-        state.hold(program.memory.n_bytes)
+        state.pending[id(program.memory)] = state.made(program.memory.n_bytes)
     back: dict[int, list[Tensor]] = {}
     for at, tensor in discarded(program):
         back.setdefault(at, []).append(tensor)
     for at in reversed(range(len(program.ops))):
         for tensor in back.get(at, ()):  # made again
             state.saved = state.saved + tensor.n_bytes
-            state.hold(tensor.n_bytes)
+            state.hold(id(tensor), tensor.n_bytes)
         _undo(program.ops[at], state, accumulates=accumulates)
     held_before = 0 if state.held_before is None else state.held_before
     return Backward(
@@ -223,25 +250,33 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
         return
     if op.saves and state.held_before is None:
         state.held_before = state.live - state.saved
+    state.told.need(op.backward_bytes)
     state.look(op.backward_bytes)
-    made: list[tuple[Tensor, _Grad]] = []
-    for gradient in op.gradients:
-        if gradient.kind == "same":
-            incoming[0].n_holders += 1
-            made.append((gradient.to, incoming[0]))
-            continue
-        if gradient.kind == "saved":  # takes over the storage that is let go of below
-            made.append((gradient.to, _Grad(gradient.to.n_bytes)))
-            state.live = state.live + gradient.to.n_bytes
-            continue
-        state.look(gradient.scratch_bytes + gradient.to.n_bytes)
-        state.hold(gradient.to.n_bytes)
-        made.append((gradient.to, _Grad(gradient.to.n_bytes)))
+    made = [(gradient.to, _given_back(gradient, incoming[0], state)) for gradient in op.gradients]
     _let_go_of_saved(op, state)
+    for gradient, (_, grad) in zip(op.gradients, made, strict=True):
+        if gradient.kind == "saved":  # in the place that the saved one had
+            state.told.take(grad, grad.n_bytes)
     for grad in incoming:
         state.release(grad)
     for tensor, grad in made:
         _deliver(tensor, grad, state, accumulates=accumulates)
+
+
+def _given_back(gradient: Gradient, incoming: _Grad, state: _Undoing) -> _Grad:
+    """The gradient that an operation's backward makes for an input."""
+    if gradient.kind == "same":
+        incoming.n_holders += 1
+        return incoming
+    n_bytes = gradient.to.n_bytes
+    if gradient.kind == "saved":  # takes over the storage that is let go of afterwards
+        state.live = state.live + n_bytes
+        return _Grad(n_bytes)
+    state.told.take(id(gradient), gradient.scratch_bytes)
+    state.look(gradient.scratch_bytes + n_bytes)
+    grad = state.made(n_bytes)
+    state.told.let_go(id(gradient))
+    return grad
 
 
 def _let_go_of_saved(op: Op, state: _Undoing) -> None:
@@ -250,6 +285,7 @@ def _let_go_of_saved(op: Op, state: _Undoing) -> None:
         if not state.n_uses[id(tensor)]:
             state.live = state.live - tensor.n_bytes
             state.saved = state.saved - tensor.n_bytes
+            state.told.let_go(id(tensor))
 
 
 def _deliver(tensor: Tensor, grad: _Grad, state: _Undoing, *, accumulates: bool) -> None:
@@ -266,8 +302,7 @@ def _deliver(tensor: Tensor, grad: _Grad, state: _Undoing, *, accumulates: bool)
         state.pending[id(tensor)] = grad
         return
     if waiting.n_holders > 1:  # still another tensor's gradient: not to be summed into
-        total = _Grad(tensor.n_bytes)
-        state.hold(total.n_bytes)
+        total = state.made(tensor.n_bytes)
         state.release(waiting)
         state.pending[id(tensor)] = total
     state.release(grad)
