@@ -12,21 +12,17 @@ them, of the step after the first. The rows are in ``benchmarks/traced/fake_vs_r
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
 import json
-import multiprocessing
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
-HERE = Path(__file__).parent
-MODELS = HERE.parent / "tests" / "trace" / "small_models.toml"
-TABLE = HERE / "traced" / "fake_vs_real.csv"
-COLUMNS = ("case", "real_bytes", "traced_bytes", "error", "said")
+from kept import Row, Table, apart, import_all
+
+MODELS = Path(__file__).parents[1] / "tests" / "trace" / "small_models.toml"
 LIMIT = 2e-4
 SHORT = {"micro_batch": 4, "seq_len": 104}
 FP32, BF16, EAGER = {"precision": "fp32"}, {"precision": "bf16"}, {"attention": "eager"}
@@ -86,6 +82,12 @@ def name(case: tuple[str, Row, Row]) -> str:
     return " ".join([model, *words]) if words else f"{model} amp-bf16"
 
 
+TABLE = Table(
+    "fake_vs_real.csv", ("case", "real_bytes", "traced_bytes", "error", "said"), key=("case",),
+    order=tuple((name(case),) for case in CASES),
+)  # fmt: skip
+
+
 def checked(case: tuple[str, Row, Row]) -> Row:
     """Both peaks of a case."""
     from lmsize.measuring.meters import cpu_reading
@@ -112,53 +114,17 @@ def checked(case: tuple[str, Row, Row]) -> Row:
     return {"real_bytes": real, "traced_bytes": said, "error": f"{said / real - 1:+.6f}"}
 
 
-def rows() -> dict[str, Row]:
-    """The table as it stands."""
-    if not TABLE.exists():
-        return {}
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
-
-
-def _send(pipe: Any, case: tuple[str, Row, Row]) -> None:
-    try:
-        pipe.send(checked(case))
-    except BaseException as error:  # noqa: BLE001  # said in the table
-        pipe.send({"said": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]})
-
-
-def _apart(case: tuple[str, Row, Row]) -> Row:
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_send, args=(theirs, case))
-    child.start()
-    theirs.close()
-    try:
-        row: Row = ours.recv()
-    except EOFError:
-        row = {"said": "the process ended"}
-    child.join()
-    return row
-
-
 def run(patterns: list[str], *, again: bool) -> None:
     """Check what is asked for and not there yet."""
-    import peft  # noqa: F401  # once, before the forks
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-
-    names = [name(case) for case in CASES]
+    import_all()
     for case in _asked(patterns):
         label = name(case)
-        found = rows()
-        if label in found and not found[label]["said"] and not again:
+        known = TABLE.rows().get((label,))
+        if known is not None and not known["said"] and not again:
             continue
-        found[label] = {"case": label, **_apart(case)}
-        TABLE.parent.mkdir(exist_ok=True)
-        with TABLE.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found[one] for one in names if one in found)
-        print(json.dumps(found[label]), flush=True)
+        row = {"case": label, **apart(checked, case)}
+        TABLE.add(row)
+        print(json.dumps(row), flush=True)
 
 
 def _asked(patterns: list[str]) -> Iterator[tuple[str, Row, Row]]:
@@ -169,7 +135,7 @@ def _asked(patterns: list[str]) -> Iterator[tuple[str, Row, Row]]:
 
 def summary() -> None:
     """How many are within the limit, and those that are not."""
-    found = list(rows().values())
+    found = list(TABLE.rows().values())
     done = [row for row in found if row["error"]]
     off = [row for row in done if abs(float(row["error"])) > LIMIT]
     exact = sum(float(row["error"]) == 0 for row in done)

@@ -4,7 +4,8 @@
 
     python benchmarks/sharded_tape_vs_trace.py draw --number 30 > cases.jsonl
     python benchmarks/sharded_tape_vs_trace.py trace cases.jsonl > traced.jsonl     # needs torch
-    python benchmarks/sharded_tape_vs_trace.py compare traced.jsonl --csv benchmarks/traced/sharded.csv
+    python benchmarks/sharded_tape_vs_trace.py compare traced.jsonl
+    python benchmarks/sharded_tape_vs_trace.py keep traced.jsonl                    # in traced/sharded.csv
 
 A case is a config and options of ``lmsize train``; a traced case has the peak of each phase of the
 second step on rank 0, in bytes as an accelerator's allocator gives them.
@@ -13,20 +14,17 @@ second step on rank 0, in bytes as an accelerator's allocator gives them.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import statistics
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from tape_vs_trace import taped_peaks
+from kept import Table
+from tape_cases import Case
+from tape_vs_trace import error_of, taped_peaks, trace
 
-Case = dict[str, Any]
 SEED, N_CASES = 11, 30
-RECORDED = Path(__file__).parent / "traced" / "sharded.csv"
 CLASSES = {
     "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     "mistral": "MistralForCausalLM", "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM",
@@ -38,9 +36,11 @@ CLASSES = {
 SPREAD = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "starcoder2", "gemma", "phi3")
 SHARDED = (*SPREAD, "gemma2", "gpt2", "gpt_neox", "bert", "opt", "qwen3_moe")
 LAYOUTS = ("stage 3", "stage 3", "stage 2", "tp", "tp + stage 3", "tp + stage 2")
-HEADINGS = (
-    "case", "layout", "dp", "tp", "zero", "precision", "method", "recompute", "attention",
-    "grad_accum", "traced_bytes", "taped_bytes", "error",
+TABLE = Table(
+    "sharded.csv",
+    ("case", "layout", "dp", "tp", "zero", "precision", "method", "recompute", "attention",
+     "grad_accum", "traced_bytes", "taped_bytes", "error"),
+    key=("case",),
 )  # fmt: skip
 
 
@@ -99,88 +99,51 @@ def _options(rng: random.Random, family: str, layout: str) -> Case:
     }  # fmt: skip
 
 
-def traced_peaks(case: Case) -> dict[str, int]:
-    """Bytes of the fullest instant of each phase of the second step, on the first rank."""
-    from lmsize.layout.degrees import Layout
-    from lmsize.tracing.engine import StepOptions, traced_step
-    from lmsize.tracing.peaks import in_blocks, peaks
-    from lmsize.tracing.running import Device
-    from lmsize.workload.training import TrainSpec, with_defaults
-
-    options = case["options"]
-    spec, _ = with_defaults(TrainSpec(**options), max_positions=None)
-    tp, zero = options["tp"], options["zero"]
-    found = traced_step(
-        case["config"], spec, Device("cuda"), StepOptions(),
-        layout=Layout(dp=options["accelerators"] // tp, tp=tp, zero=zero), implementation="foreach",
-    )  # fmt: skip
-    steady = (p for p in peaks(found.log.entries, in_blocks) if p.phase.startswith("2."))
-    return {p.phase[2:]: p.n_bytes for p in steady}
-
-
 def recorded_errors() -> Iterator[float]:
     """How far the tape is from every trace that was put down."""
     cases = {case["id"]: case for case in drawn(SEED, N_CASES)}
-    for row in csv.DictReader(RECORDED.read_text("utf-8").splitlines()):
+    for row in TABLE.rows().values():
         taped, _ = taped_peaks(cases[row["case"]])
         yield max(taped.values()) / int(row["traced_bytes"]) - 1
 
 
-def compared(lines: Iterator[str], table: Path | None) -> None:
+def compared(cases: Iterable[Case], table: Table | None) -> None:
     """Print each case's error and their distribution; write them down if asked to."""
     rows = []
-    for line in lines:
-        case = json.loads(line)
+    for case in cases:
         if "error" in case:
             print(f"{case['id']:<18} not traced: {case['error'][:160]}")
             continue
-        taped, is_taped = taped_peaks(case)
-        traced, found = max(case["peaks"].values()), round(max(taped.values()))
-        parts = " ".join(
-            f"{phase}={taped.get(phase, 0) / case['peaks'][phase] - 1:+.2%}"
-            for phase in ("forward", "backward", "optimizer") if phase in case["peaks"]
-        )  # fmt: skip
-        options = case["options"]
+        error, parts = error_of(case)
+        options, traced = case["options"], max(case["peaks"].values())
         row = {"case": case["id"], "dp": options["accelerators"] // options["tp"], **options}
-        row |= {"layout": case["layout"], "traced_bytes": traced, "taped_bytes": found}
-        rows.append(row | {"error": f"{found / traced - 1:.5f}"})
+        row |= {"layout": case["layout"], "traced_bytes": traced}
+        rows.append(row | {"taped_bytes": round(traced * (1 + error)), "error": f"{error:.5f}"})
         said = " ".join(f"{v}" for v in options.values())
-        note = "" if is_taped else "BY PARTS "
-        print(f"{case['id']:<18} {found / traced - 1:+8.3%} {note}{parts} [{said}]")
+        print(f"{case['id']:<18} {error:+8.3%} {parts} [{said}]")
     errors = sorted(abs(float(row["error"])) for row in rows)
     print(f"n={len(errors)} median={statistics.median(errors):.3%} worst={errors[-1]:.3%}")
     if table is not None:
-        with table.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, HEADINGS, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        table.write(rows)
 
 
 def main() -> None:
-    """Draw, trace or compare."""
+    """Draw, trace, compare or keep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("draw", "trace", "compare"))
+    parser.add_argument("what", choices=("draw", "trace", "compare", "keep"))
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--number", type=int, default=N_CASES)
-    parser.add_argument("--csv", type=Path)
     asked = parser.parse_args()
     if asked.what == "draw":
         for case in drawn(asked.seed, asked.number):
             print(json.dumps(case))
         return
-    lines = iter(asked.file.read_text("utf-8").splitlines())
-    if asked.what == "compare":
-        compared(lines, asked.csv)
-        return
-    for line in lines:
-        case = json.loads(line)
-        try:
-            case["peaks"] = traced_peaks(case)
-        except Exception as error:  # noqa: BLE001  # said in the comparison
-            case["error"] = f"{type(error).__name__}: {error}"
-        print(json.dumps(case), flush=True)
-        print(case["id"], file=sys.stderr)
+    cases = map(json.loads, asked.file.read_text("utf-8").splitlines())
+    if asked.what == "trace":
+        trace(cases)
+    else:
+        compared(cases, TABLE if asked.what == "keep" else None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tape against the trace: random configurations, and the catalogue at its real shape.
+"""The tape against the trace on random configurations.
 
 ::
 
@@ -6,7 +6,6 @@
     python benchmarks/tape_vs_trace.py trace cases.jsonl > traced.jsonl     # needs torch
     python benchmarks/tape_vs_trace.py keep traced.jsonl                    # in traced/tape.csv
     python benchmarks/tape_vs_trace.py compare [traced.jsonl]
-    python benchmarks/tape_vs_trace.py catalogue > cases.jsonl
 
 A case is a config and options of ``lmsize train`` (:mod:`tape_cases`); a traced case has the peak of
 each phase of the second step, in bytes as an accelerator's allocator gives them.
@@ -26,34 +25,15 @@ from pathlib import Path
 from tape_cases import Case, drawn
 from tape_rows import PHASES, keep, recorded
 
-_SHORT = {"micro_batch": 1, "seq_len": 512, "optimizer": "adamw"}
-CATALOGUE_SETTINGS: dict[str, Case] = {
-    "bf16": _SHORT | {"precision": "bf16"},
-    "amp-ckpt": _SHORT | {"precision": "amp-bf16", "recompute": "full"},
-    "lora": _SHORT | {"precision": "bf16", "method": "lora"},
-}
-
-
-def catalogue_cases() -> Iterator[Case]:
-    """Every model of the catalogue at its real shape, in three settings."""
-    from lmsize.catalogue import built_in
-
-    for summary in built_in().models():
-        found = built_in().find_model(summary.name)
-        if found is None:
-            continue
-        for name, options in CATALOGUE_SETTINGS.items():
-            case = {"id": f"{summary.name}-{name}", "config": dict(found[0].config)}
-            yield case | {"options": options}
-
 
 def traced_peaks(case: Case) -> dict[str, int]:
-    """Bytes of the fullest instant of each phase of the second step.
+    """Bytes of the fullest instant of each phase of the second step, on the first rank.
 
     Raises:
         LmsizeError: the case cannot be traced.
     """
     from lmsize.catalogue import built_in
+    from lmsize.layout.degrees import Layout
     from lmsize.tracing.engine import StepOptions, traced_step
     from lmsize.tracing.peaks import in_blocks, peaks
     from lmsize.tracing.running import Device
@@ -61,9 +41,11 @@ def traced_peaks(case: Case) -> dict[str, int]:
 
     spec, _ = with_defaults(TrainSpec(**case["options"]), max_positions=None)
     usual = built_in().optimizer(spec.optimizer or "").default_implementation
+    n_ranks, tp = spec.accelerators or 1, spec.tp
     found = traced_step(
-        case["config"], spec, Device("cuda"), StepOptions(), implementation=usual, replicate=False
-    )
+        case["config"], spec, Device("cuda"), StepOptions(), implementation=usual,
+        layout=Layout(dp=n_ranks // tp, tp=tp, zero=spec.zero or 0), replicate=n_ranks > 1,
+    )  # fmt: skip
     by_phase = peaks(found.log.entries, in_blocks)
     return {p.phase[2:]: p.n_bytes for p in by_phase if p.phase.startswith("2.")}
 
@@ -134,7 +116,7 @@ def _read(path: Path | None) -> Iterator[Case]:
     return recorded() if path is None else map(json.loads, path.read_text("utf-8").splitlines())
 
 
-def _trace(cases: Iterable[Case]) -> None:
+def trace(cases: Iterable[Case]) -> None:
     """Print each case with its peaks, or with what is said instead."""
     for case in cases:
         try:
@@ -148,17 +130,16 @@ def _trace(cases: Iterable[Case]) -> None:
 def main() -> None:
     """Draw, trace, keep or compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("draw", "catalogue", "trace", "keep", "compare"))
+    parser.add_argument("what", choices=("draw", "trace", "keep", "compare"))
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, default=300)
     asked = parser.parse_args()
-    if asked.what in ("draw", "catalogue"):
-        drawing = drawn(asked.seed, asked.number) if asked.what == "draw" else catalogue_cases()
-        for case in drawing:
+    if asked.what == "draw":
+        for case in drawn(asked.seed, asked.number):
             print(json.dumps(case))
         return
-    {"trace": _trace, "keep": keep, "compare": compared}[asked.what](_read(asked.file))
+    {"trace": trace, "keep": keep, "compare": compared}[asked.what](_read(asked.file))
 
 
 if __name__ == "__main__":

@@ -14,19 +14,17 @@ the allocator's events of the second step. Each case is a process of its own; th
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import multiprocessing
 import random
 import sys
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
-TABLE = Path(__file__).parent / "traced" / "zoo.csv"
+from kept import Row, Table, apart, import_all
+
 COLUMNS = ("case", "family", "options", "real_bytes", "traced_bytes", "error", "said")
+TABLE = Table("zoo.csv", COLUMNS, key=("case",))
 LIMIT = 2e-4
 LONGEST_S = 240
 # Families whose smallest sensible model is not small, or which take no plain token ids and labels.
@@ -263,47 +261,18 @@ def checked(family: str, sizes: Row, how: Row) -> Row:
     return {"real_bytes": real, "traced_bytes": said, "error": f"{said / real - 1:+.6f}"}
 
 
-def _send(pipe: Any, case: tuple[str, Row, Row]) -> None:
-    try:
-        pipe.send(checked(*case))
-    except BaseException as error:  # noqa: BLE001  # said in the table
-        pipe.send({"said": f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]})
-
-
-def _apart(case: tuple[str, Row, Row]) -> Row:
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_send, args=(theirs, case))
-    child.start()
-    theirs.close()
-    try:
-        row: Row = ours.recv() if ours.poll(LONGEST_S) else {"said": "not run: too slow"}
-    except EOFError:
-        row = {"said": "the process ended"}
-    child.kill()
-    child.join()
-    return row
-
-
 def case_of(family: str, seed: int) -> tuple[str, Row, Row]:
     """The case of a family for a seed."""
     rng = random.Random(zlib.crc32(f"{family} {seed}".encode()))
     return family, shape(rng), options(rng)
 
 
-def rows() -> dict[str, Row]:
-    """The table as it stands."""
-    if not TABLE.exists():
-        return {}
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
-
-
 def run(given: argparse.Namespace) -> None:
     """Check what is asked for and not there yet."""
-    import peft  # noqa: F401  # once, before the forks, as all that a trace imports
     import torch
     import transformers
 
+    import_all()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -313,25 +282,20 @@ def run(given: argparse.Namespace) -> None:
     random.Random(given.seed).shuffle(names)
     for family in given.only or names[: given.number]:
         label = f"{family} {given.seed}"
-        found = rows()
-        if label in found and not found[label]["said"] and not given.again:
+        known = TABLE.rows().get((label,))
+        if known is not None and not known["said"] and not given.again:
             continue
         case = case_of(family, given.seed)
-        row = {"case": label, "family": family, "options": json.dumps(case[2]), **_apart(case)}
+        found = apart(checked, *case, limit_s=LONGEST_S)
+        row = {"case": label, "family": family, "options": json.dumps(case[2]), **found}
         print(json.dumps(row), flush=True)
-        if row.get("said", "").startswith("not run"):
-            continue
-        found = rows() | {label: row}
-        TABLE.parent.mkdir(exist_ok=True)
-        with TABLE.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found[one] for one in sorted(found))
+        if row.get("status") != "too slow" and not row.get("said", "").startswith("not run"):
+            TABLE.add(row)
 
 
 def summary() -> None:
     """How many are within the limit, and those that are not."""
-    found = list(rows().values())
+    found = list(TABLE.rows().values())
     done = [row for row in found if row["error"]]
     off = [row for row in done if abs(float(row["error"])) > LIMIT]
     exact = sum(float(row["error"]) == 0 for row in done)

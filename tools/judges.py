@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import sharded_tape_vs_trace
-import tape_catalogue
+import traced_catalogue
 from lmsize.validation.result import Answer
 from tape_rows import recorded
 from tape_vs_trace import error_of
@@ -121,8 +121,7 @@ def traced() -> list[dict[str, Any]]:
     """The lines that recorded traces give: the tape is asked anew, the traces are not made again."""
     cases = (case for case in recorded() if "peaks" in case)
     random = [error_of(case)[0] for case in cases]
-    rows = (row for row in tape_catalogue.rows().values() if row["status"] == "traced")
-    real = [tape_catalogue.compared(row)["error"] for row in rows]
+    real = [traced_catalogue.compared(row)["error"] for row in traced_catalogue.traced_rows()]
     ranks = list(sharded_tape_vs_trace.recorded_errors())
     return [
         judged("random models, traced", {"median": 0.001, "p99": 0.02, "worst": 0.05}, random),

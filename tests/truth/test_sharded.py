@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-TRACED = BENCHMARKS / "traced" / "sharded.csv"
-
-
-def rows() -> list[dict[str, str]]:
-    with TRACED.open(encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
 
 
 @pytest.fixture
@@ -26,7 +19,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_kind_of_layout_was_traced(benchmark: Any) -> None:
-    assert {row["layout"] for row in rows()} == set(benchmark.LAYOUTS)
+    assert {row["layout"] for row in benchmark.TABLE.rows().values()} == set(benchmark.LAYOUTS)
 
 
 def test_the_tape_is_within_two_percent_of_every_trace(benchmark: Any) -> None:

@@ -1,33 +1,38 @@
-"""The tape against the trace: every model of the catalogue, its real shape, three settings.
+"""Every model of the catalogue through the trace at its real shape, in three settings; the tape beside it.
 
 ::
 
-    python benchmarks/tape_catalogue.py trace [PATTERN ...]      # needs torch; minutes to hours
-    python benchmarks/tape_catalogue.py compare [PATTERN ...]    # seconds
+    python benchmarks/traced_catalogue.py trace [PATTERN ...]      # needs torch; hours for all
+    python benchmarks/traced_catalogue.py summary                  # what became of them
+    python benchmarks/traced_catalogue.py compare [PATTERN ...]    # the tape's error, in seconds
 
-`trace` goes on where it stopped, one model of each kind first. Each trace is a process of its own;
-its rows are in ``benchmarks/traced/tape_catalogue.csv``: the peak of each phase of the second step,
-in bytes as an accelerator's allocator gives them. `compare` asks the analytic engine the same.
+`trace` goes on where it stopped, one model of each kind first. Each trace is a process of its own with
+a limit on its time and its memory. The rows are in ``benchmarks/traced/catalogue.csv``: what became of
+it (``traced``, ``refused`` with a message, ``failed``, ``too slow``), seconds of processor time after the
+imports, the process's resident memory, and the peak of each phase of the second step, in bytes as an
+accelerator's allocator gives them. `compare` asks the analytic engine the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
-import multiprocessing
+import os
 import resource
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
-TABLE = Path(__file__).parent / "traced" / "tape_catalogue.csv"
-COLUMNS = (
-    "model", "setting", "seq_len", "attention", "status", "peak_bytes", "forward_bytes", "backward_bytes",
-    "optimizer_bytes", "seconds", "said",
+from kept import Row, Table, apart, import_all
+
+PHASES = ("forward", "backward", "optimizer")
+TABLE = Table(
+    "catalogue.csv",
+    ("model", "setting", "seq_len", "attention", "status", "seconds", "rss_mib", "peak_bytes",
+     *(f"{phase}_bytes" for phase in PHASES), "said"),
+    key=("model", "setting"),
 )  # fmt: skip
 SETTINGS: dict[str, Row] = {
     "full": {"precision": "bf16", "seq_len": 512},
@@ -36,8 +41,7 @@ SETTINGS: dict[str, Row] = {
 }
 LOOPED_TOKENS = 64  # where the real code loops over every token in Python
 ALLOWED_FRAC = 0.02
-MOST_BYTES = 4 * 2**30
-_FORK = multiprocessing.get_context("fork")
+MOST_BYTES = 4 * 2**30  # a trace that wants more is at fault, not the machine
 
 
 def models(patterns: list[str]) -> Iterator[str]:
@@ -81,52 +85,8 @@ def options(name: str, setting: str) -> Row:
     return {"micro_batch": 1, **given, "seq_len": min(given["seq_len"], most or given["seq_len"])}
 
 
-def rows() -> dict[tuple[str, str], Row]:
-    """The table as it stands."""
-    if not TABLE.exists():
-        return {}
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return {(row["model"], row["setting"]): row for row in csv.DictReader(file)}
-
-
-def write(found: dict[tuple[str, str], Row]) -> None:
-    """Write the table whole, in order."""
-    TABLE.parent.mkdir(exist_ok=True)
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found[key] for key in sorted(found))
-
-
-def traced_apart(name: str, setting: str, *, limit_s: float) -> Row:
-    """One trace in a process of its own, forked where torch is imported already."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    child = _FORK.Process(target=_send, args=(theirs, name, setting))
-    child.start()
-    theirs.close()
-    try:
-        if not ours.poll(limit_s):
-            return {"status": "too slow", "said": f"more than {limit_s:.0f} s"}
-        row: Row = ours.recv()
-    except EOFError:
-        return {"status": "failed", "said": "the process ended"}
-    else:
-        return row
-    finally:
-        child.kill()
-        child.join()
-
-
-def _send(pipe: Any, name: str, setting: str) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
-    try:
-        row = _traced(name, setting)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the next model's turn comes
-        row = {"status": "failed", "said": f"{type(error).__name__}: {error}"[:300]}
-    pipe.send(row)
-
-
-def _traced(name: str, setting: str, **more: str) -> Row:
+def traced_here(name: str, setting: str, **more: str) -> Row:
+    """One trace in this process."""
     import lmsize
 
     started, asked = time.process_time(), options(name, setting) | more
@@ -134,31 +94,46 @@ def _traced(name: str, setting: str, **more: str) -> Row:
         memory = lmsize.train(name, engine="trace", **asked).memory
     except lmsize.LmsizeError as error:
         if "--attention" in str(error) and "attention" not in asked:
-            return _traced(name, setting, attention="eager")
+            return traced_here(name, setting, attention="eager")
         return {"status": "refused", "said": " ".join(str(error).split())[:300]}
-    phases = {moment.label: int(moment.value) for moment in memory.tree.children}
+    peaks = {moment.label: int(moment.value) for moment in memory.tree.children}
     return {
-        "seq_len": asked["seq_len"], "attention": more.get("attention", "sdpa"), "status": "traced", "peak_bytes": memory.peak_allocated_bytes,
-        **{f"{phase}_bytes": phases.get(phase) for phase in ("forward", "backward", "optimizer")},
+        "seq_len": asked["seq_len"], "attention": more.get("attention", "sdpa"), "status": "traced",
         "seconds": round(time.process_time() - started, 1),
+        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_bytes": memory.peak_allocated_bytes,
+        **{f"{phase}_bytes": peaks.get(phase) for phase in PHASES},
     }  # fmt: skip
 
 
 def trace(given: argparse.Namespace) -> None:
     """Trace what is asked for and not there yet, or there with a status to be redone."""
-    import peft  # noqa: F401  # what every trace imports, once
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-
+    os.nice(5)
+    import_all()
     for setting in given.setting or SETTINGS:
         for name in models(given.patterns):
-            known = rows().get((name, setting))
-            if known is not None and known["status"] not in given.redo:
+            known = TABLE.rows().get((name, setting))
+            if known is not None and not given.again and known["status"] not in given.redo:
                 continue
-            row = traced_apart(name, setting, limit_s=given.limit)
-            write(rows() | {(name, setting): {"model": name, "setting": setting, **row}})
-            shown = " ".join(str(row.get(k, "")) for k in ("status", "seconds", "said"))
+            row = apart(traced_here, name, setting, limit_s=given.limit, most_bytes=MOST_BYTES)
+            TABLE.add({"model": name, "setting": setting, **row})
+            shown = " ".join(str(row.get(k, "")) for k in ("status", "seconds", "rss_mib", "said"))
             print(f"{name:<32} {setting:<8} {shown[:160]}", flush=True)
+
+
+def summary() -> None:
+    """What became of all of them."""
+    found = list(TABLE.rows().values())
+    for (setting, status), n in sorted(Counter((r["setting"], r["status"]) for r in found).items()):
+        print(f"{setting:<8} {status:<10} {n}")
+    done = [row for row in found if row["status"] == "traced"]
+    for name in ("seconds", "rss_mib"):
+        values = sorted((float(r[name]), r["model"], r["setting"]) for r in done if r[name])
+        middle = statistics.median(v for v, *_ in values)
+        print(f"{name}: median {middle:g}, most {', '.join(map(str, values[-1]))}")
+    for row in found:
+        if row["status"] != "traced":
+            print(f"{row['model']} {row['setting']}: {row['status']}: {row['said']}")
 
 
 def taped(name: str, setting: str, attention: str) -> tuple[dict[str, float], bool]:
@@ -177,8 +152,7 @@ def taped(name: str, setting: str, attention: str) -> tuple[dict[str, float], bo
 def compared(row: Row) -> Row:
     """A traced row with the tape's peaks beside it."""
     peaks, is_taped = taped(row["model"], row["setting"], row["attention"])
-    real = float(row["peak_bytes"])
-    error = max(peaks.values()) / real - 1
+    error = max(peaks.values()) / float(row["peak_bytes"]) - 1
     by_phase = {
         phase: peaks[phase] / float(row[f"{phase}_bytes"]) - 1
         for phase in peaks
@@ -187,12 +161,16 @@ def compared(row: Row) -> Row:
     return {**row, "error": error, "by_phase": by_phase, "is_taped": is_taped}
 
 
-def compare(given: argparse.Namespace) -> int:
-    """Print each row's error and their distribution; how many are beyond what is allowed."""
+def traced_rows() -> list[Row]:
+    """The rows that were traced."""
+    return [row for row in TABLE.rows().values() if row["status"] == "traced"]
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print each row's error, or those beyond what is allowed, and their distribution."""
     asked = set(models(given.patterns))
-    done = [r for r in rows().values() if r["model"] in asked and r["status"] == "traced"]
-    made = sorted((compared(row) for row in done), key=lambda row: -abs(row["error"]))
-    for row in made:
+    made = [compared(row) for row in traced_rows() if row["model"] in asked]
+    for row in sorted(made, key=lambda row: -abs(row["error"])):
         if given.all or abs(row["error"]) > ALLOWED_FRAC:
             parts = " ".join(f"{phase} {error:+.2%}" for phase, error in row["by_phase"].items())
             how = "" if row["is_taped"] else "by parts, "
@@ -205,20 +183,20 @@ def compare(given: argparse.Namespace) -> int:
                 f"p90={errors[int(0.9 * len(errors))]:.3%} worst={errors[-1]:.3%} "
                 f"within {ALLOWED_FRAC:.0%}: {sum(e <= ALLOWED_FRAC for e in errors)}"
             )
-    return sum(abs(row["error"]) > ALLOWED_FRAC for row in made)
 
 
 def main() -> None:
-    """Trace or compare."""
+    """Trace, sum up or compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("trace", "compare"))
+    parser.add_argument("what", choices=("trace", "summary", "compare"))
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--setting", action="append", choices=tuple(SETTINGS))
+    parser.add_argument("--again", action="store_true", help="trace again what is there")
     parser.add_argument("--redo", action="append", default=[], help="trace again what went so")
     parser.add_argument("--limit", type=float, default=300, help="seconds for each trace")
     parser.add_argument("--all", action="store_true", help="show every row")
     given = parser.parse_intermixed_args()
-    trace(given) if given.what == "trace" else compare(given)
+    {"trace": trace, "summary": lambda _: summary(), "compare": compare}[given.what](given)
 
 
 if __name__ == "__main__":
