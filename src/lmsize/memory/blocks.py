@@ -101,7 +101,7 @@ def placed_blocks(
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
             setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
-            adapting=adapting, spreads=style.spreads,
+            adapting=adapting, spreads=style.spreads, gathers_once=style.gathers_once,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
         own = _for_tower(own, tower)

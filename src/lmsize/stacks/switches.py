@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
-from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.few_bits import RECIPES, TORCHAO
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
@@ -180,9 +180,12 @@ FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest o
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
     "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(("compile", "compiled_loss", "ends_in_root")),
+    "torchtitan": frozenset(
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers")
+    ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
+CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
@@ -207,12 +210,15 @@ def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str
     for item in (text or "").split(","):
         name, _, value = item.strip().lower().partition("=")
         if name:
-            key, read = _one(name.replace("-", "_"), value.strip(), known or ())
+            choices = CHOICES | CHOICES_OF.get(stack or "", {})
+            key, read = _one(name.replace("-", "_"), value.strip(), known or (), choices)
             found[key] = read
     return found
 
 
-def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
+def _one(
+    key: str, value: str, known: Collection[str], choices: Mapping[str, tuple[str, ...]]
+) -> tuple[str, Any]:  # fmt: skip
     own = key.removeprefix("no_") if key.removeprefix("no_") in FLAGS else key
     if own not in known:
         near = nearest_names(key, known, n_names=1)
@@ -230,13 +236,13 @@ def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
         return key, int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):
         return key, tuple(int(n) for n in value.split("+"))
-    if key in CHOICES and value:
-        _check(f"{WHAT} {key}", value, CHOICES[key])
+    if key in choices and value:
+        _check(f"{WHAT} {key}", value, choices[key])
         return key, value
-    raise InputError(f"{WHAT} {key.replace('_', '-')}", value or None, _values(own))
+    raise InputError(f"{WHAT} {key.replace('_', '-')}", value or None, _values(own, choices))
 
 
-def _values(key: str) -> str:
+def _values(key: str, choices: Mapping[str, tuple[str, ...]]) -> str:
     """What a switch may be set to, in words."""
     if key in FACTORS:
         return f"a number above 0, {FACTORS[key]:g} at most"
@@ -247,7 +253,7 @@ def _values(key: str) -> str:
     if key in FLAGS:
         shown = key.replace("_", "-")
         return f"no value: {shown} or no-{shown}"
-    return f"one of {', '.join(MODULES if key == 'recompute_modules' else CHOICES[key])}"
+    return f"one of {', '.join(MODULES if key == 'recompute_modules' else choices[key])}"
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -260,6 +260,14 @@ def test_a_version_is_read_off_the_name_of_its_results() -> None:
     assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
 
 
+def test_torchaos_recipe_is_read_off_the_precision() -> None:
+    row = {"framework": "torchtitan", "compile": "yes", "model": "Llama-3-8B"}
+    named = option("stack_options", **row, precision="nvfp4 (layers 0-26) + bf16 tail")
+    assert named == "fp8-recipe=nvfp4,bf16-last-layers=5"
+    assert option("stack_options", **row, precision="mxfp8_cublas") == "fp8-recipe=mxfp8"
+    assert option("stack_options", **row, precision="bf16") is None
+
+
 def test_modules_trained_whole_are_read_beside_the_targets() -> None:
     cells = {
         "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",

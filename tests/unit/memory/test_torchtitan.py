@@ -156,7 +156,8 @@ def test_a_loss_that_is_not_compiled_holds_what_its_operations_hold() -> None:
 
     assert loss() == pytest.approx(12 * logits, rel=0.02)
     one = {"tp": 8, "accelerators": 64, "sequence_parallel": True}
-    assert loss(**one) == pytest.approx(16 * logits / 8, rel=0.02)
+    stream = 8192 * 4096 * 2  # gathered for the head
+    assert loss(**one) == pytest.approx(16 * logits / 8 + stream, rel=0.02)
 
 
 def test_a_stage_has_buffers_for_the_gradients_of_all_micro_batches() -> None:
@@ -167,3 +168,44 @@ def test_a_stage_has_buffers_for_the_gradients_of_all_micro_batches() -> None:
     assert found["outputs of the stage"] == 2 * stream
     assert found["buffers for their gradients"] == 8 * stream
     assert "outputs of the stage" not in {t.label for t in last.walk()}
+
+
+def saved_layer(**options: Any) -> Any:
+    """Bytes that one layer keeps, by the label of its run."""
+    tree = memory(**options).tree.winner
+    return {t.label: t.value for t in tree.walk() if t.label.endswith(" x layer")}
+
+
+def test_products_in_4_bits_run_again_under_selective_recomputation() -> None:
+    """Its product is none that the policy knows: queries, values and the gate go; the layers in bf16 keep theirs."""
+    run = {"precision": "fp8", "stack_options": "fp8-recipe=nvfp4,bf16-last-layers=5"}
+    found = saved_layer(**run)
+    t = 8192
+    kept = t * (2 * 4096 * 2 + 32 * 4)  # the input, the attention's output and its log-sums
+    products = t * 2 * (4096 + 1024 + 14336)
+    assert found["27 x layer"] == pytest.approx(27 * kept, rel=1e-4)
+    assert found["5 x layer"] == pytest.approx(5 * (kept + products), rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "mxfp8"])
+def test_products_in_8_bits_are_kept_as_those_in_16(recipe: str) -> None:
+    few = saved_layer(precision="fp8", stack_options=f"fp8-recipe={recipe}")
+    assert few == saved_layer()
+
+
+def test_torchtitan_has_no_recipe_of_transformer_engine() -> None:
+    with pytest.raises(InputError, match="tensorwise"):
+        memory(precision="fp8", stack_options="fp8-recipe=delayed")
+
+
+def test_what_sequence_parallel_ranks_gather_for_the_head_waits_for_its_gradient() -> None:
+    """And the piece in which it came lies idle, smaller than the logits' gradients."""
+    one = {"tp": 8, "accelerators": 64, "recompute": "full", "stack_options": "no-compiled-loss"}
+    apart, shared = (memory(**one, sequence_parallel=sp) for sp in (False, True))
+
+    def head(found: Any) -> Any:
+        return max(t.value for t in found.tree.walk() if t.label == "running: 1 x head")
+
+    stream = 8192 * 4096 * 2
+    # the norm saves an eighth of its input, and the whole that was gathered is there
+    assert head(shared) - head(apart) == pytest.approx(stream / 8 + stream - 2 * stream, rel=0.01)
