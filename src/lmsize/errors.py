@@ -49,6 +49,10 @@ class InputError(LmsizeError):
 class ModelError(InputError):
     """A config that cannot be read as a model."""
 
+    def inside(self, place: str) -> ModelError:
+        """The same error, with the file that the key stands in."""
+        return ModelError(f"{place}: {self.what}", self.value, self.expected, nearest=self.nearest)
+
 
 class LayoutError(InputError):
     """A layout that cannot run on this model or this number of accelerators."""

@@ -11,13 +11,18 @@ from lmsize.errors import ModelError, shortened
 LARGEST_CONFIG_BYTES = 16 * 2**20
 
 
+def config_file(path: Path) -> Path:
+    """The file that a path to a config or to its folder means."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def config_at(path: Path) -> dict[str, Any]:
     """The JSON object in a file, or in the ``config.json`` of a folder.
 
     Raises:
         ModelError: missing, unreadable, too large, not text, not JSON, not an object.
     """
-    file = path / "config.json" if path.is_dir() else path
+    file = config_file(path)
     shown = str(file)
     try:
         if not file.is_file():
