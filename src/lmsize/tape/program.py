@@ -69,13 +69,15 @@ class Gradient:
     Attributes:
         kind: a ``new`` tensor of the input's size, the ``same`` storage as the output's, or the
             ``saved`` one, overwritten.
-        scratch_bytes: a first form of it that lives until this one is made (before a sum over
-            broadcast dimensions, before a cast).
+        scratch_bytes: what the node holds besides while it makes it.
+        form_bytes: a first form, which is what the node makes; the engine makes this one of it once
+            the node is done (a sum over broadcast dimensions, a cast: ``validate_outputs``).
     """
 
     to: Tensor
     kind: GradKind = "new"
     scratch_bytes: Any = 0
+    form_bytes: Any = 0
 
 
 @dataclass(frozen=True, slots=True)
