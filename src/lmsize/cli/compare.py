@@ -9,11 +9,11 @@ import click
 from lmsize.cli.group import SectionedCommand
 from lmsize.cli.options import (
     CALIBRATION,
-    ENGINE,
     OUTPUT,
     RULES,
     RUN,
     TRAINING,
+    engine,
     option,
     section,
     stacked,
@@ -36,7 +36,7 @@ lmsize compare llama-3.1-8b --by precision --json
     ),
     *TRAINING,
     section("Length, time and money", *RUN),
-    section("Answer", ENGINE, *OUTPUT, CALIBRATION),
+    section("Answer", engine("rules", "analytic", "trace"), *OUTPUT, CALIBRATION),
     section("With --engine rules", *RULES),
 )
 def command(model: str | None, by: str, as_json: bool, **options: Any) -> int:

@@ -10,10 +10,10 @@ from lmsize.cli.group import SectionedCommand
 from lmsize.cli.options import (
     ACCELERATOR,
     DEGREES,
-    ENGINE,
     EXPLAIN,
     OUTPUT,
     RULES,
+    engine,
     option,
     section,
     stacked,
@@ -59,7 +59,7 @@ SERVING = (
 @stacked(
     section("Accelerators", *ACCELERATOR, *DEGREES),
     section("Serving", *SERVING),
-    section("Answer", ENGINE, *OUTPUT, EXPLAIN),
+    section("Answer", engine("rules", "analytic"), *OUTPUT, EXPLAIN),
     section("With --engine rules", *RULES),
 )
 def command(model: str | None, as_json: bool, explain: bool, **options: Any) -> int:

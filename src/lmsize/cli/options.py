@@ -51,13 +51,14 @@ DEGREES = (
     option("--pp", metavar="N", help="Pipeline stages."),
     option("--ep", metavar="N", help="Expert parallelism."),
 )
-ENGINE = option(
-    "--engine",
-    metavar="ENGINE",
-    default="analytic",
-    show_default=True,
-    help="rules, analytic or trace.",
-)
+
+
+def engine(*names: str) -> Callable[[Command], Command]:
+    """The option that chooses among engines."""
+    listed = f"{', '.join(names[:-1])} or {names[-1]}."
+    return option("--engine", metavar="ENGINE", default="analytic", show_default=True, help=listed)
+
+
 OUTPUT = (
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),

@@ -9,13 +9,13 @@ import click
 from lmsize.cli.group import SectionedCommand
 from lmsize.cli.options import (
     CALIBRATION,
-    ENGINE,
     EXPLAIN,
     OUTPUT,
     RULES,
     RUN,
     TRACE,
     TRAINING,
+    engine,
     section,
     stacked,
 )
@@ -34,7 +34,7 @@ lmsize train gpt2 --engine trace --timeline step.html
 @stacked(
     *TRAINING,
     section("Length, time and money", *RUN),
-    section("Answer", ENGINE, *OUTPUT, CALIBRATION, EXPLAIN),
+    section("Answer", engine("rules", "analytic", "trace"), *OUTPUT, CALIBRATION, EXPLAIN),
     section("With --engine rules", *RULES),
     section("With --engine trace", *TRACE),
 )
