@@ -32,13 +32,7 @@ def test_there_are_traces_to_meet() -> None:
 
 # What the tape misses by more, and what is known of it.
 KNOWN_MISSES = {
-    **{
-        (
-            f"flan-t5-{size}",
-            "full",
-        ): "this transformers ties T5's head, whatever config and weights say"
-        for size in ("small", "base", "large")
-    },
+    ("bloom-560m", "full"): "a softmax in bf16",
     ("modernbert-base", "full"): "LayerNorm taken for RMSNorm",
 }
 

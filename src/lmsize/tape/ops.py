@@ -26,11 +26,15 @@ def view(_program: Program, x: Tensor, *, numel: Any = None) -> Tensor:
 
 
 def cast(program: Program, x: Tensor, itemsize: float, *, name: str = "") -> Tensor:
-    """The same numbers in another type; itself if it has it."""
+    """The same numbers in another type; itself if it has it. A compiler casts the same but once."""
     if x.itemsize == itemsize:
         return x
+    known = program.casts.get((id(x), itemsize)) if program.is_compiled else None
+    if known is not None:
+        return known
     made = Tensor(name or f"{x.name} cast", x.numel, itemsize)
     made.made_from = (x,) if x.kind == "local" else None
+    program.casts[id(x), itemsize] = made
     return program.record("cast", [x], made, gradients=[Gradient(x)])
 
 

@@ -131,6 +131,7 @@ class Program:
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
         cached: casts of parameters that autocast keeps until the forward ends.
+        casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
@@ -148,6 +149,7 @@ class Program:
         self.segments: list[Segment] = []
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
