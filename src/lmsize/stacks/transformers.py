@@ -25,8 +25,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         made = kernels.layer_norm(program, raised, None, None, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
-    if part.bias:
-        bias = parameter(program, f"{part.name}.bias", part.width, setting)
+    if part.has_means:
+        bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
         return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
