@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lmsize
+from lmsize.layout.columns import Column
 from lmsize.layout.degrees import Layout
 from lmsize.memory.stack_styles import STYLES
 from lmsize.model.parts import Linear
@@ -58,7 +59,7 @@ def test_a_layer_over_arrays_is_the_layers_one_by_one(
     family: str, attention: str, stack: str
 ) -> None:
     spec = model(family)
-    batches, lengths = np.array([1, 2, 7]), np.array([128, 33, 1024])
+    batches, lengths = (np.array(n).view(Column) for n in ([1, 2, 7], [128, 33, 1024]))
     whole = made(spec, stack, attention=attention, micro_batch=batches, seq_len=lengths)
     for at, (batch, length) in enumerate(zip(batches.tolist(), lengths.tolist(), strict=True)):
         one = made(spec, stack, attention=attention, micro_batch=batch, seq_len=length)

@@ -18,9 +18,10 @@ from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
-from lmsize.stacks.ends import Use, embedding_program, head_program
+from lmsize.stacks.ends import Masks, Use, embedding_program, head_program
 from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
+from lmsize.stacks.sdpa import is_masked
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
@@ -62,7 +63,7 @@ class _Ask:
     use: Use = "parameter"
     reads_encoder: bool = False
     is_read: bool = False
-    n_masks: int = 0
+    windows: tuple[AttentionCore, ...] = ()
     n_bias_heads: int = 0
     recomputes: bool = False
     n_further: int = 0
@@ -113,7 +114,7 @@ def placed_blocks(
                 stack, own, model.width, itemsize, needs_grad,
                 again, accumulates,
                 upcasts=style.upcasts(model), use=_use(model, tower),
-                n_masks=_n_masks(model), recomputes=recompute == "full", n_further=n_further,
+                windows=_windows(model), recomputes=recompute == "full", n_further=n_further,
                 n_bias_heads=_n_bias_heads(model, style), **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
@@ -225,7 +226,7 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
-            mask_numel=_mask_numel(ask), keeps_mask=ask.recomputes,
+            masks=_masks(ask), keeps_mask=ask.recomputes,
             n_bias_heads=ask.n_bias_heads, reads_encoder=ask.reads_encoder,
         )  # fmt: skip
     if block.role == "further":
@@ -257,12 +258,14 @@ def _is_checkpointed(block: Block, style: Style, recompute: str) -> bool:
     return block.role in ("layer", "further") and (recompute == "full" or by_operation)
 
 
-def _mask_numel(ask: _Ask) -> Any:
-    """One mask for each kind of causal attention, for every sequence."""
+def _masks(ask: _Ask) -> Masks:
+    """A mask for each kind of attention: to add, of every sequence; or of booleans, for all alike."""
     setting = ask.setting
-    if setting.attention != "eager":
-        return 0
-    return ask.n_masks * setting.micro_batch * setting.seq_len * setting.seq_len
+    pairs = setting.seq_len * setting.seq_len
+    masked = [core for core in ask.windows if core.causal or is_masked(core, setting)]
+    if setting.attention == "eager":
+        return Masks(len(masked) * setting.micro_batch * pairs)
+    return Masks(sum(is_masked(core, setting) for core in masked) * pairs, itemsize=1)
 
 
 def _n_bias_heads(model: ModelSpec, style: Style) -> int:
@@ -271,9 +274,10 @@ def _n_bias_heads(model: ModelSpec, style: Style) -> int:
     return model.n_heads if takes_one else 0
 
 
-def _n_masks(model: ModelSpec) -> int:
+def _windows(model: ModelSpec) -> tuple[AttentionCore, ...]:
+    """One layer's attention to itself of each window."""
     cores = (p for _, run in model.runs() for p in run.block.parts if isinstance(p, AttentionCore))
-    return len({core.window for core in cores if core.causal and not core.cross})
+    return tuple({(core.window, core.causal): core for core in cores if not core.cross}.values())
 
 
 def head_dim(model: ModelSpec) -> int:

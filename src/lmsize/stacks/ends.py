@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lmsize.model.parts import Embedding, Linear, Norm
 from lmsize.model.spec import Block
@@ -20,9 +20,16 @@ FP32 = 4
 Use = Literal["parameter", "shared", "waiting"]
 
 
+class Masks(NamedTuple):
+    """Numbers of the masks that layers are given; their bytes each, if not those of the stream's."""
+
+    numel: Any
+    itemsize: float | None = None
+
+
 def embedding_program(
     block: Block, setting: Setting, style: Style, *, use: Use, rotary_numel: Any = 0,
-    mask_numel: Any = 0, keeps_mask: bool = False, n_bias_heads: int = 0,
+    masks: Masks | None = None, keeps_mask: bool = False, n_bias_heads: int = 0,
     reads_encoder: bool = False,
 ) -> Program:  # fmt: skip
     """Tables looked up and summed, their norm, dropout; what all layers share.
@@ -30,7 +37,7 @@ def embedding_program(
     Args:
         use: of the vocabulary's table: ``shared`` where its gradient is added to another use's
             (a tied head, a decoder), ``waiting`` where another will be added to it.
-        mask_numel: numbers of the masks that eager attention adds to its scores.
+        masks: those that layers get.
         n_bias_heads: heads that a learned bias of relative positions is made for; 0 for none.
         reads_encoder: whether the layers also read an encoder, with a bias of zeros.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
@@ -39,8 +46,8 @@ def embedding_program(
     stream, leaf = _tables(program, block, setting, style, use=use)
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
-    if mask_numel and stream is not None:
-        _mask(program, mask_numel, stream.itemsize, kept=keeps_mask)
+    if masks is not None and stream is not None:
+        _mask(program, masks, stream.itemsize, kept=keeps_mask)
     if n_bias_heads and stream is not None:
         _position_bias(program, setting, n_bias_heads, stream.itemsize, crosses=reads_encoder)
     if stream is None:
@@ -192,9 +199,9 @@ def _rotary_tables(program: Program, numel: Any, stream: Tensor | None) -> None:
     program.ops.append(Op("rotary tables", (), tuple(tables), saves=tuple(tables)))
 
 
-def _mask(program: Program, numel: Any, itemsize: float, *, kept: bool) -> None:
-    """Masks that every layer adds to its scores, until the forward ends or a backward is over."""
-    mask = Tensor("mask", numel, itemsize)
+def _mask(program: Program, masks: Masks, itemsize: float, *, kept: bool) -> None:
+    """What every layer is given, until the forward ends or a backward is over."""
+    mask = Tensor("mask", masks.numel, masks.itemsize or itemsize)
     program.ops.append(Op("mask", (), (mask,), saves=(mask,) if kept else ()))
     if not kept:
         program.cached.append(mask)

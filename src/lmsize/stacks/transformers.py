@@ -10,6 +10,7 @@ from typing import Any
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
+from lmsize.stacks.sdpa import fused_core, is_masked, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
@@ -96,53 +97,14 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     """Scores and weighted values: written out, or one of torch's kernels."""
     if setting.attention == "eager":
         return _eager(program, qkv, part, setting)
-    q, k, v = qkv
-    if setting.compute_itemsize == FP32 and part.n_kv_heads != part.n_heads:
-        return _math(program, qkv, part, setting)
-    out = kernels.fused_attention(
-        program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
-        n_log_sums=setting.n_tokens * part.n_heads, bias=_position_bias(program, part, setting),
-    )  # fmt: skip
-    is_latent = part.head_dim != part.v_head_dim
-    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
-    # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
-    return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
-
-
-def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
-    """A copy of the layer's bias of relative positions, for all sequences alike."""
-    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
-        return None
-    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
-    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
-
-
-def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    """Torch's own composition: no kernel takes grouped queries in fp32."""
-    q, k, v = qkv
-    q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
-    k = _repeated(program, k, part.n_heads * part.head_dim, setting)
-    v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
-    k = ops.pointwise(program, k, name="scaled key")
-    n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
-    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
-    if part.causal:
-        scores = ops.add(program, scores, Tensor("mask", 0, scores.itemsize, kind="given"))
-    probs = ops.softmax(program, scores, itemsize=FP32)
-    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
-    out = ops.matmul(program, probs, v, numel=q.numel // part.head_dim * part.v_head_dim)
-    return ops.copy(program, out)
-
-
-def _repeated(program: Program, x: Tensor, width: int, setting: Setting) -> Tensor:
-    return ops.copy(program, x, numel=setting.n_tokens * width, name=f"{x.name} repeated")
+    return fused_core(program, qkv, part, setting)
 
 
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = (_by_head(program, x) for x in qkv)
     if part.n_kv_heads != part.n_heads:
-        k = _repeated(program, k, part.n_heads * part.head_dim, setting)
-        v = _repeated(program, v, part.n_heads * part.v_head_dim, setting)
+        k = repeated(program, k, part.n_heads * part.head_dim, setting)
+        v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = products = ops.matmul(program, q, k, numel=n_scores, name="scores")
     names_all = setting.conduct.model_type in habits.NAMES_SCORES
@@ -152,7 +114,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
         scores = ops.pointwise(program, scores, name="times cap")
-    if part.causal:
+    if part.causal or is_masked(part, setting):
         mask = Tensor("mask", 0, scores.itemsize, kind="given")
         scores = ops.add(program, scores, mask)
     masked = scores

@@ -1,0 +1,100 @@
+"""``scaled_dot_product_attention`` as transformers calls it: its masks, torch's kernel, what that saves.
+
+Read off transformers 5.23, ``masking_utils.py`` and ``integrations/sdpa_attention.py``, and torch 2.13,
+``aten/src/ATen/native/transformers/``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmsize.model.parts import AttentionCore
+from lmsize.numbers import ceil_div
+from lmsize.stacks import habits
+from lmsize.stacks.setting import QKV, Setting
+from lmsize.tape import kernels, ops
+from lmsize.tape.program import Program, Tensor
+
+FP32 = 4
+MOST_GROUPED = 256  # width of a head up to which grouped queries are asked for
+CUDNN_MOST = 128  # the same for cuDNN's kernel, the first choice from Hopper on
+CUDNN_WIDE = (192, 128)
+ROW = 8  # numbers: the efficient kernel reads masks in rows of a multiple of it
+
+
+def is_masked(part: AttentionCore, setting: Setting) -> bool:
+    """Whether layers get a mask: of a window that the sequence outgrows."""
+    if part.window is None or part.cross or setting.attention == "flash":
+        return False
+    most = part.window if part.causal else part.window // 2
+    return bool(setting.seq_len >= most)
+
+
+def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """One of torch's kernels, or its own composition where none serves."""
+    q, k, v = qkv
+    is_grouped, masked = part.n_kv_heads != part.n_heads, is_masked(part, setting)
+    if is_grouped and (masked or part.head_dim != part.v_head_dim or part.head_dim > MOST_GROUPED):
+        k = repeated(program, k, part.n_heads * part.head_dim, setting)
+        v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
+        is_grouped = False
+    if is_grouped and setting.compute_itemsize == FP32:
+        return _math(program, (q, k, v), part, setting)
+    bias = _position_bias(program, part, setting)
+    out = kernels.fused_attention(
+        program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
+        n_log_sums=setting.n_tokens * part.n_heads,
+        bias=_additive_mask(part, setting) if masked else bias,
+    )  # fmt: skip
+    is_latent = part.head_dim != part.v_head_dim
+    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
+    # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
+    return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
+
+
+def _additive_mask(part: AttentionCore, setting: Setting) -> Tensor:
+    """The mask as numbers to add, of every sequence: made in each layer, and saved."""
+    n_rows = setting.n_tokens
+    width = setting.seq_len if _is_cudnn(part, setting) else ceil_div(setting.seq_len, ROW) * ROW
+    return Tensor("additive mask", n_rows * width, setting.compute_itemsize)
+
+
+def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
+    """Whether cuDNN's kernel serves; it knows dropout in sixteenths."""
+    head, value = part.head_dim, part.v_head_dim
+    return (
+        setting.compute_itemsize < FP32
+        and (max(head, value) <= CUDNN_MOST or (head, value) == CUDNN_WIDE)
+        and head % 8 == value % 8 == 0
+        and (setting.conduct.attention_dropout * 16).is_integer()
+    )
+
+
+def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
+    """A copy of the layer's bias of relative positions, for all sequences alike."""
+    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
+        return None
+    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
+    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
+
+
+def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """Torch's own composition: no kernel takes grouped queries in fp32."""
+    q, k, v = qkv
+    q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
+    k = repeated(program, k, part.n_heads * part.head_dim, setting)
+    v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
+    k = ops.pointwise(program, k, name="scaled key")
+    n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
+    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    if part.causal:
+        scores = ops.add(program, scores, Tensor("mask", 0, scores.itemsize, kind="given"))
+    probs = ops.softmax(program, scores, itemsize=FP32)
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    out = ops.matmul(program, probs, v, numel=q.numel // part.head_dim * part.v_head_dim)
+    return ops.copy(program, out)
+
+
+def repeated(program: Program, x: Tensor, width: Any, setting: Setting) -> Tensor:
+    """Keys or values repeated for every query head: a copy."""
+    return ops.copy(program, x, numel=setting.n_tokens * width, name=f"{x.name} repeated")
