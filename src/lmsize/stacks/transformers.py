@@ -32,7 +32,7 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
-    square = ops.pointwise(program, raised, name="square", saves="input")
+    square = ops.power(program, raised, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
     source = x if kind in habits.T5_NORM else raised
@@ -53,7 +53,7 @@ def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_r
     """Cohere's LayerNorm, written out: the difference from the mean is taken twice."""
     ops.mean(program, raised, numel=n_rows)
     first = ops.pointwise(program, raised, name="less mean")
-    square = ops.pointwise(program, first, name="square", saves="input")
+    square = ops.power(program, first, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     second = ops.pointwise(program, raised, name="less mean again")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
@@ -186,7 +186,7 @@ def _bloom_gelu(program: Program, x: Tensor) -> Tensor:
 def _written_gelu(program: Program, x: Tensor) -> Tensor:
     """``0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))``."""
     half = ops.pointwise(program, x, name="half")
-    cube = ops.pointwise(program, ops.raised(program, x), name="cube", saves="input")
+    cube = ops.power(program, ops.raised(program, x), name="cube")
     inner = ops.add(program, x, ops.pointwise(program, cube, name="times 0.044715"))
     inner = ops.pointwise(program, inner, name="times sqrt(2 / pi)")
     curve = ops.pointwise(program, inner, name="tanh", saves="output")

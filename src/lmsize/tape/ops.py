@@ -156,17 +156,29 @@ def mul(
 
 
 def pointwise(
-    program: Program, x: Tensor, *, name: str, saves: str = "nothing", n_masked: Any = None
-) -> Tensor:
+    program: Program, x: Tensor, *, name: str, saves: str = "nothing", n_masked: Any = None,
+    scratch_bytes: Any = 0,
+) -> Tensor:  # fmt: skip
     """A function of each number, which saves its ``input``, its ``output`` or ``nothing``.
 
     Args:
         n_masked: bytes of a mask that it saves as well, made for it.
+        scratch_bytes: what its backward holds besides while it makes the gradient.
     """
     made = Tensor(name, x.numel, x.itemsize, made_from=(x,))
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
     side = [Tensor("mask", n_masked, 1)] if n_masked is not None else []
-    return program.record(name, [x], made, saves=[*kept, *side], gradients=[Gradient(x)], side=side)
+    gradients = [Gradient(x, scratch_bytes=scratch_bytes)]
+    return program.record(name, [x], made, saves=[*kept, *side], gradients=gradients, side=side)
+
+
+def power(program: Program, x: Tensor, *, name: str) -> Tensor:
+    """A power: saves its input.
+
+    Its backward is one expression, ``grad * (exponent * x ** (exponent - 1))``, whose parts live to
+    its end (``pow_backward``).
+    """
+    return pointwise(program, x, name=name, saves="input", scratch_bytes=2 * x.n_bytes)
 
 
 def in_place(program: Program, x: Tensor, *, name: str) -> Tensor:
