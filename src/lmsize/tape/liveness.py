@@ -26,6 +26,7 @@ class Forward:
         returned_peak: the most until the model has returned its outputs.
         clinging: what nodes hold until the graph goes (:class:`Op`), the input aside;
             `input_clings` whether they hold that too.
+        lingering: what is handed back beside the output and not among `saved`.
     """
 
     peak: Any
@@ -35,6 +36,7 @@ class Forward:
     returned_peak: Any
     clinging: Any
     input_clings: bool
+    lingering: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
         peak if program.returns_at is None else returned,
         sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
         any(id(t.base) in stuck for t in program.inputs),
+        sum(t.n_bytes for t in program.lingering if id(t.base) not in kept),
     )
 
 
@@ -131,7 +134,7 @@ def _last_uses(program: Program) -> dict[int, list[Tensor]]:
         for tensor in (*op.reads, *op.writes):
             if tensor.is_counted:
                 last[id(tensor.base)] = (at, tensor.base)
-    keep = {id(t.base) for t in program.outputs}
+    keep = {id(t.base) for t in (*program.outputs, *program.lingering)}
     ends: dict[int, list[Tensor]] = {}
     for key, (at, tensor) in last.items():
         if key not in keep:

@@ -30,6 +30,7 @@ class Piece:
             has the next outputs.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
+        lingering: what it hands back beside its output and does not keep, until the next block ran.
     """
 
     saved: Any
@@ -46,6 +47,7 @@ class Piece:
     clinging: Any = 0
     clings: bool = False
     is_named: bool = False
+    lingering: Any = 0
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -86,7 +88,7 @@ def piece(
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
             clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
-            is_named=is_named,
+            is_named=is_named, lingering=through.lingering,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
@@ -103,6 +105,7 @@ def piece(
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
         clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
+        lingering=once.lingering,
     )  # fmt: skip
 
 

@@ -131,6 +131,8 @@ class Program:
         cached: casts of parameters that autocast keeps until the forward ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
+        named: what a function within still names, for the caller to hold and clear.
+        lingering: what a block hands back beside its output, until the next one has run.
     """
 
     def __init__(
@@ -147,6 +149,8 @@ class Program:
         self.memory: Tensor | None = None
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
+        self.named: list[Tensor] = []
+        self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
         """The tensor that the block before hands over."""
@@ -205,6 +209,11 @@ class Program:
     def hold(self, *tensors: Tensor) -> None:
         """Local variables of a function that ends here: what they name lived until now."""
         self.ops.append(Op("return", tensors, ()))
+
+    def let_go(self) -> None:
+        """Let go of what functions that ended before left named."""
+        self.hold(*self.named)
+        self.named.clear()
 
 
 def _dear(tensor: Tensor) -> list[Tensor]:
