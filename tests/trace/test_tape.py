@@ -22,22 +22,16 @@ KNOWN_MISSES = {
     "0-217-roberta": "full fine-tuning under autocast, eager, accumulated",
     "0-219-t5": "T5 under autocast and 4 bits",
     "0-252-mt5": "T5 under autocast and int8",
-    "0-258-gpt_oss": "the forward under autocast in fp16, long",
     "0-275-albert": "full fine-tuning in fp32, short",
     "0-287-t5": "T5 in fp32, recomputed, long",
     "7-30-mpt": "full fine-tuning in fp32, eager",
     "7-88-falcon": "QLoRA of int4 in fp32",
-    "7-125-mpt": "full fine-tuning in bf16, eager, long",
-    "7-130-gpt_neox": "full fine-tuning, accumulated, recomputed",
     "7-132-bert": "LoRA, accumulated, recomputed",
     "7-141-falcon": "QLoRA of int8 in fp32",
     "7-165-mpt": "QLoRA of int4 under autocast",
-    "7-188-mpt": "full fine-tuning in bf16, eager, long",
     "7-225-gptj": "QLoRA of int4 under autocast, eager",
     "7-245-falcon": "adapters of the attention alone, under autocast",
     "7-281-bart": "full fine-tuning, recomputed, long",
-    "7-290-bloom": "full fine-tuning in fp32, eager, recomputed",
-    "7-291-qwen3": "LoRA under autocast, eager, recomputed",
 }
 
 

@@ -176,7 +176,8 @@ class Optimizer:
         foreach_copies: temporaries of a step over all parameters at once, as copies of them in
             the state type; None when there is no such implementation.
         loop_copies: temporaries of the loop, as copies of the largest parameter; `raised_copies`
-            more, and all in fp32, where weights in 16 bits are raised for it.
+            more, and all in fp32, where weights in 16 bits are raised for it; `previous_copies` of
+            the parameter before, which the loop's variables still name.
         fused_copies: temporaries of the fused kernel; None when there is none.
         gradient_is_freed: the step runs inside the backward and frees each gradient at once.
     """
@@ -199,6 +200,7 @@ class Optimizer:
     foreach_copies: float | None = None
     loop_copies: float | None = None
     raised_copies: float = 0.0
+    previous_copies: float = 0.0
     fused_copies: float | None = None
     gradient_is_freed: bool = False
     aliases: tuple[str, ...] = ()

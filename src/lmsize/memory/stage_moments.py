@@ -21,15 +21,14 @@ from lmsize.memory.model_states import (
     step_copies,
     step_gradients,
 )
-from lmsize.memory.moments import (
-    Moment,
+from lmsize.memory.moment_terms import (
     activations_term,
     gradients_term,
     held_by_graph,
     input_bytes,
-    moments,
     passing_term,
 )
+from lmsize.memory.moments import Moment, moments
 from lmsize.memory.stack_buffers import deferred, standing
 from lmsize.memory.stage_blocks import stage_blocks, stage_tensors
 from lmsize.memory.storage import storage

@@ -15,7 +15,7 @@ from lmsize.stacks.linears import applied
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting
 from lmsize.tape import ops
-from lmsize.tape.program import Gradient, Program, Tensor
+from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
 Attention = Callable[[Program, Tensor, Section, AttentionCore, Setting], Tensor]
@@ -38,8 +38,8 @@ def mpt(
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
     made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
-    program.hold(fused, scores, probs)
-    program.lingering.append(probs)
+    program.hold(fused, scores)
+    _hand_back(program, probs)
     return made
 
 
@@ -56,8 +56,8 @@ def bloom(
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(program, probs, v, numel=q.numel, name="attention")
     made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
-    program.named += [fused, q, k, v, scores, masked, probs]
-    program.lingering.append(probs)
+    program.in_branch += [fused, q, k, v, scores, masked]
+    _hand_back(program, probs)
     return made
 
 
@@ -80,8 +80,8 @@ def gptj(
     out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
     program.hold(*raised)
     made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
-    program.hold(*names, key, query, probs)
-    program.lingering.append(probs)
+    program.hold(*names, key, query)
+    _hand_back(program, probs)
     return made
 
 
@@ -102,6 +102,12 @@ def _turned(
     turned = ops.add(program, straight, ops.mul(program, stacked, sines))
     names.append(turned)
     return ops.cat(program, [turned, rest])
+
+
+def _hand_back(program: Program, probs: Tensor) -> None:
+    """Attention returns them beside its output, and so does the layer."""
+    program.named.append(probs)
+    program.lingering.append(probs)
 
 
 def n_scores(core: AttentionCore, setting: Setting) -> Any:
@@ -136,7 +142,7 @@ def _reordered(program: Program, x: Tensor, setting: Setting) -> Tensor:
 def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
     """Heads put together token by token: a copy, whose gradient is copied back for several sequences."""
     made = Tensor(x.name, x.numel, x.itemsize)
-    kind = "same" if setting.micro_batch == 1 else "new"
+    kind: GradKind = "same" if setting.micro_batch == 1 else "new"
     return program.record("copy", [x], made, gradients=[Gradient(x, kind)])
 
 

@@ -26,10 +26,9 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
 
 
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
-    """A complex product in fp32, cast back; the table asks for no gradient, so nothing is saved."""
+    """A complex product in fp32."""
     del setting
-    raised = ops.cast(program, x, FP32)
-    return ops.cast(program, ops.pointwise(program, raised, name="complex product"), x.itemsize)
+    return transformers.complex_rotary(program, x)
 
 
 def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:

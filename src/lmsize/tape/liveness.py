@@ -23,7 +23,8 @@ class Forward:
         saved: what its backward needs or a node holds, its input included if that is among it.
         cached: casts of weights that autocast keeps until the whole forward ends, not in `saved`.
         input_is_saved: whether its backward needs its input.
-        returned_peak: the most until the model has returned its outputs.
+        returned_peak: the most until the model has returned its outputs; `again_peak` until all is
+            saved, where a recomputation stops (``_StopRecomputationError``).
         clinging: what nodes hold until the graph goes (:class:`Op`), the input aside;
             `input_clings` whether they hold that too.
         lingering: what is handed back beside the output and not among `saved`.
@@ -34,6 +35,7 @@ class Forward:
     cached: Any
     input_is_saved: bool
     returned_peak: Any
+    again_peak: Any
     clinging: Any
     input_clings: bool
     lingering: Any
@@ -67,16 +69,20 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
     cached = {id(t) for t in program.cached}
     ends = _last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
-    peak = returned = live
+    peak = returned = again = live
+    last = max((at for at, op in enumerate(program.ops) if op.saves), default=-1)
     held = {id(t) for t in program.inputs}
     for at, op in enumerate(program.ops):
         if at == program.returns_at:
             returned = peak
+        again = peak if at == last else again
         for tensor in op.writes:
             if tensor.base is tensor:
                 live = live + tensor.n_bytes
                 held.add(id(tensor))
         peak = larger(peak, live + op.forward_bytes)
+        if at == last and {id(t) for t in op.writes} & {id(t.base) for t in op.saves}:
+            again = peak
         for tensor in ends.get(at, ()):
             if id(tensor) in held and id(tensor) not in kept and id(tensor) not in cached:
                 live = live - tensor.n_bytes
@@ -87,6 +93,7 @@ def forward(program: Program, *, saving: bool = True) -> Forward:
         sum(t.n_bytes for t in program.cached if id(t) not in kept),
         any(id(t.base) in saved for t in program.inputs),
         peak if program.returns_at is None else returned,
+        again,
         sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
         any(id(t.base) in stuck for t in program.inputs),
         sum(t.n_bytes for t in program.lingering if id(t.base) not in kept),

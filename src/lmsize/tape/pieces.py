@@ -28,6 +28,7 @@ class Piece:
             whether anything does.
         is_named: whether the script names what the model returns, so that the graph lives until it
             has the next outputs.
+        keeps_input: whether what it was given is among what is saved.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
@@ -42,6 +43,7 @@ class Piece:
     gradients: Any
     output: Any
     returned_peak: Any
+    keeps_input: bool = True
     largest: Any = 0
     again: Any = 0
     clinging: Any = 0
@@ -88,14 +90,16 @@ def piece(
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
             clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
-            is_named=is_named, lingering=through.lingering,
+            is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
+            lingering=through.lingering,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
     first = once.clinging
     extra = first if through.input_is_saved else first + stream
     back = backward(program, accumulates=accumulates, extra_bytes=extra, holds=False)
-    recomputed = through.peak + first + (output if reentrant else back.held_before)
+    runs_out = through.peak + output if reentrant else through.again_peak + back.held_before
+    recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
         saved=chosen_bytes + first + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,

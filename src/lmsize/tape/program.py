@@ -129,9 +129,10 @@ class Program:
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
         cached: casts of parameters that autocast keeps until the forward ends.
+        named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
-        named: what a function within still names, for the caller to hold and clear.
+        in_branch: what the code of a branch names until its sum with the stream is taken.
         lingering: what a block hands back beside its output, until the next one has run.
     """
 
@@ -147,9 +148,10 @@ class Program:
         self.segments: list[Segment] = []
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.named: list[Tensor] = []
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
-        self.named: list[Tensor] = []
+        self.in_branch: list[Tensor] = []
         self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
@@ -210,10 +212,10 @@ class Program:
         """Local variables of a function that ends here: what they name lived until now."""
         self.ops.append(Op("return", tensors, ()))
 
-    def let_go(self) -> None:
-        """Let go of what functions that ended before left named."""
-        self.hold(*self.named)
-        self.named.clear()
+    def end_branch(self) -> None:
+        """The sum with the stream is taken, and the branch's local variables go."""
+        self.hold(*self.in_branch)
+        self.in_branch.clear()
 
 
 def _dear(tensor: Tensor) -> list[Tensor]:
