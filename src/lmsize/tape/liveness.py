@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsize.numbers import chosen, larger
-from lmsize.tape.program import Op, Program, Tensor
+from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +190,17 @@ class _Undoing:
 
 
 def backward(
-    program: Program, *, accumulates: bool = False, extra_bytes: Any = 0, holds: bool = True
-) -> Backward:
+    program: Program, *, accumulates: bool = False, extra_bytes: Any = 0, holds: bool = True,
+    unpacks: bool = False,
+) -> Backward:  # fmt: skip
     """Undo the program.
 
     Args:
         accumulates: gradients of parameters are added to those there are, and go.
         extra_bytes: held throughout (the input of a checkpointed block).
         holds: whether nodes still hold what they hold themselves, to the end.
+        unpacks: whether what was saved comes out of a hook, and is gone once a node is done (else
+            the node lets go of it after the engine has looked at its gradients).
     """
     saved = _saved(program, holds=holds) + extra_bytes
     state = _Undoing(saved, saved, saved, saved)
@@ -219,14 +222,14 @@ def backward(
         for tensor in back.get(at, ()):  # made again
             state.saved = state.saved + tensor.n_bytes
             state.hold(tensor.n_bytes)
-        _undo(program.ops[at], state, accumulates=accumulates)
+        _undo(program.ops[at], state, accumulates=accumulates, unpacks=unpacks)
     held_before = 0 if state.held_before is None else state.held_before
     return Backward(
         state.peak, state.peak_saved, state.peak_gradients, state.gradients, held_before
     )
 
 
-def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
+def _undo(op: Op, state: _Undoing, *, accumulates: bool, unpacks: bool) -> None:
     incoming = [g for t in op.writes if (g := state.pending.pop(id(t), None)) is not None]
     if not incoming:
         _let_go_of_saved(op, state)
@@ -234,24 +237,41 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool) -> None:
     if op.saves and state.held_before is None:
         state.held_before = state.live - state.saved
     state.look(op.backward_bytes)
+    made = _node(op, state, incoming[0])
+    if unpacks:
+        _let_go_of_saved(op, state)
+    for gradient in filter(_has_form, op.gradients):
+        state.hold(gradient.to.n_bytes)
+        state.live = state.live - gradient.form_bytes
+    if not unpacks:
+        _let_go_of_saved(op, state)
+    for grad in incoming:
+        state.release(grad)
+    for tensor, grad in made:
+        _deliver(tensor, grad, state, accumulates=accumulates)
+
+
+def _node(op: Op, state: _Undoing, given: _Grad) -> list[tuple[Tensor, _Grad]]:
+    """What a node makes of the gradient that it is given, first forms for some."""
     made: list[tuple[Tensor, _Grad]] = []
     for gradient in op.gradients:
         if gradient.kind == "same":
-            incoming[0].n_holders += 1
-            made.append((gradient.to, incoming[0]))
+            given.n_holders += 1
+            made.append((gradient.to, given))
             continue
         if gradient.kind == "saved":  # takes over the storage that is let go of below
             made.append((gradient.to, _Grad(gradient.to.n_bytes)))
             state.live = state.live + gradient.to.n_bytes
             continue
-        state.look(gradient.scratch_bytes + gradient.to.n_bytes)
-        state.hold(gradient.to.n_bytes)
+        own = gradient.form_bytes if _has_form(gradient) else gradient.to.n_bytes
+        state.look(gradient.scratch_bytes + own)
+        state.hold(own)
         made.append((gradient.to, _Grad(gradient.to.n_bytes)))
-    _let_go_of_saved(op, state)
-    for grad in incoming:
-        state.release(grad)
-    for tensor, grad in made:
-        _deliver(tensor, grad, state, accumulates=accumulates)
+    return made
+
+
+def _has_form(gradient: Gradient) -> bool:
+    return not isinstance(gradient.form_bytes, int) or gradient.form_bytes > 0
 
 
 def _let_go_of_saved(op: Op, state: _Undoing) -> None:

@@ -97,7 +97,9 @@ def piece(
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
     first = once.clinging
     extra = first if through.input_is_saved else first + stream
-    back = backward(program, accumulates=accumulates, extra_bytes=extra, holds=False)
+    back = backward(
+        program, accumulates=accumulates, extra_bytes=extra, holds=False, unpacks=not reentrant
+    )
     runs_out = through.peak + output if reentrant else through.again_peak + back.held_before
     recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0

@@ -69,13 +69,15 @@ class Gradient:
     Attributes:
         kind: a ``new`` tensor of the input's size, the ``same`` storage as the output's, or the
             ``saved`` one, overwritten.
-        scratch_bytes: a first form of it that lives until this one is made (before a sum over
-            broadcast dimensions, before a cast).
+        scratch_bytes: what the node holds besides while it makes it.
+        form_bytes: a first form, which is what the node makes; the engine makes this one of it once
+            the node is done (a sum over broadcast dimensions, a cast: ``validate_outputs``).
     """
 
     to: Tensor
     kind: GradKind = "new"
     scratch_bytes: Any = 0
+    form_bytes: Any = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Program:
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
         cached: casts of parameters that autocast keeps until the forward ends.
+        casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
@@ -148,6 +151,7 @@ class Program:
         self.segments: list[Segment] = []
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []

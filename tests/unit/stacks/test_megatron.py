@@ -130,10 +130,10 @@ def test_switches_are_read_and_refused_by_name() -> None:
         ("capacity-factor=0", "'0' is not valid: expected a number above 0, 1000 at most"),
         ("recompute-layers=-1", "'-1' is not valid: expected a whole number from 1"),
         ("mtp-layers=\u00b2", "expected a whole number from 1"),
-        ("mtp-layers", "mtp-layers: is missing: expected a whole number from 1"),
+        ("mtp-layers", "expected mtp-layers=NUMBER, a whole number from 1"),
         ("stage-layers=3-2", "'3-2' is not valid: expected layers of each part"),
         ("no-deterministic=1", "'1' is not valid: expected no value: deterministic or no-deterministic"),
-        ("recompute-modules", "is missing: expected one of core_attn"),
+        ("recompute-modules", "expected recompute-modules=KIND, one of core_attn"),
     ],
 )  # fmt: skip
 def test_values_are_refused_with_their_range(asked: str, said: str) -> None:
