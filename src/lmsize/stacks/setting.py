@@ -69,6 +69,7 @@ class Setting:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
+        gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
         casts: how hidden linears cast their operands to few bits; None where they do not.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
@@ -94,6 +95,7 @@ class Setting:
     adapting: Adapting = PEFT
     casts_inputs: bool = False
     spreads: bool = False
+    gathers_once: bool = False
     loss: str = ""
     casts: Casts | None = None
 
@@ -157,6 +159,8 @@ class Style:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
+        gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save,
+            not gathered again for the backward.
         offloads: whether the inputs of layers that run again wait on the host.
         spread_loss: the loss of a share of the vocabulary's logits, where it is another.
         reentrant: whether a layer runs again as one function's backward, before any of its own.
@@ -183,6 +187,7 @@ class Style:
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
+    gathers_once: bool = False
     offloads: bool = False
     spread_loss: Callable[..., Tensor] | None = None
     reentrant: bool = False

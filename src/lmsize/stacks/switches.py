@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
-from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.few_bits import RECIPES, TORCHAO
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
@@ -62,6 +62,8 @@ class Switches:
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers.
         compiled_loss: the loss too (``compile.components``).
+        ends_in_root: torchtitan's table, last norm and head are the root's unit, which stays gathered from
+            the forward to the end of the backward; so does the last layer, until it is undone.
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
@@ -89,6 +91,7 @@ class Switches:
     dataloader_mask: bool = True
     compile: bool = True
     compiled_loss: bool = True
+    ends_in_root: bool = False
     fp32_sums: bool = True
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
@@ -138,6 +141,7 @@ class Switches:
 
 
 USUAL = Switches()
+Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
     "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
@@ -150,6 +154,7 @@ FLAGS = (
     "dataloader_mask",
     "compile",
     "compiled_loss",
+    "ends_in_root",
     "fp32_sums",
     "fused_adam",
     "grad_reduce_in_bf16",
@@ -175,10 +180,13 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(("compile", "compiled_loss")),
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers")
+    ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
+CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
@@ -206,7 +214,7 @@ def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str
         raise InputError(WHAT, text, some)
     found: dict[str, Any] = {}
     for item in text.split(",") if text else ():
-        key, read = _one(item, known or ())
+        key, read = _one(item, known or (), CHOICES | CHOICES_OF.get(stack or "", {}))
         if found.setdefault(key, read) != read:
             raise InputError(WHAT, text, f"{_shown(key)} once, or the same both times")
     return found
@@ -217,7 +225,7 @@ def _shown(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _one(item: str, known: Collection[str]) -> tuple[str, Any]:
+def _one(item: str, known: Collection[str], choices: Choices) -> tuple[str, Any]:
     """One switch of the list: its field and its value."""
     name, has_value, value = (part.strip().lower() for part in item.partition("="))
     key = name.replace("-", "_")
@@ -229,16 +237,16 @@ def _one(item: str, known: Collection[str]) -> tuple[str, Any]:
         raise InputError(WHAT, item.strip(), expected, nearest=near)
     if own in FLAGS and not has_value:
         return own, not key.startswith("no_")
-    if own not in FLAGS and (read := _value(key, value)) is not None:
+    if own not in FLAGS and (read := _value(key, value, choices)) is not None:
         return key, read
     what = f"{WHAT} {_shown(key)}"
     if own in FLAGS or value:
-        near = nearest_names(value, CHOICES.get(key, ()), n_names=1)
-        raise InputError(what, value, _values(own), nearest=near)
-    raise InputError(WHAT, item.strip(), f"{_shown(key)}={_form(key)}, {_values(own)}")
+        near = nearest_names(value, choices.get(key, ()), n_names=1)
+        raise InputError(what, value, _values(own, choices), nearest=near)
+    raise InputError(WHAT, item.strip(), f"{_shown(key)}={_form(key)}, {_values(own, choices)}")
 
 
-def _value(key: str, value: str) -> Any:
+def _value(key: str, value: str, choices: Choices) -> Any:
     """What a switch is set to; None where it cannot be that."""
     if key == "recompute_modules" and value:
         names = tuple(sorted(value.split("+")))
@@ -251,7 +259,7 @@ def _value(key: str, value: str) -> Any:
         return int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):
         return tuple(int(n) for n in value.split("+"))
-    return value if value in CHOICES.get(key, ()) else None
+    return value if value in choices.get(key, ()) else None
 
 
 def _form(key: str) -> str:
@@ -261,7 +269,7 @@ def _form(key: str) -> str:
     return "NUMBERS" if key == "stage_layers" else "KIND"
 
 
-def _values(key: str) -> str:
+def _values(key: str, choices: Choices) -> str:
     """What a switch may be set to, in words."""
     if key in FACTORS:
         return f"a number above 0, {FACTORS[key]:g} at most"
@@ -271,7 +279,7 @@ def _values(key: str) -> str:
         return "layers of each part, as 3+2+2+1"
     if key in FLAGS:
         return f"no value: {_shown(key)} or no-{_shown(key)}"
-    return f"one of {', '.join(MODULES if key == 'recompute_modules' else CHOICES[key])}"
+    return f"one of {', '.join(MODULES if key == 'recompute_modules' else choices[key])}"
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

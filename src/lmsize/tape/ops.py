@@ -79,8 +79,9 @@ def linear(
             Gradient(weight, scratch_bytes=few.backward_bytes),
         ]
         return record_cast(
-            program, "linear", reads, made, gradients=gradients, few=few, forward_bytes=whole_out
-        )
+            program, casts.product, reads, made, gradients=gradients, few=few,
+            forward_bytes=whole_out,
+        )  # fmt: skip
     # Added to the main gradients, the weight's product comes last and still needs what was gathered.
     held = whole_in + whole_out if program.fuses_weight_gradients else 0
     gradients += [Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)]

@@ -8,8 +8,10 @@ from functools import reduce
 from typing import Any
 
 from lmsize.numbers import chosen, larger
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.heap import Requests
+from lmsize.tape.liveness import forward
 from lmsize.tape.program import Op, Program
+from lmsize.tape.undoing import backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Piece:
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
+        stranded: of a block whose backward follows its forward at once, what an allocator has beyond
+            the peak: blocks that are let go of and too small for what is asked for then.
     """
 
     saved: Any
@@ -50,6 +54,7 @@ class Piece:
     clings: bool = False
     is_named: bool = False
     lingering: Any = 0
+    stranded: Any = 0
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -66,6 +71,7 @@ def chained(one: Piece, n: int) -> Piece:
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
     keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
+    undone_at_once: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -76,15 +82,18 @@ def piece(
             number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
         reentrant: it runs again before any of its backward, not once that asks for what was saved.
+        undone_at_once: nothing runs between its forward and its backward.
     """
-    through = forward(program)
+    requests = Requests() if undone_at_once and not checkpointed else None
+    through = forward(program, requests=requests)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
     clings = any(op.clings for op in program.ops)
     is_named = program.returns_at is not None
     if not checkpointed:
-        back = backward(program, accumulates=accumulates)
+        back = backward(program, accumulates=accumulates, requests=requests)
         return Piece(
+            stranded=requests.room_bytes - larger(through.peak, back.peak) if requests else 0,
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lmsize.numbers import ceil_div
 
 # Operations whose backward reads its inputs from memory, so that a compiler keeps them as they are.
-WHOLE_INPUTS = frozenset(("linear", "grouped_linear", "matmul", "attention"))
+WHOLE_INPUTS = frozenset(("linear", "scaled_mm", "grouped_linear", "matmul", "attention"))
 GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
 GradKind = Literal["new", "same", "saved"]
 

@@ -17,7 +17,8 @@ from lmsize.stacks.layer import layer_program
 from lmsize.stacks.setting import Setting
 from lmsize.stacks.switches import Switches, read_switches
 from lmsize.tape.casts import Casts
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.liveness import forward
+from lmsize.tape.undoing import backward
 
 S, B, H, F, HEADS = 128, 2, 256, 1024, 4
 T = S * B
