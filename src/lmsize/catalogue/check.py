@@ -36,6 +36,7 @@ MAY_BE_ZERO = frozenset(
         "foreach_copies",
         "loop_copies",
         "raised_copies",
+        "previous_copies",
         "fused_copies",
     }
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,30 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class StackScope:
+    """Which models a stack trains.
+
+    Attributes:
+        trains: kinds of models and of recurrent layers (:mod:`lmsize.stacks.scope`); a model with
+            another one cannot be trained.
+        own: of a kind, the model types that the stack has code of its own for; any type of a kind that
+            is not there.
+        otherwise: how a type that is not listed gets in, and what an estimate of it is.
+    """
+
+    stack: str
+    trains: tuple[str, ...]
+    source: str
+    source_date: str
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    otherwise: str = ""
+
+    def has_code_for(self, kind: str, model_type: str) -> bool:
+        """Whether the stack has code of its own for a type of a kind that it trains."""
+        return kind not in self.own or model_type in self.own[kind]
+
+
+@dataclass(frozen=True, slots=True)
 class StateRule:
     """One tensor that an optimizer keeps for each parameter.
 
@@ -176,7 +201,8 @@ class Optimizer:
         foreach_copies: temporaries of a step over all parameters at once, as copies of them in
             the state type; None when there is no such implementation.
         loop_copies: temporaries of the loop, as copies of the largest parameter; `raised_copies`
-            more, and all in fp32, where weights in 16 bits are raised for it.
+            more, and all in fp32, where weights in 16 bits are raised for it; `previous_copies` of
+            the parameter before, which the loop's variables still name.
         fused_copies: temporaries of the fused kernel; None when there is none.
         gradient_is_freed: the step runs inside the backward and frees each gradient at once.
     """
@@ -199,6 +225,7 @@ class Optimizer:
     foreach_copies: float | None = None
     loop_copies: float | None = None
     raised_copies: float = 0.0
+    previous_copies: float = 0.0
     fused_copies: float | None = None
     gradient_is_freed: bool = False
     aliases: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from lmsize.layout.degrees import Layout
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import EVEN, Split, layer_counts
 from lmsize.model.adapted import SAVED
-from lmsize.model.parts import Experts, Linear, Parameter, Part
+from lmsize.model.parts import Experts, Linear, Norm, Parameter, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
 
@@ -96,6 +96,7 @@ class Stored:
         is_linear: weights of an ``nn.Linear`` inside the model, which quantisation replaces.
         is_expert: sharded over the replicas of the experts only.
         is_whole: a module of the base that is trained whole beside adapters.
+        is_norm: of a layer's norm.
     """
 
     group: str
@@ -106,6 +107,7 @@ class Stored:
     is_expert: bool
     is_hidden: bool
     is_whole: bool = False
+    is_norm: bool = False
     numel: Any = field(init=False)
     n_params: Any = field(init=False)
 
@@ -224,6 +226,7 @@ def _stored(
         is_expert=parameter.kind == "expert",
         is_hidden=not head and parameter.kind != "embedding",
         is_whole=SAVED in parameter.name,
+        is_norm=isinstance(part, Norm) and block.role == "layer",
     )
 
 

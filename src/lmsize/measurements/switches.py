@@ -9,7 +9,7 @@ from lmsize.measurements.cells import count, is_set, number, switch
 from lmsize.measurements.draft import Draft
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
-from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.few_bits import RECIPES, TORCHAO
 from lmsize.stacks.needs import without_effect
 from lmsize.stacks.switches import (
     BACKENDS,
@@ -24,6 +24,7 @@ REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
 MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
+LAYERS = re.compile(r"\blayers (\d{1,3})-(\d{1,3})\b", re.IGNORECASE)
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
     "decoder_first_pipeline_num_layers": "first-stage-layers",
@@ -63,7 +64,7 @@ def stage_layers(text: str) -> tuple[int, ...]:
 def read_switches(draft: Draft, model: ModelSpec) -> None:
     """The switches that a row's launch arguments set, and whether it compiles."""
     if draft.options["stack"] == "torchtitan":
-        found = list(_of_compiler(draft))
+        found = list(_of_titan(draft, model.n_layers))
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
         found = [*draft.framework.stack_options, *_with_embeddings(draft, model.n_layers)]
@@ -84,15 +85,31 @@ def _with_effect(draft: Draft, model: ModelSpec, found: Sequence[str]) -> list[s
     return [item for item in found if item.partition("=")[0].replace("-", "_") not in idle]
 
 
-def _of_compiler(draft: Draft) -> Iterator[str]:
-    """What is not compiled: nothing, or before a month of the framework's own the loss."""
-    since, said = draft.framework.loss_compiled_since, draft.row.get("source_path_or_section", "")
-    month = MONTH.search(said)
-    if switch(draft.row, "compile") is False:
+def _of_torchao(said: str, precision: str, n_layers: int) -> Iterator[str]:
+    """How products are scaled, and which layers' are ("nvfp4 (layers 0-26)")."""
+    if precision != "fp8":
+        return
+    recipe = next((name for name in TORCHAO if name in said.lower()), None)
+    if recipe:
+        yield f"fp8-recipe={recipe}"
+    layers = LAYERS.search(said)
+    if layers:
+        first, last = int(layers[1]), n_layers - 1 - int(layers[2])
+        yield from (f"bf16-first-layers={first}",) if first else ()
+        yield from (f"bf16-last-layers={last}",) if last > 0 else ()
+
+
+def _of_titan(draft: Draft, n_layers: int) -> Iterator[str]:
+    """What is not compiled, and what the framework did at the row's time."""
+    compiles = switch(draft.row, "compile") is not False
+    if not compiles:
         yield "no-compile"
-    elif since and month is not None and month[0] < since:
-        draft.assume("row-version", f"a version of {month[0]}, which did not compile its loss")
-        yield "no-compiled-loss"
+    month = MONTH.search(draft.row.get("source_path_or_section", ""))
+    for name, until in draft.framework.until:
+        if month is not None and month[0] < until and (compiles or "compile" not in name):
+            draft.assume("row-version", f"a version of {month[0]}: {name}")
+            yield name
+    yield from _of_torchao(draft.row.get("precision", ""), draft.options["precision"], n_layers)
 
 
 def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 from lmsize.formula import Term, maximum, total
@@ -12,6 +14,7 @@ from lmsize.layout.shares import Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.numbers import larger
 
 WHOLE = 4  # no ZeRO stage divides it
 FP32_BITS = 32
@@ -150,12 +153,28 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     for dtype, tensors in _by_type(setup, trainable, state):
         for alike, n_shards in by_shards(setup, tensors):
             at_once = kind in ("foreach", "fused")
-            numel = sum(s.n_params for s in alike) if at_once else max(s.numel for s in alike)
-            copied = round(copies * numel)
+            copied = round(
+                copies * sum(s.n_params for s in alike) if at_once
+                else _in_loop(alike, copies=copies, previous=optimizer.previous_copies)
+            )  # fmt: skip
             leaves.append(storage(label, copied, setup.precision(dtype), n_shards=n_shards))
     if kind == "loop" and len(leaves) > 1:  # one tensor after the other
         leaves = [maximum("one tensor at a time", leaves)]
     return [total("temporaries", leaves)]
+
+
+def _in_loop(tensors: list[Stored], *, copies: float, previous: float) -> Any:
+    """Numbers that the loop holds at its fullest: of one tensor, and of the one that came before.
+
+    Most layers list their norms after their matrices.
+    """
+    found = reduce(larger, (copies * stored.numel for stored in tensors))
+    if not previous:
+        return found
+    listed = [s for s in tensors if not s.is_norm]
+    pairs = pairwise(listed)
+    together = (copies * one.numel + previous * before.numel for before, one in pairs)
+    return reduce(larger, together, found)
 
 
 def by_shards(setup: TrainingSetup, tensors: Iterable[Stored]) -> list[tuple[list[Stored], int]]:

@@ -10,59 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lmsize.formula import Term, formula, total, undominated
+from lmsize.formula import undominated
 from lmsize.memory.blocks import Placed
-from lmsize.memory.units import shared_bytes
-from lmsize.source import Source
-
-AUTOGRAD = Source(
-    "PyTorch 2.13", "tools/autograd/derivatives.yaml", "https://github.com/pytorch/pytorch"
-)
 
 LOSS_ROLES = ("further", "head")  # undone right after they ran, whatever else is in flight
 
 
-@formula(source=AUTOGRAD)
-def kept_bytes(*, n_layers: Any, layer_bytes: Any, n_in_flight: Any) -> Any:
-    """Bytes that layers keep for their backward.
-
-    Assumes: what the operations of the stack's own code save, each storage once.
-    Valid for: equal layers; `n_in_flight` micro-batches whose backward is still to come.
-    """
-    return n_layers * layer_bytes * n_in_flight
-
-
-@formula(source=AUTOGRAD)
-def passing_bytes(*, peak_bytes: Any, saved_bytes: Any, gradient_bytes: Any) -> Any:
-    """Bytes that a block holds while it runs, beyond what it keeps and its parameters' gradients.
-
-    Assumes: tensors go when the last operation that needs them has run.
-    Valid for: the fullest instant of one block's forward or backward.
-    """
-    return peak_bytes - saved_bytes - gradient_bytes
-
-
-@formula(source=AUTOGRAD)
-def made_gradient_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
-    """Bytes of the gradients of the layers that are already undone.
-
-    Assumes: gradients were set to None after the step before.
-    Valid for: one micro-batch a step; more add to gradients that are there.
-    """
-    return n_layers * layer_bytes
-
-
-@formula(source=AUTOGRAD)
-def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -> Any:
-    """Bytes of the ids and labels of a step.
-
-    Assumes: all micro-batches of the step lie on the accelerator.
-    Valid for: ids and labels of the same length, without a mask.
-    """
-    return n_micro_batches * n_tokens * 2 * bytes_per_number
-
-
-RUNNING = "running: "  # begins the label of what belongs to the block at work
 Kept = tuple[tuple[str, int, Any], ...]
 
 
@@ -130,7 +83,7 @@ def moments(
         alike: the micro-batch before was as large as this one.
     """
     every: Iterable[Moment] = (
-        *_forwards(blocks, _clinging(blocks) if alike and _outlives(blocks) else ()),
+        *_forwards(blocks, clinging(blocks) if alike and outlives(blocks) else ()),
         *_backwards(blocks, inner=sharing is not None),
     )
     found: dict[tuple[str, bool], list[Moment]] = {}
@@ -142,17 +95,25 @@ def moments(
 def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
     """The last layer of each run, when all before it are kept.
 
-    Until the model returns, what the graph of the micro-batch before holds is there too: `old`.
+    Until the model returns, what the graph of the micro-batch before holds is there too: `old`;
+    and what the layers were given first, though nothing saves it: the model's code names it.
     """
     made: list[Moment] = []
     kept: list[tuple[str, int, Any]] = []
+    named: Kept = ()
     cached: Any = 0
+    last: Any = 0  # of the block before, which is a layer too
     for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
+        last = piece.lingering if before else last * (placed.role == "layer")
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
+        if placed.role == "layer":
+            here = (*here, *named)
+            if at and blocks[at - 1].role == "embedding" and not piece.keeps_input:
+                named = (("given to the layers", 1, blocks[at - 1].piece.output),)
         held = cached + before * piece.cached
         loss = placed.role in LOSS_ROLES
-        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        peaks = [((), piece.forward_peak + last)] + ([(old, piece.returned_peak)] if old else [])
         made += [
             Moment(
                 "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
@@ -162,6 +123,7 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
+        last = piece.lingering
     return made
 
 
@@ -170,14 +132,14 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
     made: list[Moment] = []
     for at, placed in enumerate(blocks):
         kept = [(p.label, p.n_layers, p.piece.saved) for p in blocks[:at]]
-        kept += _clinging(blocks[at + 1 :])
+        kept += clinging(blocks[at + 1 :])
         undone = [(p.label, p.n_layers, p.gradients) for p in blocks[at + 1 :]]
         last = placed.n_layers - 1
         for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = last - n_done
             piece = placed.piece
             after = [(placed, n_done), *((p, p.n_layers) for p in blocks[at + 1 :])]
-            here = [*_clinging([placed], n_done), *_leaves(after)]
+            here = [*clinging([placed], n_done), *leaves(after)]
             here.append((placed.label, n_left, piece.saved))
             made.append(
                 Moment(
@@ -197,7 +159,7 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
     return made
 
 
-def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
+def clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
     """What the nodes of blocks that are undone hold on to, as long as the graph is there."""
     return tuple(
         (f"{p.label}, held by the graph", n, p.piece.clinging)
@@ -206,7 +168,7 @@ def _clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
     )
 
 
-def _leaves(blocks: Sequence[tuple[Placed, int]], *, passed_on: bool = True) -> Kept:
+def leaves(blocks: Sequence[tuple[Placed, int]], *, passed_on: bool = True) -> Kept:
     """Inputs of blocks that ran again, so many of each, and their gradients.
 
     Args:
@@ -221,95 +183,12 @@ def _leaves(blocks: Sequence[tuple[Placed, int]], *, passed_on: bool = True) -> 
     return tuple(kept)
 
 
-def _outlives(blocks: Sequence[Placed]) -> bool:
+def outlives(blocks: Sequence[Placed]) -> bool:
     """Whether the script names its outputs: the graph is there until it has the next ones."""
     return any(p.piece.is_named for p in blocks)
-
-
-def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
-    """The same once all are undone, as at the optimizer's step."""
-    stays = [p for p in blocks if p.piece.stays]
-    kept = _clinging(blocks if _outlives(blocks) else stays)
-    kept += _leaves([(p, p.n_layers) for p in blocks], passed_on=False)
-    leaves = [
-        kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
-        for label, n, each in kept
-    ]
-    return [total("activations", leaves)] if leaves else []
 
 
 def _name(placed: Placed) -> str:
     if placed.role in ("layer", "further"):
         return "layer_recompute" if placed.checkpointed else "layer_backward"
     return {"head": "loss_backward", "embedding": "end_of_backward"}[placed.role]
-
-
-def activations_term(
-    moment: Moment, *, in_flight: float, whole: Sequence[Placed],
-    waiting: Sequence[tuple[str, Any, Any]] = (),
-) -> Term:  # fmt: skip
-    """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it.
-
-    Args:
-        waiting: what a stage has for its neighbours: (what, bytes of one, micro-batches).
-    """
-    leaves = [
-        kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
-        for label, n, each in moment.kept
-        if n
-    ]
-    if moment.is_backward:
-        leaves.append(
-            kept_bytes.term(
-                f"{RUNNING}{moment.where}",
-                n_layers=1,
-                layer_bytes=moment.saved_bytes,
-                n_in_flight=1,
-            )
-        )
-    leaves += [
-        kept_bytes.term(
-            f"{p.label}, other micro-batches",
-            n_layers=p.n_layers,
-            layer_bytes=p.piece.saved,
-            n_in_flight=in_flight - 1,
-        )
-        for p in whole
-        if in_flight > 1 and p.role not in LOSS_ROLES
-    ]
-    leaves += [
-        kept_bytes.term(label, n_layers=1, layer_bytes=each, n_in_flight=n)
-        for label, each, n in waiting
-    ]
-    return total("activations", leaves)
-
-
-def passing_term(moment: Moment) -> Term:
-    """What the running block holds beside, and the casts of weights kept until it ends."""
-    leaves = [
-        passing_bytes.term(
-            f"while it runs: {moment.where}",
-            peak_bytes=moment.peak_bytes,
-            saved_bytes=moment.saved_bytes,
-            gradient_bytes=moment.gradient_bytes,
-        )
-    ]
-    if not moment.is_backward:
-        leaves.append(
-            kept_bytes.term(
-                "weights cast by autocast",
-                n_layers=1,
-                layer_bytes=moment.cached_bytes,
-                n_in_flight=1,
-            )
-        )
-    leaves += [shared_bytes.term(one.what, n_bytes=one.n_bytes) for one in moment.around]
-    return total("temporaries", leaves)
-
-
-def gradients_term(moment: Moment) -> Term:
-    """Gradients of what is undone at a moment, and of the running block so far."""
-    made = [*moment.undone, (f"{RUNNING}{moment.where}", 1, moment.gradient_bytes)]
-    return total("gradients", [
-        made_gradient_bytes.term(label, n_layers=n, layer_bytes=each) for label, n, each in made if n
-    ])  # fmt: skip

@@ -21,15 +21,14 @@ from lmsize.memory.model_states import (
     step_copies,
     step_gradients,
 )
-from lmsize.memory.moments import (
-    Moment,
+from lmsize.memory.moment_terms import (
     activations_term,
     gradients_term,
     held_by_graph,
     input_bytes,
-    moments,
     passing_term,
 )
+from lmsize.memory.moments import Moment, moments
 from lmsize.memory.stack_buffers import deferred, standing
 from lmsize.memory.stage_blocks import stage_blocks, stage_tensors
 from lmsize.memory.storage import storage
@@ -167,7 +166,10 @@ class _Rank:
 
     def _instants(self) -> Iterable[Moment]:
         setup = self.setup
-        sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
+        units = partial(
+            with_units, stays=setup.layout.zero == 2, spans_loss=setup.switches.ends_in_root
+        )
+        sharing = units if setup.is_in_units else None
         found = moments(self.blocks, sharing=sharing, alike=setup.lengths == "equal")
         return with_joins(found) if setup.flattens else found
 

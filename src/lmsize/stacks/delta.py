@@ -67,7 +67,7 @@ def _gated_norm(
     """The norm of each head, times the gate in fp32."""
     norm, rows = section.norms[0], setting.n_tokens * _heads(section)
     raised = ops.cast(program, x, FP32)
-    square = ops.pointwise(program, raised, name="square", saves="input")
+    square = ops.power(program, raised, name="square")
     mean = ops.mean(program, square, numel=rows)
     spread = ops.pointwise(program, mean, name="plus epsilon")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
@@ -118,7 +118,7 @@ class _Chunks:
 
     def _normed(self, x: Tensor) -> Tensor:
         program, rows = self._program, self._setting.n_tokens * self._scan.n_heads
-        square = ops.pointwise(program, x, name="square", saves="input")
+        square = ops.power(program, x, name="square")
         summed = ops.mean(program, square, numel=rows)
         spread = ops.pointwise(program, summed, name="plus epsilon")
         root = ops.pointwise(program, spread, name="rsqrt", saves="output")

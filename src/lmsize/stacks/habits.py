@@ -30,6 +30,15 @@ FP32_ROTARY = _named(
     "cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "
     "olmo3 olmo_hybrid qwen qwen2_vl qwen2_5_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe"
 )
+# Rotary positions are a complex product in fp32, cast back.
+COMPLEX_ROTARY = _named("deepseek_v2 llama4 llama4_text")
+# Embeddings are multiplied by a constant outside of their module, which lets go of the first form.
+SCALES_OUTSIDE = _named(
+    "falcon_h1 granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
+    "granitemoeshared hyperclovax"
+)
+# The layer names what its first norm and its attention gave until it ends.
+NAMES_BRANCH = _named("stablelm")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
 SLICED_ROTARY = _named(
     "bamba codegen glm glm4 glm4_moe glm4v gpt_neox gpt_neox_japanese gptj minimax_m2 moonshine "
@@ -38,18 +47,18 @@ SLICED_ROTARY = _named(
 # Eager attention takes its softmax in the type of the scores.
 OWN_SOFTMAX = _named(
     "albert bart bert bert-generation biogpt blenderbot blenderbot-small bros camembert codegen ctrl "
-    "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo gptj "
+    "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo "
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
-    "mpnet mpt mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
+    "mpnet mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
     "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
     "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
 )
 # A learned sink of each head stands beside the scores of every row.
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
-CASTS_PROBABILITIES = _named("gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
-# Scores are scaled within their product, and named with and without the mask until the layer ends.
-NAMES_SCORES = _named("bloom")
+CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# A mask of booleans fills scores, each layer of which saves it.
+FILLS_SCORES = _named("mpt")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.
 LOGITS_BIAS = _named(
     "bart bigbird_pegasus blenderbot blenderbot-small led marian mbart mvp pegasus plbart"

@@ -48,7 +48,7 @@ def layer_program(
     else:
         for branch in branches:
             stream = residual(program, stream, branch, setting, style)
-    program.hold(given)  # the loop over the layers still names it
+    program.hold(given, *program.named)  # the loop over the layers still names what it was given
     program.outputs.append(stream)
     return program
 
@@ -84,7 +84,10 @@ def residual(
     x = _branch(program, x, branch, setting, style)
     if style.recomputes_modules:
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
-    program.hold(entered)
+    if setting.conduct.model_type in habits.NAMES_BRANCH and branch.kind == "attention":
+        program.named += [entered, x]
+    else:
+        program.hold(entered)
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
     if adds_first and branch.after is not None:  # BERT: the norm is of the sum
@@ -92,7 +95,9 @@ def residual(
         return normed(program, x, branch.after, setting, style)
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    return ops.add(program, stream, ops.dropout(program, x, rate))
+    total = ops.add(program, stream, ops.dropout(program, x, rate))
+    program.end_branch()
+    return total
 
 
 def _recompute(

@@ -10,7 +10,7 @@ from lmsize.model.parts import Linear
 from lmsize.stacks.magnitudes import decomposed
 from lmsize.stacks.quantised import dequantised_linear, integer_linear, unpacked_linear
 from lmsize.stacks.setting import Setting, parameter
-from lmsize.stacks.spread import entered, left
+from lmsize.stacks.spread import entered, left, shares_gathered
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
@@ -47,7 +47,7 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
     x = entered(program, x, linear, setting)
     made = ops.linear(
         program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name,
-        gathers=setting.sequence_shards if linear.split == "column" else 1,
+        gathers=shares_gathered(linear, setting),
         scatters=setting.sequence_shards if linear.split == "row" else 1,
         casts=setting.casts if linear.adaptable else None,
     )  # fmt: skip

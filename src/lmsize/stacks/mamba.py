@@ -99,7 +99,7 @@ def _normed(
 
 def _weightless(program: Program, x: Tensor, n_rows: Any) -> Tensor:
     raised = ops.cast(program, x, FP32)
-    square = ops.pointwise(program, raised, name="square", saves="input")
+    square = ops.power(program, raised, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
     return ops.cast(program, ops.mul(program, raised, root, small=root), x.itemsize)

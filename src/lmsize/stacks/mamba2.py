@@ -51,7 +51,7 @@ def _gated_norm(
     product = ops.mul(program, x, opened, name="gated")
     if norm is None:
         return product
-    square = ops.pointwise(program, product, name="square", saves="input")
+    square = ops.power(program, product, name="square")
     mean = ops.mean(program, square, numel=setting.n_tokens)
     root = ops.pointwise(
         program, ops.pointwise(program, mean, name="plus epsilon"), name="rsqrt", saves="output"

@@ -29,7 +29,7 @@ def mixture(
     assert bank is not None
     own = _shared(program, x, section, setting, style)
     routing = routed(program, x, section, bank, setting)
-    program.named = routing.weights  # by the dispatcher
+    program.module_keeps = routing.weights  # by the dispatcher
 
     def run(rows: Tensor) -> Tensor:
         return _bank(program, rows, routing.weights, bank, setting=setting)

@@ -6,8 +6,6 @@ Read off transformers 5.23, ``masking_utils.py`` and ``integrations/sdpa_attenti
 
 from __future__ import annotations
 
-from typing import Any
-
 from lmsize.model.parts import AttentionCore
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
@@ -35,8 +33,7 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
     q, k, v = qkv
     is_grouped, masked = part.n_kv_heads != part.n_heads, is_masked(part, setting)
     if is_grouped and (masked or part.head_dim != part.v_head_dim or part.head_dim > MOST_GROUPED):
-        k = repeated(program, k, part.n_heads * part.head_dim, setting)
-        v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
+        k, v = repeated(program, k, v, part, setting)
         is_grouped = False
     if is_grouped and setting.compute_itemsize == FP32:
         return _math(program, (q, k, v), part, setting)
@@ -82,8 +79,7 @@ def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> 
     """Torch's own composition: no kernel takes grouped queries in fp32."""
     q, k, v = qkv
     q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
-    k = repeated(program, k, part.n_heads * part.head_dim, setting)
-    v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
+    k, v = repeated(program, k, v, part, setting, is_copy=True)
     k = ops.pointwise(program, k, name="scaled key")
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
@@ -95,6 +91,16 @@ def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> 
     return ops.copy(program, out)
 
 
-def repeated(program: Program, x: Tensor, width: Any, setting: Setting) -> Tensor:
-    """Keys or values repeated for every query head: a copy."""
-    return ops.copy(program, x, numel=setting.n_tokens * width, name=f"{x.name} repeated")
+def repeated(
+    program: Program, k: Tensor, v: Tensor, part: AttentionCore, setting: Setting, *,
+    is_copy: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Keys and values for every query head: copies, unless all heads read the same (or `is_copy`)."""
+    made = []
+    for x, width in ((k, part.head_dim), (v, part.v_head_dim)):
+        numel = setting.n_tokens * part.n_heads * width
+        if part.n_kv_heads == 1 and not is_copy:
+            made.append(ops.expanded(program, x, numel=numel))
+        else:
+            made.append(ops.copy(program, x, numel=numel, name=f"{x.name} repeated"))
+    return made[0], made[1]

@@ -54,11 +54,12 @@ def is_inner_norm(part: Part, owner: Section | None = None) -> bool:
 def sections(block: Block) -> list[Section]:
     """The branches of a layer.
 
-    A layer that begins with a norm has its norms before its branches; one that does not, after
-    them. Where it has norms on both sides, the one that follows a branch is the branch's own.
+    A layer that begins with a norm, or does not end with one, has its norms before its branches;
+    others after them. Where it has norms on both sides, the one that follows a branch is the
+    branch's own.
     """
     groups = _groups(block)
-    pre = bool(groups) and isinstance(groups[0], Norm)
+    pre = bool(groups) and (isinstance(groups[0], Norm) or not isinstance(groups[-1], Norm))
     found: list[Section] = []
     waiting: list[Norm] = []
     n_norms = sum(isinstance(g, Norm) for g in groups)

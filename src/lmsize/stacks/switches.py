@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
-from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.few_bits import RECIPES, TORCHAO
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
@@ -64,6 +64,8 @@ class Switches:
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers.
         compiled_loss: the loss too (``compile.components``).
+        ends_in_root: torchtitan's table, last norm and head are the root's unit, which stays gathered from
+            the forward to the end of the backward; so does the last layer, until it is undone.
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         rope_fusion: queries and keys are turned by one kernel.
@@ -93,6 +95,7 @@ class Switches:
     dataloader_mask: bool = True
     compile: bool = True
     compiled_loss: bool = True
+    ends_in_root: bool = False
     fp32_sums: bool = True
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
@@ -143,6 +146,7 @@ class Switches:
 
 
 USUAL = Switches()
+Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
     "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
@@ -155,6 +159,7 @@ FLAGS = (
     "dataloader_mask",
     "compile",
     "compiled_loss",
+    "ends_in_root",
     "fp32_sums",
     "fused_adam",
     "grad_reduce_in_bf16",
@@ -181,10 +186,13 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(("compile", "compiled_loss")),
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers")
+    ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
+CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
@@ -201,44 +209,73 @@ def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
 
 
 def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str, Any]:
-    """The switches that a text names, as the fields of :class:`Switches`."""
+    """The switches that a text names, as the fields of :class:`Switches`.
+
+    Raises:
+        InputError: as :func:`read_switches`; or one that is named twice, differently.
+    """
     known = OF_STACK.get(stack or "")
     if text and known is None:
-        raise InputError(WHAT, text, f"--stack {' or '.join(OF_STACK)}, which have some")
+        some = f"no value with --stack {stack}: only {', '.join(OF_STACK)} have switches"
+        raise InputError(WHAT, text, some)
     found: dict[str, Any] = {}
-    for item in (text or "").split(","):
-        name, _, value = item.strip().lower().partition("=")
-        if name:
-            key, read = _one(name.replace("-", "_"), value.strip(), known or ())
-            found[key] = read
+    for item in text.split(",") if text else ():
+        key, read = _one(item, known or (), CHOICES | CHOICES_OF.get(stack or "", {}))
+        if found.setdefault(key, read) != read:
+            raise InputError(WHAT, text, f"{_shown(key)} once, or the same both times")
     return found
 
 
-def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
+def _shown(key: str) -> str:
+    """A field as people name the switch."""
+    return key.replace("_", "-")
+
+
+def _one(item: str, known: Collection[str], choices: Choices) -> tuple[str, Any]:
+    """One switch of the list: its field and its value."""
+    name, has_value, value = (part.strip().lower() for part in item.partition("="))
+    key = name.replace("-", "_")
     own = key.removeprefix("no_") if key.removeprefix("no_") in FLAGS else key
     if own not in known:
-        near = nearest_names(key, known, n_names=1)
-        raise InputError(WHAT, key, f"one of {', '.join(sorted(known))}", nearest=near)
-    if not value and key.removeprefix("no_") in FLAGS:
-        return key.removeprefix("no_"), not key.startswith("no_")
+        near = [_shown(n) for n in nearest_names(key.removeprefix("no_"), known, n_names=1)]
+        names = ", ".join(sorted(map(_shown, known)))
+        expected = f"one of {names}" if name else f"a switch between the commas, one of {names}"
+        raise InputError(WHAT, item.strip(), expected, nearest=near)
+    if own in FLAGS and not has_value:
+        return own, not key.startswith("no_")
+    if own not in FLAGS and (read := _value(key, value, choices)) is not None:
+        return key, read
+    what = f"{WHAT} {_shown(key)}"
+    if own in FLAGS or value:
+        near = nearest_names(value, choices.get(key, ()), n_names=1)
+        raise InputError(what, value, _values(own, choices), nearest=near)
+    raise InputError(WHAT, item.strip(), f"{_shown(key)}={_form(key)}, {_values(own, choices)}")
+
+
+def _value(key: str, value: str, choices: Choices) -> Any:
+    """What a switch is set to; None where it cannot be that."""
     if key == "recompute_modules" and value:
         names = tuple(sorted(value.split("+")))
         for name in names:
-            _check(f"{WHAT} {key}", name, MODULES)
-        return key, names
+            _check(f"{WHAT} {_shown(key)}", name, MODULES)
+        return names
     if key in FACTORS and FACTOR.fullmatch(value) and 0 < float(value) <= FACTORS[key]:
-        return key, float(value)
+        return float(value)
     if key in COUNTS and value.isascii() and value.isdigit() and 0 < int(value[:6]) < MOST:
-        return key, int(value[:6])
+        return int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):
-        return key, tuple(int(n) for n in value.split("+"))
-    if key in CHOICES and value:
-        _check(f"{WHAT} {key}", value, CHOICES[key])
-        return key, value
-    raise InputError(f"{WHAT} {key.replace('_', '-')}", value or None, _values(own))
+        return tuple(int(n) for n in value.split("+"))
+    return value if value in choices.get(key, ()) else None
 
 
-def _values(key: str) -> str:
+def _form(key: str) -> str:
+    """A word for what stands after the equals sign."""
+    if key in COUNTS or key in FACTORS:
+        return "NUMBER"
+    return "NUMBERS" if key == "stage_layers" else "KIND"
+
+
+def _values(key: str, choices: Choices) -> str:
     """What a switch may be set to, in words."""
     if key in FACTORS:
         return f"a number above 0, {FACTORS[key]:g} at most"
@@ -247,9 +284,8 @@ def _values(key: str) -> str:
     if key == "stage_layers":
         return "layers of each part, as 3+2+2+1"
     if key in FLAGS:
-        shown = key.replace("_", "-")
-        return f"no value: {shown} or no-{shown}"
-    return f"one of {', '.join(MODULES if key == 'recompute_modules' else CHOICES[key])}"
+        return f"no value: {_shown(key)} or no-{_shown(key)}"
+    return f"one of {', '.join(MODULES if key == 'recompute_modules' else choices[key])}"
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

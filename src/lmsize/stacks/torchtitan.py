@@ -26,10 +26,9 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
 
 
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
-    """A complex product in fp32, cast back; the table asks for no gradient, so nothing is saved."""
+    """A complex product in fp32."""
     del setting
-    raised = ops.cast(program, x, FP32)
-    return ops.cast(program, ops.pointwise(program, raised, name="complex product"), x.itemsize)
+    return transformers.complex_rotary(program, x)
 
 
 def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
@@ -107,7 +106,7 @@ def keeps(op: Op, n_before: int) -> bool:
 
 STYLE = Style(
     norm, rotary, core, transformers.activation, loss,
-    is_compiled=True, upcasts=transformers.upcasts_logits, keeps=keeps,
+    is_compiled=True, gathers_once=True, upcasts=transformers.upcasts_logits, keeps=keeps,
 )  # fmt: skip
 PLAIN = replace(STYLE, loss=plain_loss, spread_loss=spread_loss)
 EAGER = replace(PLAIN, is_compiled=False)

@@ -10,6 +10,7 @@ from typing import Any
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
+from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.sdpa import fused_core, is_masked, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
@@ -26,13 +27,13 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         made = kernels.layer_norm(program, raised, None, None, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
-    if part.bias:
-        bias = parameter(program, f"{part.name}.bias", part.width, setting)
+    if part.has_means:
+        bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
         return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
-    square = ops.pointwise(program, raised, name="square", saves="input")
+    square = ops.power(program, raised, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
     source = x if kind in habits.T5_NORM else raised
@@ -53,7 +54,7 @@ def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_r
     """Cohere's LayerNorm, written out: the difference from the mean is taken twice."""
     ops.mean(program, raised, numel=n_rows)
     first = ops.pointwise(program, raised, name="less mean")
-    square = ops.pointwise(program, first, name="square", saves="input")
+    square = ops.power(program, first, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
     second = ops.pointwise(program, raised, name="less mean again")
     root = ops.pointwise(program, spread, name="rsqrt", saves="output")
@@ -70,6 +71,8 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     in_fp32 = kind in habits.FP32_ROTARY and not setting.casts_inputs
     itemsize = FP32 if in_fp32 else setting.weight_itemsize
     table = Tensor("rotary table", 0, itemsize, kind="given")
+    if kind in habits.COMPLEX_ROTARY:
+        return complex_rotary(program, x)
     if kind not in habits.SLICED_ROTARY:
         raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
         turned = _turned(program, raised, table)
@@ -78,6 +81,12 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
     part = ops.narrow(program, x, numel=n_turned)
     rest = ops.narrow(program, x, numel=x.numel - n_turned)
     return ops.cat(program, [_turned(program, part, table), rest])
+
+
+def complex_rotary(program: Program, x: Tensor) -> Tensor:
+    """A complex product in fp32, cast back; the table asks for no gradient, so nothing is saved."""
+    raised = ops.cast(program, x, FP32)
+    return ops.cast(program, ops.pointwise(program, raised, name="complex product"), x.itemsize)
 
 
 def round_half(value: Any) -> Any:
@@ -103,33 +112,33 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = (_by_head(program, x) for x in qkv)
     if part.n_kv_heads != part.n_heads:
-        k = repeated(program, k, part.n_heads * part.head_dim, setting)
-        v = repeated(program, v, part.n_heads * part.v_head_dim, setting)
+        # Products want one stride over sequences and heads together.
+        is_copy = part.n_kv_heads > 1 or bool(setting.micro_batch > 1)
+        k, v = repeated(program, k, v, part, setting, is_copy=is_copy)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
-    scores = products = ops.matmul(program, q, k, numel=n_scores, name="scores")
-    names_all = setting.conduct.model_type in habits.NAMES_SCORES
-    if not names_all:
-        scores = ops.pointwise(program, scores, name="scaled scores")
+    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    scores = ops.pointwise(program, scores, name="scaled scores")
     if setting.conduct.attention_softcap:
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
         scores = ops.pointwise(program, scores, name="times cap")
     if part.causal or is_masked(part, setting):
-        mask = Tensor("mask", 0, scores.itemsize, kind="given")
+        mask = Tensor("mask", 0, setting.weight_itemsize, kind="given")
         scores = ops.add(program, scores, mask)
     masked = scores
     if setting.conduct.model_type in habits.SINKS:
         sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
         scores = ops.cat(program, [scores, sinks], name="scores and sinks")
         scores = ops.pointwise(program, scores, name="less their maximum")
-    probs = _probabilities(program, scores, q, setting)
+    probs = _probabilities(program, scores, q, v, setting)
     program.hold(masked)  # a name that the dropped-out probabilities take
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(
         program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
     )
     out = ops.copy(program, out)
-    program.hold(k, v, probs, *((products, scores) if names_all else ()))
+    program.hold(k, v)
+    program.named.append(probs)  # attention returns them too, and the layer names both
     return out
 
 
@@ -138,14 +147,16 @@ def _by_head(program: Program, x: Tensor) -> Tensor:
     return x if x.numel is x.base.numel else ops.copy(program, x)
 
 
-def _probabilities(program: Program, scores: Tensor, q: Tensor, setting: Setting) -> Tensor:
+def _probabilities(
+    program: Program, scores: Tensor, q: Tensor, v: Tensor, setting: Setting
+) -> Tensor:
     """The softmax in fp32 and cast back; or in the scores' own type, fp32 under autocast."""
     kind = setting.conduct.model_type
     own = kind in habits.OWN_SOFTMAX
     itemsize = FP32 if program.autocast or not own else scores.itemsize
     probs = ops.softmax(program, scores, itemsize=itemsize)
     if not own or kind in habits.CASTS_PROBABILITIES:
-        probs = ops.cast(program, probs, q.itemsize)
+        probs = ops.cast(program, probs, v.itemsize if own else q.itemsize)
     program.hold(scores)  # whose name the probabilities take
     return probs
 
@@ -186,7 +197,7 @@ def _bloom_gelu(program: Program, x: Tensor) -> Tensor:
 def _written_gelu(program: Program, x: Tensor) -> Tensor:
     """``0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))``."""
     half = ops.pointwise(program, x, name="half")
-    cube = ops.pointwise(program, ops.raised(program, x), name="cube", saves="input")
+    cube = ops.power(program, ops.raised(program, x), name="cube")
     inner = ops.add(program, x, ops.pointwise(program, cube, name="times 0.044715"))
     inner = ops.pointwise(program, inner, name="times sqrt(2 / pi)")
     curve = ops.pointwise(program, inner, name="tanh", saves="output")
@@ -225,4 +236,5 @@ STYLE = Style(
     upcasts=upcasts_logits,
     spreads=True,
     has_position_bias=True,
+    attentions=OWN_ATTENTION,
 )

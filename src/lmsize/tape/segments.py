@@ -21,7 +21,7 @@ def last_uses(program: Program) -> dict[int, list[Tensor]]:
         for tensor in (*op.reads, *op.writes):
             if tensor.is_counted:
                 last[id(tensor.base)] = (at, tensor.base)
-    keep = {id(t.base) for t in program.outputs}
+    keep = {id(t.base) for t in (*program.outputs, *program.lingering)}
     ends: dict[int, list[Tensor]] = {}
     for key, (at, tensor) in last.items():
         if key not in keep:
@@ -35,7 +35,7 @@ def leaf_bytes(program: Program) -> Any:
     for segment in program.segments:
         inside = program.ops[segment.start : segment.stop]
         made = {id(t.base) for op in inside for t in op.writes}
-        if program.named is None or segment.outputs or id(program.named) not in made:
+        if program.module_keeps is None or segment.outputs or id(program.module_keeps) not in made:
             continue
         leaves = {
             id(t.base): t.base for op in inside for t in op.reads
@@ -65,7 +65,7 @@ def discarded(program: Program) -> list[tuple[int, Tensor]]:
     return list(found.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Again:
     """A segment that runs once more.
 
@@ -89,8 +89,10 @@ def ran_again(program: Program, segment: Segment) -> Again:
     }  # fmt: skip
     ends = last_uses(program)
     ended = {id(t): at for at, tensors in ends.items() for t in tensors}
+    saved = {id(t.base) for at in inside for t in program.ops[at].saves}
     out = {key for key in made if ended.get(key, segment.stop) >= segment.stop}
-    kept = out | {id(t.base) for at in inside for t in program.ops[at].saves}
+    kept = out | saved
+    out -= set() if segment.outputs else saved  # what its own backward needs is back as it was
     live: Any = 0
     peak: Any = 0
     for at in inside:

@@ -9,9 +9,10 @@ import pytest
 
 from lmsize.stacks.quantised import dequantised_linear, integer_linear
 from lmsize.tape import ops
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.liveness import forward
 from lmsize.tape.pieces import piece
 from lmsize.tape.program import Program, Tensor, rounded_bytes
+from lmsize.tape.undoing import backward
 
 KIB = 1024
 
@@ -124,7 +125,25 @@ def test_a_recomputation_finds_the_gradients_that_are_there() -> None:
     program.outputs.append(ops.cast(program, shorter, 2))
     # The cast's gradient is made before anything saved is asked for; the 16-bit one is gone then.
     assert backward(program).held_before == KIB
-    assert piece(program, checkpointed=True).backward_peak == forward(program).peak + KIB
+    assert piece(program, checkpointed=True, reentrant=True).backward_peak == (
+        forward(program).peak + program.outputs[0].n_bytes
+    )
+
+
+def test_a_recomputation_stops_once_all_is_saved() -> None:
+    program = Program()
+    x = program.input("x", KIB, 4, needs_grad=True)
+    first = ops.pointwise(program, x, name="tanh", saves="output")
+    wide = ops.copy(program, first, numel=4 * KIB)
+    short = ops.total(program, wide, numel=KIB)
+    second = ops.pointwise(program, short, name="silu", saves="input")
+    wider = ops.copy(program, second, numel=8 * KIB)
+    program.outputs.append(ops.total(program, wider, numel=KIB // 4))
+    # The last that is saved is what silu reads: neither its output nor what follows is made again.
+    assert forward(program).again_peak == (4 + 16 + 4) * KIB
+    assert forward(program).peak == (4 + 4 + 4 + 32) * KIB
+    assert backward(program).held_before == 4 * KIB
+    assert piece(program, checkpointed=True).backward_peak == (24 + 4) * KIB
 
 
 def test_an_integer_product_saves_its_input_and_sums_in_int32() -> None:

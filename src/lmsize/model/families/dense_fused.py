@@ -22,14 +22,12 @@ def glm(config: Config) -> ModelSpec:
     """Biases on queries, keys and values; GLM-4 has two more norms a layer."""
     shape = dense_shape(config)
     width = shape.width
-    parts = pre_norm(
-        width,
-        grouped_query(shape, qkv_bias=config.flag("attention_bias")),
-        fused_gate_mlp(width, config.int("intermediate_size")),
-    )
+    attention = grouped_query(shape, qkv_bias=config.flag("attention_bias"))
+    mlp = fused_gate_mlp(width, config.int("intermediate_size"))
     if config.model_type == "glm4":
-        names = ("post_self_attn_layernorm", "post_mlp_layernorm")
-        parts = (*parts, *(rms_norm(name, width) for name in names))
+        attention = (*attention, rms_norm("post_self_attn_layernorm", width))
+        mlp = (*mlp, rms_norm("post_mlp_layernorm", width))
+    parts = pre_norm(width, attention, mlp)
     return dense_decoder(config, shape, lambda _: parts)
 
 
