@@ -47,7 +47,7 @@ SLICED_ROTARY = _named(
 # Eager attention takes its softmax in the type of the scores.
 OWN_SOFTMAX = _named(
     "albert bart bert bert-generation biogpt blenderbot blenderbot-small bros camembert codegen ctrl "
-    "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo "
+    "data2vec-text deberta deberta-v2 distilbert electra ernie esm flaubert gpt2 gpt_neo "
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
     "mpnet mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
     "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
@@ -57,6 +57,13 @@ OWN_SOFTMAX = _named(
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# Norms of branches side by side are all taken before the first branch.
+NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
+# Linears of a class of their own, derived from torch's: transformers does not quantise those, and
+# autocast casts their transposed weights each time.
+DERIVED_LINEARS = _named("falcon RefinedWeb RefinedWebModel")
+# A mask is made whatever the kernel.
+ALWAYS_MASKED = _named("falcon RefinedWeb RefinedWebModel")
 # A mask of booleans fills scores, each layer of which saves it.
 FILLS_SCORES = _named("mpt")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.

@@ -60,6 +60,7 @@ class Switches:
         bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
         mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
+        spills_layers: places of layers that do not come out evenly are one more on the first stages.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers.
@@ -126,13 +127,14 @@ class Switches:
     bf16_last_layers: int | None = None
     mtp_layers: int | None = None
     stage_layers: tuple[int, ...] = ()
+    spills_layers: bool = False
 
     @property
     def split(self) -> Split:
         """How stages come by their layers."""
         return Split(
             self.first_stage_layers, self.last_stage_layers, self.account_for_embedding,
-            self.account_for_loss, self.stage_layers,
+            self.account_for_loss, self.spills_layers, self.stage_layers,
         )  # fmt: skip
 
     @property
@@ -188,11 +190,18 @@ KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS
 OF_STACK = {
     "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
     "torchtitan": frozenset(
-        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers")
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers",
+         "stage_layers")
     ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
 CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
+# What a stack does whatever is asked: torchtitan's pipeline_parallel.py counts table and head as layers.
+OWN: dict[str, dict[str, Any]] = {
+    "torchtitan": {
+        "account_for_embedding": True, "account_for_loss": True, "spills_layers": True,
+    },
+}  # fmt: skip
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
@@ -205,7 +214,7 @@ def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
     Raises:
         InputError: a name or a value that is not known, or that the stack does not have.
     """
-    return Switches(**named_switches(text, stack))
+    return Switches(**OWN.get(stack or "", {}) | named_switches(text, stack))
 
 
 def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
+from lmsize.stacks.derived import with_derived_linears
 from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.sdpa import fused_core, is_masked, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
@@ -237,4 +238,5 @@ STYLE = Style(
     spreads=True,
     has_position_bias=True,
     attentions=OWN_ATTENTION,
+    built=with_derived_linears,
 )

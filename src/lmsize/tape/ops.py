@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsize.tape.casts import Casts, both, operands, record_cast
-from lmsize.tape.program import Gradient, Program, Tensor
+from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
 INT32, INT8 = 4, 1
@@ -130,6 +130,13 @@ def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
     made = Tensor(name, a.numel, itemsize)
     gradients = [Gradient(x, "same" if x.itemsize == itemsize else "new") for x in (a, b)]
     return program.record("add", [a, b], made, gradients=gradients)
+
+
+def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:
+    """A sum with one row, in the wider type of the two: a new tensor."""
+    made = Tensor(f"{x.name} with bias", x.numel, max(x.itemsize, bias.itemsize))
+    kind: GradKind = "same" if made.itemsize == x.itemsize else "new"
+    return program.record("add", [x, bias], made, gradients=[Gradient(x, kind), Gradient(bias)])
 
 
 def mul(

@@ -38,8 +38,7 @@ class Piece:
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
-        stranded: of a block whose backward follows its forward at once, what an allocator has beyond
-            the peak: blocks that are let go of and too small for what is asked for then.
+        requests: what it asks of the allocator, where its backward follows a forward at once.
     """
 
     saved: Any
@@ -60,7 +59,17 @@ class Piece:
     stays: bool = False
     leaf: Any = 0
     lingering: Any = 0
-    stranded: Any = 0
+    requests: Requests | None = None
+
+    @property
+    def stranded(self) -> Any:
+        """Bytes that an allocator has beyond its peak.
+
+        Blocks that are let go of, and are too small for what is asked for then.
+        """
+        if self.requests is None:
+            return 0
+        return larger(0, self.requests.room_bytes - larger(self.forward_peak, self.backward_peak))
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -70,7 +79,7 @@ def chained(one: Piece, n: int) -> Piece:
     more = (n - 1) * one.again
     return replace(
         one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
-        gradients=n * one.gradients,
+        gradients=n * one.gradients, requests=None,
     )  # fmt: skip
 
 
@@ -90,7 +99,7 @@ def piece(
         reentrant: it runs again before any of its backward, not once that asks for what was saved.
         undone_at_once: nothing runs between its forward and its backward.
     """
-    requests = Requests() if undone_at_once and not checkpointed else None
+    requests = Requests() if undone_at_once or checkpointed else None
     through = forward(program, requests=requests)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
@@ -102,7 +111,6 @@ def piece(
     if not checkpointed:
         back = backward(program, accumulates=accumulates, requests=requests)
         return Piece(
-            stranded=requests.room_bytes - larger(through.peak, back.peak) if requests else 0,
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
@@ -111,6 +119,7 @@ def piece(
             clings=clings or stays, stays=stays,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
             lingering=through.lingering,
+            requests=requests,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
@@ -118,8 +127,9 @@ def piece(
     extra = first if through.input_is_saved else first + stream
     extra = extra + output if reentrant else extra  # the function's backward names it to its end
     back = backward(
-        program, accumulates=accumulates, extra_bytes=extra, holds=False, unpacks=not reentrant
-    )
+        program, accumulates=accumulates, extra_bytes=extra, holds=False, unpacks=not reentrant,
+        requests=requests,
+    )  # fmt: skip
     runs_out = through.peak + output if reentrant else through.again_peak + back.held_before
     recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
@@ -132,6 +142,7 @@ def piece(
         again=through.saved, returned_peak=once.returned_peak,
         clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
         lingering=once.lingering, stays=stays, leaf=stream if stays else 0,
+        requests=requests,
     )  # fmt: skip
 
 
