@@ -98,3 +98,11 @@ EMBEDDINGS_APART = _named(
     "bert camembert data2vec-text esm gte jina_embeddings_v3 modernbert nomic_bert roberta xlm-roberta "
     "xlm-roberta-xl"
 )
+# Classes without fused attention (`_supports_sdpa`).
+EAGER_ONLY = _named(
+    "big_bird bigbird_pegasus bloom codegen convbert cpmant deberta deberta-v2 deepseek_v4 flaubert flint fsmt "
+    "funnel gemma2 gpt_neo gpt_neox_japanese gpt_oss gptj granite_swa granitemoe_swa hy_v4 ibert inkling2_text led "
+    "longformer longt5 luke megatron-bert mimo_v2_flash mpnet mpt mra mvp nllb-moe nystromformer openai-gpt "
+    "pegasus_x prophetnet rembert roformer squeezebert switch_transformers t5gemma tapas trocr vaultgemma xglm "
+    "xlm xlnet yoso"
+)
