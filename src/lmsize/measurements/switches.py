@@ -13,6 +13,7 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 from lmsize.stacks.needs import without_effect
 from lmsize.stacks.switches import (
     BACKENDS,
+    CP_KINDS,
     DISPATCHERS,
     MODULES,
     ROUTER_TYPES,
@@ -136,6 +137,8 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
         yield f"attention-backend={backend}"
     if extra.get("transformer_impl") == "local":
         yield "transformer-impl=local"
+    if extra.get("cp_comm_type", "") in CP_KINDS:
+        yield f"cp-comm={extra['cp_comm_type']}"
     if is_set(extra, "cross_entropy_loss_fusion"):
         kind = extra.get("cross_entropy_fusion_impl", "")
         yield f"cross-entropy={'te' if kind == 'te' else 'native'}"
