@@ -57,6 +57,8 @@ OWN_SOFTMAX = _named(
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# The layer computes its MLP itself, and its one variable lets go of the norm's output on the way.
+INLINE_MLP = _named("biogpt blenderbot m2m_100 mbart opt pegasus xglm")
 # Norms of branches side by side are all taken before the first branch.
 NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
 # Linears of a class of their own, derived from torch's: transformers does not quantise those, and

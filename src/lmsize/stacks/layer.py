@@ -86,7 +86,7 @@ def residual(
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
     if setting.conduct.model_type in habits.NAMES_BRANCH and branch.kind == "attention":
         program.named += [entered, x]
-    else:
+    elif branch.kind != "mlp" or setting.conduct.model_type not in habits.INLINE_MLP:
         program.hold(entered)
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
