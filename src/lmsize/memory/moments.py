@@ -102,18 +102,21 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
     kept: list[tuple[str, int, Any]] = []
     named: Kept = ()
     cached: Any = 0
-    last: Any = 0  # of the block before, which is a layer too
+    last: Any = 0  # of the layer before
+    rows: Any = 0  # that the model's code names, of its tables
     for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
-        last = piece.lingering if before else last * (placed.role == "layer")
+        last = piece.lingering if before else last
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         if placed.role == "layer":
             here = (*here, *named)
-            if at and blocks[at - 1].role == "embedding" and not piece.keeps_input:
+            is_first = at and blocks[at - 1].role == "embedding"
+            if is_first and not piece.keeps_input and not rows:
                 named = (("given to the layers", 1, blocks[at - 1].piece.output),)
         held = cached + before * piece.cached
         loss = placed.role in LOSS_ROLES
-        peaks = [((), piece.forward_peak + last)] + ([(old, piece.returned_peak)] if old else [])
+        beside = last + rows if placed.role == "layer" else 0
+        peaks = [((), piece.forward_peak + beside)] + ([(old, piece.returned_peak)] if old else [])
         made += [
             Moment(
                 "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
@@ -123,7 +126,10 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
-        last = piece.lingering
+        if placed.role == "embedding":
+            rows, last = piece.lingering, 0
+        else:
+            last = piece.lingering
     return made
 
 

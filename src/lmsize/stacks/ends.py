@@ -66,6 +66,9 @@ def embedding_program(
     ):  # a leaf that asks for a gradient is held by its node
         program.ops.append(Op("leaf", (), (), clings=(leaf,)))
     program.outputs.append(stream)
+    if setting.conduct.model_type in habits.NAMES_EMBEDDINGS:
+        rows = (op.writes[0] for op in program.ops if op.name == "embedding")
+        program.lingering += [row for row in rows if row is not stream]
     return program
 
 

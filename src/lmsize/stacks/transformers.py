@@ -111,8 +111,11 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
 
 
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    q, k, v = (_by_head(program, x) for x in qkv)
-    if part.n_kv_heads != part.n_heads:
+    q, k = (_by_head(program, x) for x in qkv[:2])
+    v = qkv[2]
+    is_grouped = part.n_kv_heads != part.n_heads
+    if is_grouped:
+        v = _by_head(program, v)
         # Products want one stride over sequences and heads together.
         is_copy = part.n_kv_heads > 1 or bool(setting.micro_batch > 1)
         k, v = repeated(program, k, v, part, setting, is_copy=is_copy)
@@ -134,6 +137,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     probs = _probabilities(program, scores, q, v, setting)
     program.hold(masked)  # a name that the dropped-out probabilities take
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    v = v if is_grouped else _by_head(program, v)
     out = ops.matmul(
         program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
     )
