@@ -152,7 +152,7 @@ def _parallel(
 def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Tensor:
     """The sum of two branches: a new tensor, or the second one written over."""
     if setting.conduct.model_type in habits.ADDS_IN_PLACE:
-        return ops.add_in_place(program, x, total)
+        return ops.in_place(program, x, total, name="add")
     return ops.add(program, total, x)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsize.tape.casts import Casts, both, operands, record_cast
-from lmsize.tape.program import Gradient, GradKind, Program, Tensor
+from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
 INT32, INT8 = 4, 1
@@ -137,27 +137,21 @@ def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = ""
     )
 
 
-def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
-    """A sum: saves nothing, and hands its gradient on as it is, cast to the type of each."""
+def add(
+    program: Program, a: Tensor, b: Tensor, *, name: str = "sum", is_row: bool = False
+) -> Tensor:
+    """A sum: saves nothing, and hands its gradient on as it is, cast to the type of each.
+
+    Args:
+        is_row: `b` is one row, added to all, over which its gradient is summed.
+    """
     itemsize = max(a.itemsize, b.itemsize)
     made = Tensor(name, a.numel, itemsize)
-    gradients = [Gradient(x, "same" if x.itemsize == itemsize else "new") for x in (a, b)]
+    gradients = [
+        Gradient(x, "new" if x.itemsize != itemsize or (is_row and x is b) else "same")
+        for x in (a, b)
+    ]
     return program.record("add", [a, b], made, gradients=gradients)
-
-
-def add_in_place(program: Program, x: Tensor, other: Tensor) -> Tensor:
-    """``x += other``: the sum lies where `x` did."""
-    seen = Tensor(x.name, x.numel, x.itemsize)
-    seen.base = x.base
-    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, other)]
-    return program.record("add", [x, other], seen, gradients=gradients)
-
-
-def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:
-    """A sum with one row, in the wider type of the two: a new tensor."""
-    made = Tensor(f"{x.name} with bias", x.numel, max(x.itemsize, bias.itemsize))
-    kind: GradKind = "same" if made.itemsize == x.itemsize else "new"
-    return program.record("add", [x, bias], made, gradients=[Gradient(x, kind), Gradient(bias)])
 
 
 def mul(
@@ -184,15 +178,16 @@ def mul(
 
 def pointwise(
     program: Program, x: Tensor, *, name: str, saves: str = "nothing", n_masked: Any = None,
-    scratch_bytes: Any = 0,
+    scratch_bytes: Any = 0, itemsize: float | None = None,
 ) -> Tensor:  # fmt: skip
     """A function of each number, which saves its ``input``, its ``output`` or ``nothing``.
 
     Args:
         n_masked: bytes of a mask that it saves as well, made for it.
         scratch_bytes: what its backward holds besides while it makes the gradient.
+        itemsize: of the output, if not the input's.
     """
-    made = Tensor(name, x.numel, x.itemsize, made_from=(x,))
+    made = Tensor(name, x.numel, itemsize or x.itemsize, made_from=(x,))
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
     side = [Tensor("mask", n_masked, 1)] if n_masked is not None else []
     gradients = [Gradient(x, scratch_bytes=scratch_bytes)]
@@ -212,7 +207,7 @@ def in_place(program: Program, x: Tensor, *others: Tensor, name: str) -> Tensor:
     """A function written over the first that it reads, gradient and all."""
     seen = Tensor(x.name, x.numel, x.itemsize)
     seen.base = x.base
-    gradients = [Gradient(one, "same") for one in (x, *others)]
+    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, *others)]
     return program.record(name, [x, *others], seen, gradients=gradients)
 
 
@@ -232,9 +227,7 @@ def copy(program: Program, x: Tensor, *, numel: Any = None, name: str = "") -> T
 
 def expanded(program: Program, x: Tensor, *, numel: Any) -> Tensor:
     """Rows repeated without a copy; their gradients are summed."""
-    seen = Tensor(x.name, numel, x.itemsize)
-    seen.base = x.base
-    return program.record("expanded", [x], seen, gradients=[Gradient(x)])
+    return narrow(program, x, numel=numel)
 
 
 def narrow(program: Program, x: Tensor, *, numel: Any) -> Tensor:
@@ -266,10 +259,8 @@ def softmax(program: Program, x: Tensor, *, itemsize: float, reads_half: bool = 
     Args:
         reads_half: its kernel takes fp16 and gives fp32, without a copy (``half_to_float``).
     """
-    if reads_half and itemsize > x.itemsize:
-        made = Tensor("softmax", x.numel, itemsize, made_from=(x,))
-        return program.record("softmax", [x], made, saves=[made], gradients=[Gradient(x)])
-    return pointwise(program, cast(program, x, itemsize), name="softmax", saves="output")
+    x = x if reads_half and itemsize > x.itemsize else cast(program, x, itemsize)
+    return pointwise(program, x, name="softmax", saves="output", itemsize=itemsize)
 
 
 def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
