@@ -39,6 +39,8 @@ SCALES_OUTSIDE = _named(
 )
 # The layer names what its first norm and its attention gave until it ends.
 NAMES_BRANCH = _named("stablelm")
+# ... or what its attention gave alone.
+NAMES_ATTENTION = _named("modernbert")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
 SLICED_ROTARY = _named(
     "bamba codegen glm glm4 glm4_moe glm4v gpt_neox gpt_neox_japanese gptj minimax_m2 moonshine "
@@ -71,6 +73,8 @@ OUTPUT_APART = _named(
     "luke megatron-bert mpnet nystromformer rembert roberta roberta-prelayernorm roc_bert roformer "
     "xlm-roberta xlm-roberta-xl xmod"
 )
+# What these add to the stream does not drop out.
+UNDROPPED = {"attention": _named("distilbert"), "mlp": _named("albert")}
 # The sum is written where the norm is called, so that its terms have names until that is done.
 SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert")
 # Norms of branches side by side are all taken before the first branch.

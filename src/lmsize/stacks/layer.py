@@ -92,7 +92,10 @@ def residual(
         program.named += [entered, x]
     elif branch.kind != "mlp" or setting.conduct.model_type not in habits.INLINE_MLP:
         program.hold(entered)
-    rate = setting.conduct.hidden_dropout
+    if setting.conduct.model_type in habits.NAMES_ATTENTION and branch.kind == "attention":
+        program.named.append(x)
+    is_bare = setting.conduct.model_type in habits.UNDROPPED.get(branch.kind, ())
+    rate = 0.0 if is_bare else setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
     if adds_first and branch.after is not None:  # BERT: the norm is of the sum
         x = ops.dropout(program, x, rate)
