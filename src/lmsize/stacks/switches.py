@@ -57,6 +57,7 @@ class Switches:
         tp_comm_overlap: gathers overlap with products in buffers of Transformer Engine's own.
         fp8_recipe: how tensors are scaled where products run in 8 bits (``nvfp4``: in 4).
         fp8_param_gather: weights are held in 8 bits alone.
+        fp8_all_gather: torchtitan gathers its layers' matrices in 8 bits (``enable_fsdp_float8_all_gather``).
         bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
         mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
@@ -123,6 +124,7 @@ class Switches:
     tp_comm_overlap: bool = False
     fp8_recipe: str = "delayed"
     fp8_param_gather: bool = False
+    fp8_all_gather: bool = False
     bf16_first_layers: int | None = None
     bf16_last_layers: int | None = None
     mtp_layers: int | None = None
@@ -174,6 +176,7 @@ FLAGS = (
     "overlaps_experts",
     "deferred_head",
     "fp8_param_gather",
+    "fp8_all_gather",
     "tp_comm_overlap",
     "router_fusion",
     "permute_fusion",
@@ -188,9 +191,9 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp8_all_gather", "fp32_sums", "fused_adam"},
     "torchtitan": frozenset(
-        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers",
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "fp8_all_gather", "bf16_first_layers", "bf16_last_layers",
          "stage_layers")
     ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),

@@ -271,6 +271,8 @@ def test_torchaos_recipe_is_read_off_the_precision() -> None:
     named = option("stack_options", **row, precision="nvfp4 (layers 0-26) + bf16 tail")
     assert named == "fp8-recipe=nvfp4,bf16-last-layers=5"
     assert option("stack_options", **row, precision="mxfp8_cublas") == "fp8-recipe=mxfp8"
+    gathers = option("stack_options", **row, precision="float8 tensorwise + fp8 all-gather + bf16")
+    assert gathers == "fp8-recipe=tensorwise,fp8-all-gather"
     assert option("stack_options", **row, precision="bf16") is None
 
 
