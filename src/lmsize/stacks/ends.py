@@ -46,7 +46,7 @@ def embedding_program(
         reads_encoder: whether the layers also read an encoder, with a bias of zeros.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
-    program = new_program(setting, style)
+    program = new_program(setting, style, compiles=False)
     stream, leaf = _tables(program, block, setting, style, use=use)
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
@@ -119,7 +119,7 @@ def head_program(
         is_read: the output is not a loss but what a decoder reads, until it is undone.
         n_further: streams of further tokens that come beside, whose losses are taken first.
     """
-    program = new_program(setting, style)
+    program = new_program(setting, style, compiles=False)
     one = setting.n_stream_tokens * width
     x = program.input("stream", one * (1 + n_further), itemsize, needs_grad=needs_grad)
     if n_further:
