@@ -57,6 +57,14 @@ OWN_SOFTMAX = _named(
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
+OUTPUT_APART = _named(
+    "bert bert-generation bros camembert data2vec-text deberta deberta-v2 electra ernie esm layoutlm "
+    "luke megatron-bert mpnet nystromformer rembert roberta roberta-prelayernorm roc_bert roformer "
+    "xlm-roberta xlm-roberta-xl xmod"
+)
+# The sum is written where the norm is called, so that its terms have names until that is done.
+SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert")
 # Norms of branches side by side are all taken before the first branch.
 NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
 # Linears of a class of their own, derived from torch's: transformers does not quantise those, and

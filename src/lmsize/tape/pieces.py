@@ -25,7 +25,8 @@ class Piece:
         backward_peak: the most its backward holds, a recomputation before it included.
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
-        output: what it hands to the next block.
+        output: what it hands to the next block; `handed` what it hands to those after that too,
+            beyond what is saved: there until the last layer of its tower has run.
         returned_peak: the most its forward holds until the model returns.
         clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
             whether anything does.
@@ -55,6 +56,7 @@ class Piece:
     again: Any = 0
     clinging: Any = 0
     clings: bool = False
+    handed: Any = 0
     is_named: bool = False
     stays: bool = False
     leaf: Any = 0
@@ -115,6 +117,7 @@ def piece(
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
+            handed=through.handed,
             clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
             clings=clings or stays, stays=stays,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
@@ -134,7 +137,7 @@ def piece(
     recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=chosen_bytes + first + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
+        saved=chosen_bytes + first + once.handed + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + first + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
