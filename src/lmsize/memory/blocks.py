@@ -265,7 +265,9 @@ def _masks(ask: _Ask) -> Masks:
     pairs = setting.seq_len * setting.seq_len
     masked = [core for core in ask.windows if core.causal or is_masked(core, setting)]
     if setting.attention == "eager":
-        return Masks(len(masked) * setting.micro_batch * pairs)
+        fills = setting.conduct.model_type in habits.FILLS_SCORES
+        numel = len(masked) * setting.micro_batch * pairs
+        return Masks(numel, itemsize=1, is_saved=True) if fills else Masks(numel)
     return Masks(sum(is_masked(core, setting) for core in masked) * pairs, itemsize=1)
 
 

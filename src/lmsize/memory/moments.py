@@ -102,8 +102,10 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
     kept: list[tuple[str, int, Any]] = []
     named: Kept = ()
     cached: Any = 0
+    last: Any = 0  # of the block before, which is a layer too
     for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
+        last = piece.lingering if before else last * (placed.role == "layer")
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         if placed.role == "layer":
             here = (*here, *named)
@@ -111,7 +113,7 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
                 named = (("given to the layers", 1, blocks[at - 1].piece.output),)
         held = cached + before * piece.cached
         loss = placed.role in LOSS_ROLES
-        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        peaks = [((), piece.forward_peak + last)] + ([(old, piece.returned_peak)] if old else [])
         made += [
             Moment(
                 "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
@@ -121,6 +123,7 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
+        last = piece.lingering
     return made
 
 

@@ -147,12 +147,22 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A normalisation over the last dimension (RMSNorm, or LayerNorm with `bias`)."""
+    """A normalisation over the last dimension: RMSNorm, or LayerNorm, with or without a bias.
+
+    Attributes:
+        is_layer_norm: torch's LayerNorm, though it has no bias; one that has is LayerNorm anyway.
+    """
 
     name: str
     width: int
     bias: bool = False
     weight: bool = True
+    is_layer_norm: bool = False
+
+    @property
+    def has_means(self) -> bool:
+        """Whether rows lose their mean: LayerNorm does so, RMSNorm does not."""
+        return self.bias or self.is_layer_norm
 
     def parameters(self) -> Iterator[Parameter]:
         if self.weight:

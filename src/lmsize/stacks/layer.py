@@ -95,7 +95,9 @@ def residual(
         return normed(program, x, branch.after, setting, style)
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    return ops.add(program, stream, ops.dropout(program, x, rate))
+    total = ops.add(program, stream, ops.dropout(program, x, rate))
+    program.end_branch()
+    return total
 
 
 def _recompute(

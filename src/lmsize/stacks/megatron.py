@@ -39,7 +39,7 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     made = Tensor("norm", x.numel, x.itemsize, made_from=(x,))
     rows = [Tensor("row deviations", n_rows, FP32)]
-    rows += [Tensor("row means", n_rows, FP32)] if part.bias else []
+    rows += [Tensor("row means", n_rows, FP32)] if part.has_means else []
     return program.record(
         "fused norm", [x, weight], made, saves=[x, *rows],
         gradients=[Gradient(x), Gradient(weight)], side=rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -168,6 +168,7 @@ class Style:
             None where it goes by modules.
         has_position_bias: whether scores get their learned bias as a tensor of its own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
+        attentions: by model type, attention that its class writes for itself, projections included.
     """
 
     norm: Callable[..., Tensor]
@@ -193,6 +194,7 @@ class Style:
     keeps: Callable[[Op, int], bool] | None = None
     has_position_bias: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
+    attentions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
 def new_program(setting: Setting, style: Style) -> Program:

@@ -28,6 +28,7 @@ class Forward:
             saved, where a recomputation stops (``_StopRecomputationError``).
         clinging: what nodes hold until the graph goes (:class:`Op`), the input aside;
             `input_clings` whether they hold that too.
+        lingering: what is handed back beside the output and not among `saved`.
     """
 
     peak: Any
@@ -38,6 +39,7 @@ class Forward:
     again_peak: Any
     clinging: Any
     input_clings: bool
+    lingering: Any
 
 
 def forward(program: Program, *, saving: bool = True, requests: Requests | None = None) -> Forward:
@@ -86,6 +88,7 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
         again,
         sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
         any(id(t.base) in stuck for t in program.inputs),
+        sum(t.n_bytes for t in program.lingering if id(t.base) not in kept),
     )
 
 
@@ -121,7 +124,7 @@ def _last_uses(program: Program) -> dict[int, list[Tensor]]:
         for tensor in (*op.reads, *op.writes):
             if tensor.is_counted:
                 last[id(tensor.base)] = (at, tensor.base)
-    keep = {id(t.base) for t in program.outputs}
+    keep = {id(t.base) for t in (*program.outputs, *program.lingering)}
     ends: dict[int, list[Tensor]] = {}
     for key, (at, tensor) in last.items():
         if key not in keep:

@@ -33,6 +33,7 @@ class Piece:
         keeps_input: whether what it was given is among what is saved.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
+        lingering: what it hands back beside its output and does not keep, until the next block ran.
         stranded: of a block whose backward follows its forward at once, what an allocator has beyond
             the peak: blocks that are let go of and too small for what is asked for then.
     """
@@ -52,6 +53,7 @@ class Piece:
     clinging: Any = 0
     clings: bool = False
     is_named: bool = False
+    lingering: Any = 0
     stranded: Any = 0
 
 
@@ -98,6 +100,7 @@ def piece(
             largest=largest_tensor(program), returned_peak=through.returned_peak,
             clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
+            lingering=through.lingering,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
@@ -117,6 +120,7 @@ def piece(
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
         clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
+        lingering=once.lingering,
     )  # fmt: skip
 
 

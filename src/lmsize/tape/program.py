@@ -135,6 +135,8 @@ class Program:
         named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
+        in_branch: what the code of a branch names until its sum with the stream is taken.
+        lingering: what a block hands back beside its output, until the next one has run.
     """
 
     def __init__(
@@ -153,6 +155,8 @@ class Program:
         self.named: list[Tensor] = []
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
+        self.in_branch: list[Tensor] = []
+        self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
         """The tensor that the block before hands over."""
@@ -211,6 +215,11 @@ class Program:
     def hold(self, *tensors: Tensor) -> None:
         """Local variables of a function that ends here: what they name lived until now."""
         self.ops.append(Op("return", tensors, ()))
+
+    def end_branch(self) -> None:
+        """The sum with the stream is taken, and the branch's local variables go."""
+        self.hold(*self.in_branch)
+        self.in_branch.clear()
 
 
 def _dear(tensor: Tensor) -> list[Tensor]:
