@@ -36,12 +36,12 @@ TABLE = Table(
     key=("case",),
 )
 WIDER = 8  # times the zoo's widths, so that what varies with them outweighs tables of positions
-WIDTHS = frozenset(
+WIDTHS = (
     "hidden_size d_model n_embd dim embedding_size emb_dim attention_hidden_size lru_width "
     "intermediate_size ffn_dim d_ff n_inner encoder_ffn_dim decoder_ffn_dim hidden_dim ffn_hidden_size "
     "dense_intermediate_size intermediate_size_mlp shared_intermediate_size moe_intermediate_size "
     "shared_expert_intermediate_size expert_ffn_size head_dim kv_channels d_kv v_head_dim "
-    "qk_nope_head_dim attention_head_dim".split()
+    "qk_nope_head_dim attention_head_dim"
 )
 # What a class may refuse, by the option that its refusal names, and what is traced instead.
 INSTEAD = {
@@ -72,7 +72,7 @@ def _config(family: str, rng: random.Random) -> dict[str, Any] | None:
     """Of the family's class; None where that is another family's, or does not take the sizes."""
     import transformers
 
-    sizes = {k: v * WIDER if k in WIDTHS else v for k, v in zoo.shape(rng).items()}
+    sizes = {k: v * WIDER if k in WIDTHS.split() else v for k, v in zoo.shape(rng).items()}
     try:
         made = zoo.configured(family, sizes)
     except Exception as error:  # noqa: BLE001  # sizes that the class does not take together

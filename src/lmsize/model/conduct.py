@@ -15,6 +15,7 @@ ACTIVATION = (
 OWN_ACTIVATIONS = {
     "bloom": "bloom_gelu",
     "gpt_oss": "clamped_swiglu",
+    "minimax_m3_vl_text": "clamped_swiglu",
     "mpt": "gelu",
 }  # which the class writes itself, whatever the config says
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}

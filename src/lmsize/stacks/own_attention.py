@@ -1,6 +1,7 @@
 """Attention that classes of transformers 5.23 write out for themselves, from projections to output.
 
-Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_gptj.py``.
+Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_gptj.py``
+(and ``modeling_codegen.py``).
 What a frame still names when it returns is held until then; what a block hands back beside the stream
 lingers until the next block has run.
 """
@@ -65,8 +66,13 @@ def gptj(
     program: Program, x: Tensor, section: Section, core: AttentionCore, setting: Setting
 ) -> Tensor:
     """Positions turn a slice of each head; scores are taken in fp32, which autocast undoes."""
-    q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
-    names = [q, k, v]
+    if len(section.linears) == 1:  # CodeGen
+        fused = applied(program, x, section.linears[0], setting)
+        q, k, v = ops.split(program, fused, _thirds(core, setting))
+        names = [fused]
+    else:
+        q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
+        names = [q, k, v]
     key, query = (_turned(program, part, core, setting, names) for part in (k, q))
     raised = [ops.cast(program, part, FP32) for part in (query, key)]
     scores = ops.matmul(
@@ -146,4 +152,4 @@ def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
     return program.record("copy", [x], made, gradients=[Gradient(x, kind)])
 
 
-OWN_ATTENTION: Mapping[str, Attention] = {"bloom": bloom, "gptj": gptj, "mpt": mpt}
+OWN_ATTENTION: Mapping[str, Attention] = {"bloom": bloom, "codegen": gptj, "gptj": gptj, "mpt": mpt}

@@ -13,6 +13,7 @@ SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
+    "v_norm", "qk_norm",
 )  # fmt: skip
 
 

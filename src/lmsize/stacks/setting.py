@@ -201,7 +201,7 @@ def new_program(setting: Setting, style: Style) -> Program:
     """An empty program of a setting in a style."""
     return Program(
         autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
-        is_compiled=style.is_compiled,
+        is_compiled=style.is_compiled, trains_base=setting.trains_base,
     )  # fmt: skip
 
 

@@ -128,6 +128,7 @@ class Program:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        trains_base: whether parameters of activations get gradients.
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
         cached: casts of parameters that autocast keeps until the forward ends.
@@ -141,8 +142,9 @@ class Program:
 
     def __init__(
         self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
-        is_compiled: bool = False,
+        is_compiled: bool = False, trains_base: bool = True,
     ) -> None:  # fmt: skip
+        self.trains_base = trains_base
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
