@@ -79,7 +79,9 @@ def _config(family: str, rng: random.Random) -> dict[str, Any] | None:
         print(f"{family}: {' '.join(str(error).split())}", file=sys.stderr)
         return None
     name = zoo.families()[family]
-    if not isinstance(made, getattr(transformers, name).config_class):
+    cls = getattr(transformers, name)
+    is_borrowed = cls.__module__.split(".")[:3] != type(made).__module__.split(".")[:3]
+    if not isinstance(made, cls.config_class) or (is_borrowed and hasattr(made, "text_config")):
         return None
     left_out = ("transformers_version", "id2label", "label2id", "_name_or_path")
     found = {k: v for k, v in made.to_dict().items() if v is not None and k not in left_out}

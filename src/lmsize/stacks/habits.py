@@ -48,7 +48,7 @@ SCALES_OUTSIDE = _named(
 NAMES_BRANCH = _named("stablelm")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
 SLICED_ROTARY = _named(
-    "bamba codegen glm glm4 glm4_moe glm4v gpt_neox gpt_neox_japanese gptj minimax_m2 minimax_m3_vl moonshine "
+    "bamba codegen glm glm4 glm4_moe glm4v gpt_neox mimo_v2_flash gpt_neox_japanese gptj minimax_m2 minimax_m3_vl moonshine "
     "nemotron persimmon phi phi3 phi4_multimodal qwen3_5 qwen3_5_moe qwen3_next stablelm"
 )
 # Eager attention takes its softmax in the type of the scores.
@@ -83,8 +83,10 @@ LOGITS_BIAS = _named(
 )
 # The router reads the stream in fp32.
 FP32_ROUTER = _named(
-    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
-    "ernie4_5_moe minimax_m2 solar_open"
+    "axk1 axk2 bailing_hybrid beam deepseek_ocr2 deepseek_v2 deepseek_v3 deepseek_v32 dots1 dots3_note "
+    "ernie4_5_moe ernie4_5_vl_moe exaone_moe flint glm4_moe glm4_moe_lite glm4v_moe glm5_next "
+    "glm_moe_dsa hy_v3 hy_v4 inkling kimi_k2 kimi_linear kolibri1 mimo_v2_flash minimax_m2 "
+    "mistral_large4 muse_spark nemotron_h solar_open unlimited_ocr"
 )
 # Masked language models whose loss takes logits to fp32 all the same.
 RAISES_LOGITS = _named("esmc eurobert modernbert neomme ultrabert")

@@ -45,8 +45,14 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
     )  # fmt: skip
     is_latent = part.head_dim != part.v_head_dim
     by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
-    # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
-    return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
+    # cuDNN's kernel and flash's lay their output out as the query lies, which cat has put head by
+    # head; the efficient one, for masks and for values of another width, token by token.
+    is_efficient = masked or bias is not None or is_latent or setting.compute_itemsize == FP32
+    return (
+        ops.copy(program, out)
+        if by_head and (_is_cudnn(part, setting) or not is_efficient)
+        else out
+    )
 
 
 def _additive_mask(part: AttentionCore, setting: Setting) -> Tensor:

@@ -74,6 +74,8 @@ def sections(block: Block) -> list[Section]:
             found[-1].after = group
         else:
             waiting.append(group)
+    if pre and waiting and found and found[-1].after is None:
+        found[-1].after = waiting.pop()  # a norm that nothing comes after
     for section in found:
         _take_router(section)
     return found
