@@ -108,6 +108,8 @@ CODES: dict[str, str] = {
     "prepare_model_for_kbit_training of peft raises it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
     "into one tensor, which bitsandbytes does not replace.",
+    "linears-left": "transformers quantises torch's own linears. A class whose linears are derived from "
+    "them (Falcon) keeps its weights as they are.",
     "idle-towers": "A text run passes no token through vision or audio towers: they hold weights, "
     "but get no gradients and no optimizer states.",
     "ddp-buckets": "torch's DistributedDataParallel copies gradients into buckets to reduce them, "

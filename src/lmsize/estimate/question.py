@@ -16,6 +16,7 @@ from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
+from lmsize.stacks.derived import has_derived_linears
 from lmsize.stacks.needs import refuse_without_effect
 from lmsize.stacks.scope import within_scope
 from lmsize.stacks.switches import USUAL, Switches, named_switches, read_switches
@@ -255,6 +256,9 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
         if any(isinstance(p, Experts) for _, r in setup.model.runs() for p in r.block.parts):
             text = "routed experts are quantised like linears; transformers 5 with bitsandbytes leaves fused experts as they are"
             stated.append(Assumption("experts-quantised", text))
+        if has_derived_linears(setup.model):
+            text = "transformers does not quantise this model's linears, which are of a class of their own"
+            stated.append(Assumption("linears-left", text))
     if any(tower.stream == "idle" for tower in setup.model.towers):
         text = "towers that no text token passes through hold weights, but no gradients or states"
         stated.append(Assumption("idle-towers", text))

@@ -11,7 +11,14 @@ from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
 from lmsize.stacks.few_bits import RECIPES, TORCHAO
 from lmsize.stacks.needs import without_effect
-from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES, named_switches
+from lmsize.stacks.switches import (
+    BACKENDS,
+    DISPATCHERS,
+    MODULES,
+    ROUTER_TYPES,
+    STATE_TYPES,
+    named_switches,
+)
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
@@ -37,7 +44,7 @@ FLAGS = {
     "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
-    "no_masked_softmax_fusion": "no-softmax-fusion",
+    "no_masked_softmax_fusion": "no-softmax-fusion", "no_rope_fusion": "no-rope-fusion",
     "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
     "overlap_moe_expert_parallel_comm": "overlaps-experts",
     "moe_router_fusion": "router-fusion", "moe_permute_fusion": "permute-fusion",
@@ -178,12 +185,16 @@ def _of_few_bits(extra: Mapping[str, str]) -> Iterator[str]:
 
 def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:
     dispatcher = extra.get("moe_token_dispatcher_type", "")
+    if dispatcher == "flex" and extra.get("moe_flex_dispatcher_backend") == "hybridep":
+        dispatcher = "hybridep"
     if dispatcher in DISPATCHERS:
         yield f"dispatcher={dispatcher}"
     elif "num_experts" in extra:
         yield "dispatcher=allgather"  # the argument's default
     if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
         yield "no-grouped-gemm"
+    if extra.get("moe_router_dtype") in ROUTER_TYPES:
+        yield f"router-dtype={extra['moe_router_dtype']}"
     if extra.get("moe_router_score_function") == "sigmoid":
         yield "router-score=sigmoid"
     elif is_set(extra, "moe_router_pre_softmax"):

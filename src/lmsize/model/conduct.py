@@ -51,6 +51,7 @@ class Conduct:
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
+        repeats_keys: whether the class repeats grouped keys and values itself (newer Falcons).
         n_relative: rows of DeBERTa's table of relative positions; 0 without one.
         fp32_stream: whether the stream between the layers is fp32 whatever the weights are.
     """
@@ -70,6 +71,7 @@ class Conduct:
     scales_embedding: bool = False
     fp32_stream: bool = False
     n_relative: int = 0
+    repeats_keys: bool = False
 
 
 USUAL = Conduct()
@@ -82,6 +84,7 @@ def read_conduct(config: Config) -> Conduct:
     rotary = any(key in known for key in ROTARY) and not known.get("alibi")
     activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
     rates = _rates(section.model_type, known)
+    old_falcon = section.model_type.startswith("RefinedWeb")
     return Conduct(
         model_type=section.model_type or "llama",
         activation=GATED_T5.get(activation, activation),
@@ -94,10 +97,13 @@ def read_conduct(config: Config) -> Conduct:
         rotary_by_kind=_is_by_kind(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),
         final_softcap=bool(known.get("final_logit_softcapping")),
-        parallel=bool(known.get("use_parallel_residual")),
+        parallel=bool(known.get("use_parallel_residual") or known.get("parallel_attn", old_falcon)),
         scales_embedding=section.model_type.startswith("gemma"),
         fp32_stream=bool(known.get("residual_in_fp32")),
         n_relative=_n_relative(known),
+        repeats_keys=bool(
+            known.get("new_decoder_architecture", section.model_type == "RefinedWeb")
+        ),
     )
 
 

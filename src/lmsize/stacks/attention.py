@@ -9,6 +9,7 @@ from lmsize.stacks import habits
 from lmsize.stacks.disentangled import disentangled
 from lmsize.stacks.latent import is_compressing, is_latent, latent_qkv
 from lmsize.stacks.linears import applied, as_one
+from lmsize.stacks.positions import position_bias
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style, normed
 from lmsize.tape import ops
@@ -22,7 +23,7 @@ def attention(
     core = section.core
     assert core is not None
     if own := style.attentions.get(setting.conduct.model_type):
-        return own(program, x, section, core, setting)
+        return own(program, x, section, setting, style)
     start, gate = len(program.ops), None
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
@@ -43,6 +44,8 @@ def attention(
     if setting.conduct.n_relative and not core.cross:
         out = disentangled(program, (q, k, v), section, core, setting)
     else:
+        if setting.bias:
+            program.bias = position_bias(program, section, core, setting)
         out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
     if is_latent(section) and style.recomputes_modules and setting.runs_again("mla_up_proj"):
@@ -52,6 +55,7 @@ def attention(
         opened = ops.pointwise(program, gate, name="sigmoid", saves="output")
         out = ops.mul(program, out, opened, name="gated")
         program.hold(gate)
+    program.inner = out
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
     return out

@@ -54,7 +54,7 @@ SLICED_ROTARY = _named(
 # Eager attention takes its softmax in the type of the scores.
 OWN_SOFTMAX = _named(
     "albert bart bert bert-generation biogpt blenderbot blenderbot-small bros camembert codegen ctrl "
-    "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo "
+    "data2vec-text deberta deberta-v2 distilbert electra ernie esm flaubert gpt2 gpt_neo "
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
     "mpnet mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
     "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
@@ -75,6 +75,21 @@ DENSE_EXPERTS = _named("llama4")
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
+OUTPUT_APART = _named(
+    "bert bert-generation bros camembert data2vec-text deberta deberta-v2 electra ernie esm layoutlm "
+    "luke megatron-bert mpnet nystromformer rembert roberta roberta-prelayernorm roc_bert roformer "
+    "xlm-roberta xlm-roberta-xl xmod"
+)
+# The sum is written where the norm is called, so that its terms have names until that is done.
+SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert")
+# Norms of branches side by side are all taken before the first branch.
+NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
+# Linears of a class of their own, derived from torch's: transformers does not quantise those, and
+# autocast casts their transposed weights each time.
+DERIVED_LINEARS = _named("falcon RefinedWeb RefinedWebModel")
+# A mask is made whatever the kernel.
+ALWAYS_MASKED = _named("falcon RefinedWeb RefinedWebModel")
 # A mask of booleans fills scores, each layer of which saves it.
 FILLS_SCORES = _named("mpt")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.

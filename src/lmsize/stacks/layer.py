@@ -22,12 +22,13 @@ FP32 = 4
 
 def layer_program(
     block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
-    reads_encoder: bool = False,
+    reads_encoder: bool = False, encoder_needs_grad: bool = False,
 ) -> Program:  # fmt: skip
     """One layer, from the stream that comes to the stream that goes.
 
     Args:
-        reads_encoder: whether its cross attention reads the output of an encoder.
+        reads_encoder: whether its cross attention reads the output of an encoder, which a
+            gradient flows to or not (`encoder_needs_grad`).
     """
     program = new_program(setting, style)
     given = program.input(
@@ -38,7 +39,10 @@ def layer_program(
         _cast_tables(program, setting, itemsize)
     if reads_encoder:
         read = setting.micro_batch * (setting.n_keys or setting.seq_len)
-        program.remembered(read * width, itemsize, needs_grad=setting.trains_base)
+        program.memory = program.given(
+            "encoder output", read * width, itemsize, needs_grad=encoder_needs_grad,
+            awaited=not setting.is_last,
+        )  # fmt: skip
     whole = keeps_heads_whole(setting)
     branches = [
         local_section(section, setting.layout, whole_heads=whole) for section in sections(block)
@@ -91,8 +95,12 @@ def residual(
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
     if adds_first and branch.after is not None:  # BERT: the norm is of the sum
-        x = ops.add(program, ops.dropout(program, x, rate), stream)
-        return normed(program, x, branch.after, setting, style)
+        x = ops.dropout(program, x, rate)
+        made = normed(program, ops.add(program, x, stream), branch.after, setting, style)
+        program.hold(stream, *([x] if setting.conduct.model_type in habits.SUMS_IN_CALL else []))
+        if program.inner is not None and setting.conduct.model_type in habits.OUTPUT_APART:
+            program.hold(program.inner)
+        return made
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
     total = ops.add(program, stream, ops.dropout(program, x, rate))
@@ -115,15 +123,25 @@ def _recompute(
 def _parallel(
     program: Program, stream: Tensor, branches: list[Section], setting: Setting, style: Style
 ) -> Tensor:
-    shared: Tensor | None = None
+    """Each branch reads the stream through its norm, or through the one that they share."""
+    norms = [branch.before for branch in branches if branch.before is not None]
+    is_first = len(norms) == 1 or setting.conduct.model_type in habits.NORMS_FIRST
+    made = [normed(program, stream, part, setting, style) for part in norms] if is_first else []
+    waiting, shared = list(made), stream
     total: Tensor | None = None
     for branch in branches:
         if branch.before is not None:
-            shared = normed(program, stream, branch.before, setting, style)
-        x = _branch(program, stream if shared is None else shared, branch, setting, style)
+            shared = (
+                waiting.pop(0)
+                if waiting
+                else normed(program, stream, branch.before, setting, style)
+            )
+        x = _branch(program, shared, branch, setting, style)
         x = ops.dropout(program, x, setting.conduct.hidden_dropout)
         total = x if total is None else ops.add(program, total, x)
-    return stream if total is None else ops.add(program, total, stream)
+    stream = stream if total is None else ops.add(program, total, stream)
+    program.hold(*made)  # which the layer names
+    return stream
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:

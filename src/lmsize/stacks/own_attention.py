@@ -1,7 +1,7 @@
 """Attention that classes of transformers 5.23 write out for themselves, from projections to output.
 
-Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_gptj.py``
-(and ``modeling_codegen.py``).
+Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_falcon.py``,
+``modeling_gptj.py`` (and ``modeling_codegen.py``).
 What a frame still names when it returns is held until then; what a block hands back beside the stream
 lingers until the next block has run.
 """
@@ -9,23 +9,32 @@ lingers until the next block has run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.linears import applied
+from lmsize.stacks.sdpa import fused_core, repeated
 from lmsize.stacks.sections import Section
-from lmsize.stacks.setting import Setting
+from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
-Attention = Callable[[Program, Tensor, Section, AttentionCore, Setting], Tensor]
+Attention = Callable[[Program, Tensor, Section, Setting, Style], Tensor]
+
+
+def _core(section: Section) -> AttentionCore:
+    assert section.core is not None
+    return section.core
 
 
 def mpt(
-    program: Program, x: Tensor, section: Section, core: AttentionCore, setting: Setting
-) -> Tensor:
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
     """ALiBi's slopes are fp32, so the scores become so; a mask of booleans fills them."""
+    core = _core(section)
+    del style
     fused = applied(program, x, section.linears[0], setting)
     q, k, v = ops.split(program, fused, _thirds(core, setting))
     scores = ops.matmul(
@@ -45,9 +54,11 @@ def mpt(
 
 
 def bloom(
-    program: Program, x: Tensor, section: Section, core: AttentionCore, setting: Setting
-) -> Tensor:
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
     """Scaled within the product that adds ALiBi; both sums are named until the residual is added."""
+    core = _core(section)
+    del style
     fused = applied(program, x, section.linears[0], setting)
     parts = [ops.narrow(program, fused, numel=n) for n in _thirds(core, setting)]
     q, k, v = (_reordered(program, part, setting) for part in parts)
@@ -63,9 +74,11 @@ def bloom(
 
 
 def gptj(
-    program: Program, x: Tensor, section: Section, core: AttentionCore, setting: Setting
-) -> Tensor:
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
     """Positions turn a slice of each head; scores are taken in fp32, which autocast undoes."""
+    core = _core(section)
+    del style
     if len(section.linears) == 1:  # CodeGen
         fused = applied(program, x, section.linears[0], setting)
         q, k, v = ops.split(program, fused, _thirds(core, setting))
@@ -89,6 +102,71 @@ def gptj(
     program.hold(*names, key, query)
     _hand_back(program, probs)
     return made
+
+
+def falcon(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
+    """Keys and values are picked from the one projection by an index, which copies them."""
+    core = _core(section)
+    fused = applied(program, x, section.linears[0], setting)
+    query, key, value = _picked(program, fused, core, setting)
+    if setting.conduct.rotary:
+        query, key = (style.rotary(program, part, setting) for part in (query, key))
+    if setting.attention == "eager":
+        out = _falcon_scores(program, (query, key, value), x.itemsize, core, setting)
+    else:
+        heads = core.n_kv_heads if _is_multi_query(core, setting) else core.n_heads
+        out = fused_core(program, (query, key, value), replace(core, n_kv_heads=heads), setting)
+    made = applied(program, out, section.outputs[0], setting)
+    program.hold(fused, query, key, value)
+    return made
+
+
+def _is_multi_query(core: AttentionCore, setting: Setting) -> bool:
+    """The first Falcons leave the one head of keys to products and kernels to repeat."""
+    return core.n_kv_heads != core.n_heads and not setting.conduct.repeats_keys
+
+
+def _picked(program: Program, fused: Tensor, core: AttentionCore, setting: Setting) -> QKV:
+    """Queries, keys and values of a projection that lays them out group by group."""
+    width, few = setting.n_tokens * core.head_dim, core.n_kv_heads
+    query = ops.narrow(program, fused, numel=width * core.n_heads)
+    pair = [ops.narrow(program, fused, numel=width * few) for _ in range(2)]
+    if not setting.conduct.repeats_keys and few == core.n_heads:
+        return query, pair[0], pair[1]
+    key, value = (ops.copy(program, part) for part in pair)
+    if few == core.n_heads or _is_multi_query(core, setting):
+        return query, key, value
+    if few > 1:  # the groups' heads are put in a row
+        query = ops.copy(program, query)
+    key, value = repeated(program, key, value, core, setting)
+    return query, key, value
+
+
+def _falcon_scores(
+    program: Program, qkv: QKV, itemsize: float, core: AttentionCore, setting: Setting
+) -> Tensor:
+    """Divided in place; the softmax is taken in the type of the layer's normed input."""
+    q, k, v = qkv
+    if core.n_kv_heads != core.n_heads and _is_multi_query(core, setting):
+        k, v = repeated(program, k, v, core, setting)
+    read = [by_head(program, part, setting) for part in (q, k)]
+    scores = ops.matmul(program, *read, numel=n_scores(core, setting), name="scores")
+    if not setting.conduct.rotary:
+        alibi = Tensor("alibi", 0, setting.weight_itemsize, kind="given")
+        scores = ops.add(program, ops.cast(program, scores, FP32), alibi)
+    scaled = Tensor(scores.name, scores.numel, scores.itemsize)
+    scaled.base = scores.base
+    program.record("scaled in place", [scores], scaled, gradients=[Gradient(scores)])
+    masked = ops.add(program, scaled, mask(setting), name="masked scores")
+    probs = ops.softmax(program, masked, itemsize=itemsize)
+    if not setting.conduct.rotary:
+        probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    program.hold(scaled)
+    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    _hand_back(program, probs)
+    return by_token(program, out, setting)
 
 
 def _turned(
@@ -152,4 +230,6 @@ def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
     return program.record("copy", [x], made, gradients=[Gradient(x, kind)])
 
 
-OWN_ATTENTION: Mapping[str, Attention] = {"bloom": bloom, "codegen": gptj, "gptj": gptj, "mpt": mpt}
+OWN_ATTENTION: Mapping[str, Attention] = {
+    "bloom": bloom, "codegen": gptj, "falcon": falcon, "gptj": gptj, "mpt": mpt,
+}  # fmt: skip

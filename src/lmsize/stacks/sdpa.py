@@ -9,6 +9,7 @@ from __future__ import annotations
 from lmsize.model.parts import AttentionCore
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
+from lmsize.stacks.positions import mask_of
 from lmsize.stacks.setting import QKV, Setting
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
@@ -21,9 +22,11 @@ ROW = 8  # numbers: the efficient kernel reads masks in rows of a multiple of it
 
 
 def is_masked(part: AttentionCore, setting: Setting) -> bool:
-    """Whether layers get a mask: of a window that the sequence outgrows."""
-    if part.window is None or part.cross or setting.attention == "flash":
+    """Whether layers get a mask: of a window that the sequence outgrows, or always."""
+    if part.cross or setting.attention == "flash":
         return False
+    if part.window is None:
+        return setting.conduct.model_type in habits.ALWAYS_MASKED
     most = part.window if part.causal else part.window // 2
     return bool(setting.seq_len >= most)
 
@@ -37,29 +40,36 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
         is_grouped = False
     if is_grouped and setting.compute_itemsize == FP32:
         return _math(program, (q, k, v), part, setting)
-    bias = _position_bias(program, part, setting)
+    bias = _additive_mask(program, part, setting) if masked else None
+    if program.bias is not None:
+        bias = mask_of(program, program.bias, part, setting)
     out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
-        n_log_sums=setting.n_tokens * part.n_heads,
-        bias=_additive_mask(part, setting) if masked else bias,
+        n_log_sums=setting.n_tokens * part.n_heads, bias=bias,
     )  # fmt: skip
+    if bias is not None:
+        program.hold(bias)
+    # cuDNN's kernel and flash's lay their output out as the query lies; the efficient one, for masks
+    # and for values of another width, token by token.
+    is_efficient = bias is not None or part.head_dim != part.v_head_dim
+    by_query = setting.compute_itemsize < FP32 and (_is_cudnn(part, setting) or not is_efficient)
+    is_turned = by_query and lies_by_head(part, setting)
+    return ops.copy(program, out) if is_turned else out
+
+
+def lies_by_head(part: AttentionCore, setting: Setting) -> bool:
+    """Whether queries and keys lie head by head, as cat has put them, and not token by token."""
+    kind = setting.conduct.model_type
     is_latent = part.head_dim != part.v_head_dim
-    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
-    # cuDNN's kernel and flash's lay their output out as the query lies, which cat has put head by
-    # head; the efficient one, for masks and for values of another width, token by token.
-    is_efficient = masked or bias is not None or is_latent or setting.compute_itemsize == FP32
-    return (
-        ops.copy(program, out)
-        if by_head and (_is_cudnn(part, setting) or not is_efficient)
-        else out
-    )
+    return kind in habits.SLICED_ROTARY or kind in habits.SINKS or is_latent
 
 
-def _additive_mask(part: AttentionCore, setting: Setting) -> Tensor:
+def _additive_mask(program: Program, part: AttentionCore, setting: Setting) -> Tensor:
     """The mask as numbers to add, of every sequence: made in each layer, and saved."""
     n_rows = setting.n_tokens
     width = setting.seq_len if _is_cudnn(part, setting) else ceil_div(setting.seq_len, ROW) * ROW
-    return Tensor("additive mask", n_rows * width, setting.compute_itemsize)
+    made = Tensor("additive mask", n_rows * width, setting.compute_itemsize)
+    return program.record("additive mask", [], made)
 
 
 def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
@@ -71,14 +81,6 @@ def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
         and head % 8 == value % 8 == 0
         and (setting.conduct.attention_dropout * 16).is_integer()
     )
-
-
-def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
-    """A copy of the layer's bias of relative positions, for all sequences alike."""
-    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
-        return None
-    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
-    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
 
 
 def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:

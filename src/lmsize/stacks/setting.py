@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from lmsize.layout.degrees import Layout
 from lmsize.model.conduct import Conduct
@@ -17,6 +17,7 @@ from lmsize.tape.program import Op, Program, Tensor
 
 ONE = Layout()
 QKV = tuple[Tensor, Tensor, Tensor]
+Origin = Literal["", "own", "made", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ class Setting:
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
         casts: how hidden linears cast their operands to few bits; None where they do not.
+        is_last: whether the layer is the last of its tower, which is undone first.
+        bias: of relative positions: each layer's ``own``, ``made`` here for later layers too, or
+            ``read``, made by the first; empty without one.
+        weights: the same of the weights, where layers share them; empty where they do not.
+        is_half: whether 16-bit products are in fp16, which torch's softmax reads as it is.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
@@ -98,6 +104,10 @@ class Setting:
     gathers_once: bool = False
     loss: str = ""
     casts: Casts | None = None
+    is_half: bool = False
+    is_last: bool = False
+    bias: Origin = ""
+    weights: Origin = ""
 
     @property
     def of_shared(self) -> Setting:
@@ -167,6 +177,7 @@ class Style:
         keeps: which operations selective recomputation does not run again, by what came before;
             None where it goes by modules.
         has_position_bias: whether scores get their learned bias as a tensor of its own.
+        copies_values: whether values unfolded from a latent get a tensor of their own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
         attentions: by model type, attention that its class writes for itself, projections included.
     """
@@ -193,6 +204,7 @@ class Style:
     reentrant: bool = False
     keeps: Callable[[Op, int], bool] | None = None
     has_position_bias: bool = False
+    copies_values: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
     attentions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
@@ -201,7 +213,8 @@ def new_program(setting: Setting, style: Style) -> Program:
     """An empty program of a setting in a style."""
     return Program(
         autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
-        is_compiled=style.is_compiled, trains_base=setting.trains_base,
+        is_compiled=style.is_compiled, trains_base=setting.trains_base, weights=setting.weights,
+        is_last=setting.is_last,
     )  # fmt: skip
 
 

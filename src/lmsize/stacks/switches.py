@@ -15,9 +15,10 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
-DISPATCHERS = ("alltoall", "allgather", "flex")
+DISPATCHERS = ("alltoall", "allgather", "flex", "hybridep")
 STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
 SCORES = ("softmax", "pre-softmax", "sigmoid")
+ROUTER_TYPES = ("fp32", "fp64")
 MODULES = (
     "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
 )  # fmt: skip
@@ -32,7 +33,8 @@ class Switches:
             (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
-        dispatcher: how tokens get to their experts.
+        dispatcher: how tokens get to their experts (``flex``: by DeepEP, or by HybridEP).
+        router_dtype: number type of the router's scores; empty for that of the weights.
         router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
         router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
         aux_loss: a loss for balance takes scores of all experts.
@@ -58,6 +60,7 @@ class Switches:
         bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
         mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
+        spills_layers: places of layers that do not come out evenly are one more on the first stages.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers.
@@ -66,6 +69,7 @@ class Switches:
             the forward to the end of the backward; so does the last layer, until it is undone.
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
+        rope_fusion: queries and keys are turned by one kernel.
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
         microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
@@ -79,6 +83,7 @@ class Switches:
     transformer_impl: str = "transformer_engine"
     dispatcher: str = "alltoall"
     router_score: str = "softmax"
+    router_dtype: str = ""
     router_fusion: bool = False
     permute_fusion: bool = False
     aux_loss: bool = True
@@ -109,6 +114,7 @@ class Switches:
     decoder_seq_length: int | None = None
     cublas_workspace_kib: int | None = None
     softmax_fusion: bool = True
+    rope_fusion: bool = True
     fp32_softmax: bool = False
     microbatch_group: int | None = None
     overlaps_experts: bool = False
@@ -121,13 +127,14 @@ class Switches:
     bf16_last_layers: int | None = None
     mtp_layers: int | None = None
     stage_layers: tuple[int, ...] = ()
+    spills_layers: bool = False
 
     @property
     def split(self) -> Split:
         """How stages come by their layers."""
         return Split(
             self.first_stage_layers, self.last_stage_layers, self.account_for_embedding,
-            self.account_for_loss, self.stage_layers,
+            self.account_for_loss, self.spills_layers, self.stage_layers,
         )  # fmt: skip
 
     @property
@@ -144,7 +151,7 @@ USUAL = Switches()
 Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
+    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
     "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (
@@ -162,6 +169,7 @@ FLAGS = (
     "account_for_embedding",
     "account_for_loss",
     "softmax_fusion",
+    "rope_fusion",
     "fp32_softmax",
     "overlaps_experts",
     "deferred_head",
@@ -182,11 +190,18 @@ KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS
 OF_STACK = {
     "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
     "torchtitan": frozenset(
-        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers")
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers",
+         "stage_layers")
     ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
 }  # fmt: skip
 CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
+# What a stack does whatever is asked: torchtitan's pipeline_parallel.py counts table and head as layers.
+OWN: dict[str, dict[str, Any]] = {
+    "torchtitan": {
+        "account_for_embedding": True, "account_for_loss": True, "spills_layers": True,
+    },
+}  # fmt: skip
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
 PARTS = re.compile(r"\d{1,4}(\+\d{1,4}){0,999}")
@@ -199,7 +214,7 @@ def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
     Raises:
         InputError: a name or a value that is not known, or that the stack does not have.
     """
-    return Switches(**named_switches(text, stack))
+    return Switches(**OWN.get(stack or "", {}) | named_switches(text, stack))
 
 
 def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str, Any]:

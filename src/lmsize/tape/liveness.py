@@ -13,6 +13,7 @@ from typing import Any
 from lmsize.numbers import larger
 from lmsize.tape.heap import Requests
 from lmsize.tape.program import Program, Tensor
+from lmsize.tape.segments import discarded, last_uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Forward:
             saved, where a recomputation stops (``_StopRecomputationError``).
         clinging: what nodes hold until the graph goes (:class:`Op`), the input aside;
             `input_clings` whether they hold that too.
+        handed: what later blocks read as well, not in `saved`.
         lingering: what is handed back beside the output and not among `saved`.
     """
 
@@ -40,6 +42,7 @@ class Forward:
     clinging: Any
     input_clings: bool
     lingering: Any
+    handed: Any
 
 
 def forward(program: Program, *, saving: bool = True, requests: Requests | None = None) -> Forward:
@@ -53,8 +56,9 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
     stuck = {id(t.base) for op in program.ops for t in op.clings if t.is_counted}
     saved = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
     kept = saved | stuck
-    cached = {id(t) for t in program.cached}
-    ends = _last_uses(program)
+    handed = {id(t.base) for t in program.handed}
+    cached = {id(t) for t in program.cached} | handed
+    ends = last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
     peak = returned = again = live
     last = max((at for at, op in enumerate(program.ops) if op.saves), default=-1)
@@ -66,7 +70,7 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
             returned = peak
         again = peak if at == last else again
         for tensor in op.writes:
-            if tensor.base is tensor:
+            if tensor.base is tensor and tensor.is_counted:
                 live = live + tensor.n_bytes
                 held.add(id(tensor))
                 told.take(id(tensor), tensor.n_bytes)
@@ -89,44 +93,10 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
         sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
         any(id(t.base) in stuck for t in program.inputs),
         sum(t.n_bytes for t in program.lingering if id(t.base) not in kept),
+        sum(t.n_bytes for t in _bases(program) if id(t) in handed - kept),
     )
-
-
-def discarded(program: Program) -> list[tuple[int, Tensor]]:
-    """What segments let go of, each with the operation before whose backward it is back."""
-    found: dict[int, tuple[int, Tensor]] = {}
-    for segment in program.segments:
-        inside = range(segment.start, segment.stop)
-        made = {
-            id(t) for at in inside for t in program.ops[at].writes
-            if t.base is t and t.name not in segment.spared
-        }  # fmt: skip
-        kept = {
-            id(t.base) for at, op in enumerate(program.ops) if at not in inside for t in op.saves
-        }  # fmt: skip
-        for op in program.ops:
-            for tensor in (t.base for t in op.saves if t.is_counted):
-                is_inside = id(tensor) in made and (segment.outputs or id(tensor) not in kept)
-                if is_inside and segment.back >= found.get(id(tensor), (0, tensor))[0]:
-                    found[id(tensor)] = (segment.back, tensor)
-    return list(found.values())
 
 
 def _bases(program: Program) -> list[Tensor]:
     made = (t for op in program.ops for t in op.writes)
     return [t for t in (*program.inputs, *made) if t.base is t and t.is_counted]
-
-
-def _last_uses(program: Program) -> dict[int, list[Tensor]]:
-    """By position: the storages that no later operation reads."""
-    last: dict[int, tuple[int, Tensor]] = {}
-    for at, op in enumerate(program.ops):
-        for tensor in (*op.reads, *op.writes):
-            if tensor.is_counted:
-                last[id(tensor.base)] = (at, tensor.base)
-    keep = {id(t.base) for t in (*program.outputs, *program.lingering)}
-    ends: dict[int, list[Tensor]] = {}
-    for key, (at, tensor) in last.items():
-        if key not in keep:
-            ends.setdefault(at, []).append(tensor)
-    return ends

@@ -11,6 +11,7 @@ from lmsize.numbers import chosen, larger
 from lmsize.tape.heap import Requests
 from lmsize.tape.liveness import forward
 from lmsize.tape.program import Op, Program
+from lmsize.tape.segments import leaf_bytes
 from lmsize.tape.undoing import backward
 
 
@@ -24,18 +25,21 @@ class Piece:
         backward_peak: the most its backward holds, a recomputation before it included.
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
-        output: what it hands to the next block.
+        output: what it hands to the next block; `handed` what it hands to those after that too,
+            beyond what is saved: there until the last layer of its tower has run.
         returned_peak: the most its forward holds until the model returns.
         clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
             whether anything does.
         is_named: whether the script names what the model returns, so that the graph lives until it
             has the next outputs.
+        stays: whether a module names something of its second run until it runs again, and with it
+            what that run began from: if it was all of the block, its input, of `leaf` bytes, and
+            the input's gradient.
         keeps_input: whether what it was given is among what is saved.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
-        stranded: of a block whose backward follows its forward at once, what an allocator has beyond
-            the peak: blocks that are let go of and too small for what is asked for then.
+        requests: what it asks of the allocator, where its backward follows a forward at once.
     """
 
     saved: Any
@@ -52,9 +56,22 @@ class Piece:
     again: Any = 0
     clinging: Any = 0
     clings: bool = False
+    handed: Any = 0
     is_named: bool = False
+    stays: bool = False
+    leaf: Any = 0
     lingering: Any = 0
-    stranded: Any = 0
+    requests: Requests | None = None
+
+    @property
+    def stranded(self) -> Any:
+        """Bytes that an allocator has beyond its peak.
+
+        Blocks that are let go of, and are too small for what is asked for then.
+        """
+        if self.requests is None:
+            return 0
+        return larger(0, self.requests.room_bytes - larger(self.forward_peak, self.backward_peak))
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -64,7 +81,7 @@ def chained(one: Piece, n: int) -> Piece:
     more = (n - 1) * one.again
     return replace(
         one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
-        gradients=n * one.gradients,
+        gradients=n * one.gradients, requests=None,
     )  # fmt: skip
 
 
@@ -84,43 +101,51 @@ def piece(
         reentrant: it runs again before any of its backward, not once that asks for what was saved.
         undone_at_once: nothing runs between its forward and its backward.
     """
-    requests = Requests() if undone_at_once and not checkpointed else None
+    requests = Requests() if undone_at_once or checkpointed else None
     through = forward(program, requests=requests)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
     clings = any(op.clings for op in program.ops)
     is_named = program.returns_at is not None
+    named = program.module_keeps
+    is_kept = named is not None and named.needs_grad
+    stays = is_kept and (reentrant or not checkpointed)
     if not checkpointed:
         back = backward(program, accumulates=accumulates, requests=requests)
         return Piece(
-            stranded=requests.room_bytes - larger(through.peak, back.peak) if requests else 0,
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
-            clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
+            handed=through.handed,
+            clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
+            clings=clings or stays, stays=stays,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
             lingering=through.lingering,
+            requests=requests,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
     first = once.clinging
     extra = first if through.input_is_saved else first + stream
+    extra = extra + output if reentrant else extra  # the function's backward names it to its end
     back = backward(
-        program, accumulates=accumulates, extra_bytes=extra, holds=False, unpacks=not reentrant
-    )
+        program, accumulates=accumulates, extra_bytes=extra, holds=False, unpacks=not reentrant,
+        requests=requests,
+    )  # fmt: skip
     runs_out = through.peak + output if reentrant else through.again_peak + back.held_before
     recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=chosen_bytes + first + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
+        saved=chosen_bytes + first + once.handed + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + first + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
         clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
-        lingering=once.lingering,
+        lingering=once.lingering, stays=stays, leaf=stream if stays else 0,
+        requests=requests,
     )  # fmt: skip
 
 

@@ -129,9 +129,18 @@ class Program:
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
         trains_base: whether parameters of activations get gradients.
+        weights: ``made`` or ``read`` where blocks share their weights: whether this is the first of
+            them; `is_last` whether it is the last, which makes their gradients first.
         memory: what another tower hands to every block of this one.
+        bias: what is added to the scores of the attention that comes next; None for nothing.
+        handed: what is made here and read by later blocks too, which is there until the last of
+            them has run.
+        awaited: what later blocks read as well, whose gradients they have begun.
         segments: what is recomputed though the block as a whole is not.
+        module_keeps: what a module of the block keeps by name until it runs again. Where it was made by a run
+            from a detached leaf, the leaf and its gradient stay with it.
         cached: casts of parameters that autocast keeps until the forward ends.
+        inner: what the last projection of a branch read.
         casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
@@ -142,19 +151,25 @@ class Program:
 
     def __init__(
         self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
-        is_compiled: bool = False, trains_base: bool = True,
+        is_compiled: bool = False, trains_base: bool = True, weights: str = "", is_last: bool = False,
     ) -> None:  # fmt: skip
         self.trains_base = trains_base
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
         self.is_compiled = is_compiled
+        self.weights, self.is_last = weights, is_last
         self.cached: list[Tensor] = []
         self.segments: list[Segment] = []
+        self.module_keeps: Tensor | None = None
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.handed: list[Tensor] = []
+        self.awaited: list[Tensor] = []
         self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
+        self.inner: Tensor | None = None
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
         self.in_branch: list[Tensor] = []
@@ -166,16 +181,32 @@ class Program:
         self.inputs.append(tensor)
         return tensor
 
-    def remembered(self, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
-        """What every block of a decoder reads of an encoder; held there, its gradient here."""
-        self.memory = Tensor("encoder output", numel, itemsize, needs_grad, "given")
-        return self.memory
+    def given(
+        self, name: str, numel: Any, itemsize: float, *, needs_grad: bool, awaited: bool
+    ) -> Tensor:
+        """What every block of a tower reads; held elsewhere, its gradient here.
+
+        Args:
+            awaited: whether blocks that are undone before have begun its gradient.
+        """
+        tensor = Tensor(name, numel, itemsize, needs_grad, "given")
+        if awaited and needs_grad:
+            self.awaited.append(tensor)
+        return tensor
+
+    def hand_on(self, tensor: Tensor) -> None:
+        """Later blocks read it too."""
+        self.handed.append(tensor)
+        if tensor.needs_grad:
+            self.awaited.append(tensor)
 
     def parameter(
         self, name: str, numel: Any, itemsize: float, *, trained: bool,
         kind: Literal["parameter", "shared", "waiting"] = "parameter",
     ) -> Tensor:  # fmt: skip
         """A weight, held elsewhere; its gradient is made here, or added to what there is."""
+        if self.weights and kind == "parameter":
+            kind = "waiting" if self.is_last else "shared"
         return Tensor(name, numel, itemsize, trained, kind)
 
     def record(

@@ -12,8 +12,8 @@ from typing import Any
 
 from lmsize.numbers import chosen, larger
 from lmsize.tape.heap import Requests
-from lmsize.tape.liveness import discarded
 from lmsize.tape.program import Gradient, Op, Program, Tensor
+from lmsize.tape.segments import Again, discarded, ran_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +107,30 @@ def backward(
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
     for output in program.outputs:
         state.pending[id(output)] = state.made(output.n_bytes)
-    if program.memory is not None and program.memory.needs_grad:
-        state.pending[id(program.memory)] = state.made(program.memory.n_bytes)
-    back: dict[int, list[Tensor]] = {}
-    for at, tensor in discarded(program):
-        back.setdefault(at, []).append(tensor)
+    for awaited in program.awaited:
+        state.pending[id(awaited)] = state.made(awaited.n_bytes)
+    again, gone = [ran_again(program, one) for one in program.segments], discarded(program)
     for at in reversed(range(len(program.ops))):
-        for tensor in back.get(at, ()):  # made again
+        _run_again([run for run in again if run.segment.back == at], state)
+        for tensor in (tensor for back, tensor in gone if back == at):
             state.saved = state.saved + tensor.n_bytes
             state.hold(id(tensor), tensor.n_bytes)
         _undo(program.ops[at], state, accumulates=accumulates, unpacks=unpacks)
+        for run in (run for run in again if run.segment.start == at):
+            state.live = state.live - run.outputs
+            state.told.let_go(run)
     held_before = 0 if state.held_before is None else state.held_before
     return Backward(
         state.peak, state.peak_saved, state.peak_gradients, state.gradients, held_before
     )
+
+
+def _run_again(runs: list[Again], state: _Undoing) -> None:
+    """What segments make on their way, and hand on."""
+    for run in runs:
+        state.told.need(run.peak)
+        state.look(run.peak)
+        state.hold(run, run.outputs)
 
 
 def _undo(op: Op, state: _Undoing, *, accumulates: bool, unpacks: bool) -> None:

@@ -260,6 +260,12 @@ def test_a_version_is_read_off_the_name_of_its_results() -> None:
     assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
 
 
+def test_torchtitans_interleaved_parts_need_not_be_equal() -> None:
+    row = {"framework": "torchtitan", "compile": "yes", "model": "Llama-3.1-405B", "n_gpus": "512",
+           "dp": "8", "tp": "8", "pp": "8", "vp": "2", "global_batch": "256"}  # fmt: skip
+    assert option("vp", **row) == 2
+
+
 def test_torchaos_recipe_is_read_off_the_precision() -> None:
     row = {"framework": "torchtitan", "compile": "yes", "model": "Llama-3-8B"}
     named = option("stack_options", **row, precision="nvfp4 (layers 0-26) + bf16 tail")

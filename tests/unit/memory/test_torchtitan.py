@@ -64,7 +64,8 @@ def test_a_pipeline_holds_weights_and_gradients_whole() -> None:
     found = memory(pp=2, grad_accum=4, pipeline_stage="first", recompute="full").components
     stage = 16 * (4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096) + 128256 * 4096
     assert found["gathered_weights"] == 2 * stage
-    assert found["gradients"] == 4 * stage
+    of_layer = 4096 * 14336  # of the last product, which waits for the end of its layer
+    assert found["gradients"] == 4 * stage + 2 * of_layer
     assert found["weights"] == stage  # in fp32, over four ranks
 
 
@@ -209,3 +210,27 @@ def test_what_sequence_parallel_ranks_gather_for_the_head_waits_for_its_gradient
     stream = 8192 * 4096 * 2
     # the norm saves an eighth of its input, and the whole that was gathered is there
     assert head(shared) - head(apart) == pytest.approx(stream / 8 + stream - 2 * stream, rel=0.01)
+
+
+def test_a_pipelines_ends_have_a_layer_less() -> None:
+    """Table and head count as layers; what is left over goes to the first stages: 8, 9, 8 and 7 of 32."""
+    run = {"pp": 4, "grad_accum": 4, "recompute": "full", "accelerators": 32}
+    first, last = (memory(**run, pipeline_stage=which).components for which in ("first", "last"))
+    layer = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    assert first["gathered_weights"] == 2 * (8 * layer + 128256 * 4096)
+    assert last["gathered_weights"] == 2 * (7 * layer + 128257 * 4096)
+    said = memory(**run, pipeline_stage="first", stack_options="stage-layers=5+9+9+9").components
+    assert said["gathered_weights"] == 2 * (5 * layer + 128256 * 4096)
+
+
+def test_what_a_layer_lets_go_of_while_it_runs_again_serves_not_all_that_follows() -> None:
+    """The allocator has more than the fullest layer, beside what other streams have."""
+    run = {"pp": 2, "grad_accum": 4, "pipeline_stage": "first", "recompute": "full"}
+    found = memory(**run)
+    assert found.moment == "layer_recompute"
+    layer = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    stage = 16 * layer + 128256 * 4096
+    table, cast = 2 * 128256 * 4096, 2 * 128256 * 4096 / 4
+    own = 4 * stage / 4 + table + cast + 2 * layer
+    beyond = found.peak_reserved_bytes - found.peak_allocated_bytes - own
+    assert 0 < beyond < 8192 * 14336 * 2  # less than the widest tensor of a layer
