@@ -33,13 +33,7 @@ def attention(
         made = style.qkv if style.qkv and not core.cross else _projected
         q, k, v = made(program, x, section, core, setting)
         q, gate = _gated_query(program, q, section, core, setting)
-        turns = setting.conduct.rotary and not core.cross
-        turns_first = turns and setting.conduct.model_type in habits.TURNS_FIRST
-        if turns_first:
-            q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
-        q, k, v = _normed_heads(program, (q, k, v), section, setting=setting, style=style)
-        if turns and not turns_first:
-            q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
+        q, k, v = _turned(program, (q, k, v), section, setting=setting, style=style)
     projected = len(program.ops)
     if setting.conduct.n_relative and not core.cross:
         out = disentangled(program, (q, k, v), section, core, setting)
@@ -88,6 +82,21 @@ def _gated_query(
         return q, None
     q, gate = ops.split(program, q, (setting.n_tokens * width, setting.n_tokens * width))
     return q, ops.copy(program, gate)
+
+
+def _turned(program: Program, qkv: QKV, section: Section, *, setting: Setting, style: Style) -> QKV:
+    """Queries and keys normed and turned by their positions, in the order of the class."""
+    crosses = section.core is not None and section.core.cross
+    if not setting.conduct.rotary or crosses:
+        return _normed_heads(program, qkv, section, setting=setting, style=style)
+    turns_first = setting.conduct.model_type in habits.TURNS_FIRST
+    if turns_first:
+        q, k, v = qkv
+        qkv = style.rotary(program, q, setting), style.rotary(program, k, setting), v
+    q, k, v = _normed_heads(program, qkv, section, setting=setting, style=style)
+    if turns_first:
+        return q, k, v
+    return style.rotary(program, q, setting), style.rotary(program, k, setting), v
 
 
 def _normed_heads(
