@@ -26,7 +26,8 @@ def delta(program: Program, x: Tensor, section: Section, setting: Setting, style
     scan = section.scan
     assert scan is not None
     t, keys = setting.n_tokens, scan.n_groups * scan.k_dim
-    mixed, gate, b, a = _inputs(program, x, section, scan, setting)
+    names: list[Tensor] = []
+    mixed, gate, b, a = _inputs(program, x, section, scan, setting=setting, names=names)
     mixed = convolved(program, mixed, section.convs[0], setting)
     q, k, v = ops.split(program, mixed, (t * keys, t * keys, t * scan.width))
     beta = ops.pointwise(program, b, name="sigmoid", saves="output")
@@ -36,18 +37,20 @@ def delta(program: Program, x: Tensor, section: Section, setting: Setting, style
     soft = ops.pointwise(program, step, name="softplus", saves="input")
     g = ops.mul(program, soft, decay, small=decay, name="decay")
     out = _Chunks(program, scan, setting).scanned(q, k, v, g, beta)
-    program.hold(mixed, beta, g, b, a)
     normed = _gated_norm(program, out, gate, section, setting)
-    return applied(program, normed, section.outputs[-1], setting)
+    made = applied(program, normed, section.outputs[-1], setting)
+    program.hold(mixed, beta, g, b, a, *names)
+    return made
 
 
 def _inputs(
-    program: Program, x: Tensor, section: Section, scan: Scan, setting: Setting
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys and values in one, the output's gate, and two scalars a head."""
+    program: Program, x: Tensor, section: Section, scan: Scan, *, setting: Setting,
+    names: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Queries, keys and values in one, the output's gate, two scalars a head; what else is named."""
     t, keys, heads = setting.n_tokens, scan.n_groups * scan.k_dim, scan.n_heads
-    names = [part.name.rpartition(".")[2] for part in section.linears]
-    if "in_proj_qkvz" not in names:
+    leaves = [part.name.rpartition(".")[2] for part in section.linears]
+    if "in_proj_qkvz" not in leaves:
         mixed, gate, b, a = (applied(program, x, part, setting) for part in section.linears)
         return mixed, gate, b, a
     both = applied(program, x, named(section, "in_proj_qkvz"), setting)
@@ -57,7 +60,7 @@ def _inputs(
     v, gate, b, a = (ops.copy(program, part) for part in (v, gate, b, a))
     q, k = ops.copy(program, q), ops.copy(program, k)
     mixed = ops.cat(program, [q, k, v], name="mixed")
-    program.hold(both, scalars)
+    names += [both, scalars]
     return mixed, gate, b, a
 
 

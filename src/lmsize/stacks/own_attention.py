@@ -14,7 +14,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.linears import applied
-from lmsize.stacks.sdpa import fused_core, repeated
+from lmsize.stacks.sdpa import composed, fused_core, repeated
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.tape import ops
@@ -115,9 +115,11 @@ def falcon(
         query, key = (style.rotary(program, part, setting) for part in (query, key))
     if setting.attention == "eager":
         out = _falcon_scores(program, (query, key, value), x.itemsize, core, setting)
+    elif _is_multi_query(core, setting):
+        out = composed(program, (query, key, value), core, setting, broadcasts=True)
     else:
-        heads = core.n_kv_heads if _is_multi_query(core, setting) else core.n_heads
-        out = fused_core(program, (query, key, value), replace(core, n_kv_heads=heads), setting)
+        whole = replace(core, n_kv_heads=core.n_heads)
+        out = fused_core(program, (query, key, value), whole, setting)
     made = applied(program, out, section.outputs[0], setting)
     program.hold(fused, query, key, value)
     return made
