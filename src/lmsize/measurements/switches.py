@@ -13,6 +13,7 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 from lmsize.stacks.needs import without_effect
 from lmsize.stacks.switches import (
     BACKENDS,
+    CP_KINDS,
     DISPATCHERS,
     MODULES,
     ROUTER_TYPES,
@@ -131,11 +132,7 @@ def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:
 
 
 def _switches(extra: Mapping[str, str]) -> Iterator[str]:
-    backend = extra.get("attention_backend", "")
-    if backend in BACKENDS:
-        yield f"attention-backend={backend}"
-    if extra.get("transformer_impl") == "local":
-        yield "transformer-impl=local"
+    yield from _of_attention(extra)
     if is_set(extra, "cross_entropy_loss_fusion"):
         kind = extra.get("cross_entropy_fusion_impl", "")
         yield f"cross-entropy={'te' if kind == 'te' else 'native'}"
@@ -155,6 +152,16 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     for key, name in FLAGS.items():
         if is_set(extra, key):
             yield name
+
+
+def _of_attention(extra: Mapping[str, str]) -> Iterator[str]:
+    backend = extra.get("attention_backend", "")
+    if backend in BACKENDS:
+        yield f"attention-backend={backend}"
+    if extra.get("transformer_impl") == "local":
+        yield "transformer-impl=local"
+    if extra.get("cp_comm_type", "") in CP_KINDS:
+        yield f"cp-comm={extra['cp_comm_type']}"
 
 
 def _of_optimizer(extra: Mapping[str, str]) -> Iterator[str]:

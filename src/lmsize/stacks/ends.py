@@ -54,6 +54,10 @@ def embedding_program(
     ):  # a leaf that asks for a gradient is held by its node
         program.ops.append(Op("leaf", (), (), clings=(leaf,)))
     program.outputs.append(stream)
+    if setting.conduct.model_type in habits.NAMES_EMBEDDINGS:
+        rows = [op.writes[0] for op in program.ops if op.name == "embedding"]
+        program.handed += [row for row in rows if row is not stream]
+        program.names_rows = all(row is not stream for row in rows)
     return program
 
 

@@ -15,6 +15,7 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
+CP_KINDS = ("p2p", "a2a", "allgather")
 DISPATCHERS = ("alltoall", "allgather", "flex", "hybridep")
 STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
 SCORES = ("softmax", "pre-softmax", "sigmoid")
@@ -33,6 +34,8 @@ class Switches:
             (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
+        cp_comm: how context-parallel ranks attend: keys and values go round (``p2p``) or are gathered, or
+            heads change places with tokens (``a2a``).
         dispatcher: how tokens get to their experts (``flex``: by DeepEP, or by HybridEP).
         router_dtype: number type of the router's scores; empty for that of the weights.
         router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
@@ -81,6 +84,7 @@ class Switches:
     attention_backend: str = "auto"
     cross_entropy: str = "eager"
     transformer_impl: str = "transformer_engine"
+    cp_comm: str = "p2p"
     dispatcher: str = "alltoall"
     router_score: str = "softmax"
     router_dtype: str = ""
@@ -151,7 +155,7 @@ USUAL = Switches()
 Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
+    "dispatcher": DISPATCHERS, "cp_comm": CP_KINDS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
     "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (

@@ -7,7 +7,7 @@ them, so that one program serves a million layouts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lmsize.numbers import ceil_div
@@ -146,6 +146,7 @@ class Program:
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
         in_branch: what the code of a branch names until its sum with the stream is taken.
+        names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what a block hands back beside its output, until the next one has run.
     """
 
@@ -173,6 +174,7 @@ class Program:
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
         self.in_branch: list[Tensor] = []
+        self.names_rows = False
         self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
@@ -240,9 +242,15 @@ class Program:
         self, start: int, *, stop: int | None = None, outputs: bool = False,
         spared: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        """Let go of what the operations from `start` on make, until the last so far is undone."""
+        """Let go of what the operations from `start` on make, until the last so far is undone.
+
+        Unless `outputs` go as well, what they are given is saved, as a checkpoint saves it.
+        """
         last = len(self.ops)
         until = last if stop is None else stop
+        if not outputs:
+            first = self.ops[start]
+            self.ops[start] = replace(first, saves=(*first.saves, *given_to(self.ops[start:until])))
         self.segments.append(Segment(start, until, last - 1, outputs, frozenset(spared)))
 
     def hold(self, *tensors: Tensor) -> None:
@@ -253,6 +261,16 @@ class Program:
         """The sum with the stream is taken, and the branch's local variables go."""
         self.hold(*self.in_branch)
         self.in_branch.clear()
+
+
+def given_to(ops: Sequence[Op]) -> list[Tensor]:
+    """What operations read of what others made before, each storage once, where a gradient flows to it."""
+    made = {id(t.base) for op in ops for t in op.writes}
+    found = {
+        id(t.base): t for op in ops if op.writes for t in op.reads
+        if t.is_counted and t.needs_grad and id(t.base) not in made
+    }  # fmt: skip
+    return list(found.values())
 
 
 def _dear(tensor: Tensor) -> list[Tensor]:
