@@ -155,4 +155,7 @@ def _rotary_frac(known: Mapping[str, Any]) -> float:
     for value in (inside, known.get("partial_rotary_factor"), known.get("rotary_pct")):
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
             return float(value)
+    turned, n_heads, width = (known.get(key) for key in ("rotary_dim", "n_head", "n_embd"))
+    if isinstance(turned, int) and isinstance(n_heads, int) and isinstance(width, int) and width:
+        return min(1.0, turned * n_heads / width)
     return 1.0

@@ -82,7 +82,9 @@ def gptj(
         names = [fused]
     else:
         q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
-        names = [q, k, v]
+        table = Tensor("positions", core.buffer_bytes // FP32, FP32)  # laid out anew by each layer
+        program.record("positions", [], table)
+        names = [q, k, v, table]
     key, query = (_turned(program, part, core, setting, names) for part in (k, q))
     raised = [ops.cast(program, part, FP32) for part in (query, key)]
     scores = product(program, raised, setting, numel=n_scores(core, setting), name="scores")
