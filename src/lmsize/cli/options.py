@@ -150,4 +150,5 @@ TRACE = (
         help="trace: outputs live through the backward.",
     ),
     click.option("--reentrant", is_flag=True, default=None, help="trace: reentrant checkpointing."),
+    option("--sequences", metavar="KIND", help="trace: full, padded or packed (full)."),
 )
