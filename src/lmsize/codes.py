@@ -21,6 +21,8 @@ CODES: dict[str, str] = {
     "audio-input": "Input tokens are frames of audio.",
     "experts-per-token": "The config asks for more experts a token than there are: all are used.",
     "uneven-heads": "Key-value heads do not divide the query heads: counted as stated.",
+    "stored-quantised": "The config says that the checkpoint's weights are stored in few bits. What a run holds them "
+    "in is asked by --precision and --quant all the same.",
     "sparse-attention": "Indexed or compressed attention is counted as if every token attended to "
     "all tokens (or entries) before it.",
     "model-variant": "The Hub id is a tuned variant of a model in the catalogue and is taken to "
@@ -90,6 +92,11 @@ CODES: dict[str, str] = {
     "row-layers": "The row states no number of layers: as many as make its parameters.",
     "row-parameters": "The parameters as read are more than a tenth off the stated ones.",
     # -- about memory ---------------------------------------------------------------------------------
+    "stack-model": "The stack has no code of its own for this type of model: something more general runs it, or it "
+    "has to be written first. It is estimated as the stack writes its own.",
+    "recurrence-in-torch": "transformers runs recurrent layers in plain torch unless packages of kernels "
+    "(mamba-ssm, causal-conv1d, flash-linear-attention) are installed, and so they are estimated. Plain torch keeps "
+    "every state, or every pair of tokens in a chunk: kernels keep far less.",
     "activations-by-parts": "A layer whose code lmsize has no program for: its parts are taken one "
     "after the other, each fed by what fits it, and a recurrence as one kernel.",
     "activations-textbook": "Activations follow the published formula for a standard layer "
@@ -101,6 +108,8 @@ CODES: dict[str, str] = {
     "prepare_model_for_kbit_training of peft raises it.",
     "experts-quantised": "Routed experts are quantised like linears. transformers 5 fuses experts "
     "into one tensor, which bitsandbytes does not replace.",
+    "linears-left": "transformers quantises torch's own linears. A class whose linears are derived from "
+    "them (Falcon) keeps its weights as they are.",
     "idle-towers": "A text run passes no token through vision or audio towers: they hold weights, "
     "but get no gradients and no optimizer states.",
     "ddp-buckets": "torch's DistributedDataParallel copies gradients into buckets to reduce them, "

@@ -18,9 +18,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from pathlib import PurePath
 
 MOST_NAMES = 10_000  # that a near one is looked for among
 MOST_CHARS = 100  # of a name that near ones are looked for
+LONGEST_PATH = 1000
 
 
 class LmsizeError(Exception):
@@ -48,6 +50,10 @@ class InputError(LmsizeError):
 
 class ModelError(InputError):
     """A config that cannot be read as a model."""
+
+    def inside(self, place: str) -> ModelError:
+        """The same error, with the file that the key stands in."""
+        return ModelError(f"{place}: {self.what}", self.value, self.expected, nearest=self.nearest)
 
 
 class LayoutError(InputError):
@@ -88,7 +94,9 @@ def did_you_mean(nearest: Sequence[object]) -> str:
 
 
 def shortened(value: object, *, n_chars: int = 80) -> str:
-    """`repr` of a value, cut to a length a person would read."""
+    """`repr` of a value, cut to a length a person would read; a path whole, which one would open."""
+    if isinstance(value, PurePath):
+        value, n_chars = str(value), LONGEST_PATH
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python prints neither huge integers nor deep nesting

@@ -37,7 +37,7 @@ def next_power_of_two(n: Any) -> Any:
 
 def larger(a: Any, b: Any) -> Any:
     """The greater of two, element by element for arrays."""
-    if is_plain(a, b):
+    if isinstance(a, int | float) and isinstance(b, int | float):
         return max(a, b)
     import numpy as np
 
@@ -46,7 +46,7 @@ def larger(a: Any, b: Any) -> Any:
 
 def smaller(a: Any, b: Any) -> Any:
     """The lesser of two, element by element for arrays."""
-    if is_plain(a, b):
+    if isinstance(a, int | float) and isinstance(b, int | float):
         return min(a, b)
     import numpy as np
 

@@ -40,7 +40,8 @@ def parse_count(text: str, *, what: str, least: int = 1, most: int = 10**18) -> 
     Raises:
         InputError: not a number, another suffix, not whole, or outside `least`..`most`.
     """
-    expected = f"a whole number from {least:,} to {most:,}, plain or with k, M, B or T"
+    suffixes = ", plain or with k, M, B or T" if most >= 1000 else ""
+    expected = f"a whole number from {least:,} to {most:,}{suffixes}"
     value = _scaled(text, _COUNT, what=what, expected=expected)
     if value != int(value) or not least <= value <= most:
         raise InputError(what, text, expected)

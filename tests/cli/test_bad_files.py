@@ -63,7 +63,82 @@ def test_configs_that_are_none(command: str, fault: str, tmp_path: Path, refused
     (tmp_path / "config.json").write_bytes(content)
     message = refused([command, str(tmp_path)])
     assert named in message
+    assert f"{tmp_path}{os.sep}config.json" in message
     assert message.count("\n") == 1
+
+
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "activation": (
+        {"hidden_act": "zorp"},
+        "hidden_act: 'zorp' is not valid: expected the name of an activation",
+    ),
+    "near activation": ({"hidden_act": "gelu_neww"}, "did you mean gelu_new"),
+    "activation as number": ({"hidden_act": 5}, "hidden_act: 5 is not valid"),
+    "quantisation": (
+        {"quantization_config": 5},
+        "quantization_config: 5 is not valid: expected an object",
+    ),
+    "method of it": (
+        {"quantization_config": {"quant_method": 4}},
+        "quantization_config.quant_method: 4",
+    ),
+    "more shared heads": (
+        {"num_key_value_heads": 8},
+        "num_key_value_heads: 8 is not valid: expected a divisor of num_attention_heads, 4; did you mean 2 or 4?",
+    ),
+    "shared heads": ({"num_key_value_heads": 3}, "did you mean 2 or 4?"),
+    "head width": ({"head_dim": "16"}, "head_dim: '16'"),
+    "negative width": ({"intermediate_size": -5}, "intermediate_size: -5"),
+    "positions": ({"max_position_embeddings": 12.5}, "max_position_embeddings: 12.5"),
+    "tied": (
+        {"tie_word_embeddings": "yes"},
+        "tie_word_embeddings: 'yes' is not valid: expected true or false",
+    ),
+    "dropout as text": (
+        {"attention_dropout": "high"},
+        "attention_dropout: 'high' is not valid: expected a rate",
+    ),
+    "dropout above one": ({"attention_dropout": 1.5}, "attention_dropout: 1.5"),
+    "architectures": ({"architectures": "LlamaForCausalLM"}, "expected a list of names"),
+    "architecture": ({"architectures": [5]}, "architectures: [5]"),
+    "rope": ({"rope_scaling": 5}, "rope_scaling: 5 is not valid: expected an object"),
+    "theta": ({"rope_theta": "x"}, "rope_theta: 'x'"),
+    "window": ({"sliding_window": -4}, "sliding_window: -4"),
+    "section": ({"text_config": 5}, "text_config: 5 is not valid: expected an object"),
+    "a key spelled otherwise": (
+        {"num_hidden_layers": None, "num_hidden_layer": 2},
+        "num_hidden_layers: is missing: expected a whole number in the config (it has num_hidden_layer)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_odd_values_are_named_with_file_and_key(
+    fault: str, tmp_path: Path, refused: Refused
+) -> None:
+    changed, said = ODD[fault]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(GOOD | changed))
+    message = refused(["train", str(file)])
+    assert message.startswith(f"error: {file}: ")
+    assert said in message
+
+
+def test_another_classs_activation_is_its_own_affair(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(GOOD | {"model_type": "lama", "hidden_act": "zorp"})
+    )
+    said = run(["train", str(tmp_path), "--json"])
+    texts = {a["code"]: a["text"] for a in json.loads(said.out)["assumptions"]}
+    assert "'lama' is not known (llama is)" in texts["unknown-model-type"]
+
+
+def test_a_stored_quantisation_is_said(tmp_path: Path, run: Run) -> None:
+    stored = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(GOOD | stored))
+    for command in ("train", "infer"):
+        found = json.loads(run([command, str(tmp_path), "--json"]).out)["assumptions"]
+        assert "stored as gptq" in next(a["text"] for a in found if a["code"] == "stored-quantised")
 
 
 def test_missing_keys_are_all_named(tmp_path: Path, refused: Refused) -> None:

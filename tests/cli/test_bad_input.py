@@ -57,6 +57,10 @@ Refused = Callable[[str | list[str]], str]
         (MEGATRON + "exp-avg-dtype=bf16", "precision-aware"),
         (MEGATRON + "decoder-seq-length=128", "--seq-len"),
         (MEGATRON + "pads-to-capacity", "capacity-factor"),
+        (MEGATRON + "atention-backend=flash", "attention-backend"),
+        (MEGATRON + "no-attention-backend", "attention-backend"),
+        (MEGATRON + "attention-backend=flahs", "flash"),
+        (MEGATRON + "recompute-modules=mlpp", "mlp"),
     ],
 )
 def test_the_nearest_match_is_offered(
@@ -73,19 +77,44 @@ def test_the_nearest_match_is_offered(
      "1kk", "a", "1,5", "1__0", "1e-400", "9" * 5000, "1\n2"],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    "option", ["--micro-batch", "--seq-len", "--accelerators", "--tp", "--tokens", "--lora-rank"]
-)
+    "option",
+    ["--micro-batch", "--seq-len", "--accelerators", "--tp", "--tokens", "--lora-rank", "--pp", "--cp",
+     "--ep", "--etp", "--vp", "--zero", "--global-batch", "--grad-accum", "--steps", "--dataset-tokens"],
+)  # fmt: skip
 def test_counts_that_make_no_sense(option: str, value: str, refused: Refused) -> None:
     method = ["--method", "lora"] if option == "--lora-rank" else []
+    if (option, value) == ("--zero", "0"):
+        return
     message = refused(["train", "llama-3.1-8b", *method, f"{option}={value}"])
     assert message.startswith(f"error: {option}: ")
     assert len(message) < 300
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "1e30", "nan", "", "1.5", "7x", "１", "1 000"])
+@pytest.mark.parametrize(
+    "option",
+    ["--context", "--concurrency", "--prompt", "--output", "--prefill-chunk", "--tp", "-n"],
+)
+def test_counts_of_serving_that_make_no_sense(option: str, value: str, refused: Refused) -> None:
+    message = refused(["infer", "llama-3.1-8b", option, value])
+    name = "--accelerators" if option == "-n" else option
+    assert message.startswith(f"error: {name}: ")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "", "7x", "1e30", "１"])
+def test_epochs_that_make_no_sense(value: str, refused: Refused) -> None:
+    message = refused(["train", "llama-3.1-8b", "--dataset-tokens", "1B", f"--epochs={value}"])
+    assert message.startswith(
+        f"error: --epochs: {value!r} is not valid: expected a number from 1e-06 to"
+    )
+
+
 @pytest.mark.parametrize("value", ["0", "-0.1", "1.1", "1e-320", "nan", "inf", "", "half"])
 @pytest.mark.parametrize("option", ["--mfu", "--efficiency", "--adapter-fraction"])
 def test_fractions_that_make_no_sense(option: str, value: str, refused: Refused) -> None:
-    assert f"{option}: " in refused([*RULES.split(), f"{option}={value}"])
+    message = refused([*RULES.split(), f"{option}={value}"])
+    assert f"{option}: '{value}' is not valid: expected a number from 1e-06 to 1\n" in message
 
 
 @pytest.mark.parametrize("value", ["5", "0d", "-1d", "7y", "nan", "d", "1e30d", "1e-300s", ""])
@@ -108,10 +137,13 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        (TRAIN + "--zero 4", "--zero: '4'"),
+        (TRAIN + "--zero 4", "--zero: '4' is not valid: expected a whole number from 0 to 3\n"),
         (TRAIN + "--steps 1 --tokens 1", "no value beside --steps"),
-        (TRAIN + "--epochs 1", "--dataset-tokens beside it"),
-        (TRAIN + "--dataset-tokens 1B", "--epochs beside it"),
+        (TRAIN + "--epochs 1", "--epochs: '1' is not valid: expected --dataset-tokens beside it"),
+        (
+            TRAIN + "--dataset-tokens 1B",
+            "--dataset-tokens: '1e+09' is not valid: expected --epochs",
+        ),
         (TRAIN + "--epochs 0 --dataset-tokens 1B", "--epochs: '0'"),
         (TRAIN + "--quant nf4", "--method full"),
         (TRAIN + "--lora-rank 8", "--method full"),
@@ -135,7 +167,27 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
             MEGATRON + "optimizer-offload=2",
             "'2' is not valid: expected a number above 0, 1 at most",
         ),
-        (MEGATRON + "no-rope-fusion", "no_rope_fusion"),
+        (MEGATRON + "no-rope-fusion", "'no-rope-fusion' is not valid: expected one of account-for"),
+        (
+            MEGATRON + "attention-backend",
+            "'attention-backend' is not valid: expected attention-backend=KIND, one of auto",
+        ),
+        (MEGATRON + "attention-backend=", "expected attention-backend=KIND, one of auto"),
+        (
+            MEGATRON + "bf16_first_layers",
+            "expected bf16-first-layers=NUMBER, a whole number from 1",
+        ),
+        (MEGATRON + "capacity-factor", "expected capacity-factor=NUMBER, a number above 0"),
+        (MEGATRON + "recompute-modules", "expected recompute-modules=KIND, one of core_attn"),
+        (MEGATRON + "deterministic=1", "expected no value: deterministic or no-deterministic"),
+        (MEGATRON + "deterministic=", "expected no value: deterministic or no-deterministic"),
+        (MEGATRON + "no-deterministic,deterministic", "deterministic once"),
+        (MEGATRON + "=", "'=' is not valid: expected a switch between the commas"),
+        (MEGATRON + ",", "'' is not valid: expected a switch between the commas"),
+        (MEGATRON + "deterministic,", "'' is not valid: expected a switch between the commas"),
+        (MEGATRON + "=flash", "'=flash' is not valid: expected a switch"),
+        (TRAIN + "--stack-options deterministic", "no value with --stack transformers"),
+        (TRAIN + "--stack torchtitan --stack-options fp8-recipe", "one of compile, compiled-loss"),
         (TRAIN + "--engine ''", "--engine: ''"),
         (TRAIN + "-g ''", "--accelerator: ''"),
         (TRAIN + "--optimizer ''", "--optimizer: ''"),
@@ -204,3 +256,17 @@ def test_huge_but_legal_runs_are_finite(run: Run) -> None:
         assert said.code in {0, 1}, said.err
         assert json.loads(said.out)["schema"] == "lmsize/estimate/1"
         assert run(command).code == said.code
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train llama-3.1-8b --seq-len 200k", "infer llama-3.1-8b --context 200k",
+     "infer llama-3.1-8b --prompt 200k", "compare llama-3.1-8b --seq-len 200k"],
+)  # fmt: skip
+def test_more_positions_than_the_model_was_made_for_are_said(command: str, run: Run) -> None:
+    said = run(command)
+    assert said.code == 0, said.err
+    assert "beyond-max-positions" in said.out
+    assert "131072" in said.out
+    within = run(command.replace("200k", "100k"))
+    assert "beyond-max-positions" not in within.out

@@ -88,7 +88,7 @@ def refused(run: Callable[[list[str]], Any], *words: str) -> str:
     [
         (LLAMA, {"hidden_act": "wow"}, (), "wow"),
         (LLAMA, {"rope_scaling": {"rope_type": "odd", "factor": 2.0}}, (), "odd"),
-        (LLAMA, {"num_key_value_heads": 3}, (), "must match the size"),
+        (LLAMA, {"num_key_value_heads": 3}, (), "a divisor of num_attention_heads"),
         (LLAMA, {"hidden_size": 66}, (), "num_attention_heads"),
         (LLAMA, {"hidden_size": "wide"}, (), "hidden_size"),
         (LLAMA, {"num_hidden_layers": -1}, (), "num_hidden_layers"),

@@ -43,13 +43,16 @@ def layer(spec: ModelSpec) -> Block:
     return next(run.block for _, run in spec.runs() if run.block.role == "layer")
 
 
-def made(spec: ModelSpec, stack: str, *, checkpointed: bool = False, **options: Any) -> Piece:
+def made(
+    spec: ModelSpec, stack: str, *, checkpointed: bool = False, reentrant: bool = False,
+    **options: Any,
+) -> Piece:  # fmt: skip
     setting = Setting(conduct=spec.conduct, **{"weight_itemsize": 2, **options})
     program = layer_program(
         layer(spec), setting, STYLES[stack], width=256, itemsize=setting.weight_itemsize,
         needs_grad=True,
     )  # fmt: skip
-    return piece(program, checkpointed=checkpointed)
+    return piece(program, checkpointed=checkpointed, reentrant=reentrant)
 
 
 @pytest.mark.parametrize("stack", sorted(STYLES))
@@ -98,7 +101,10 @@ def test_recomputation_keeps_no_more(
     again = made(model(family), "transformers", checkpointed=True, **options)
     assert again.saved <= plain.saved
     assert again.gradients == plain.gradients
-    assert again.backward_peak >= plain.backward_peak
+    assert again.forward_peak <= plain.forward_peak
+    # Of a checkpoint's hooks what was saved is gone a little sooner; not where a layer just runs again.
+    whole = made(model(family), "transformers", checkpointed=True, reentrant=True, **options)
+    assert whole.backward_peak >= plain.backward_peak
 
 
 @pytest.mark.parametrize("stack", ["megatron", "torchtitan", "transformers"])

@@ -49,6 +49,8 @@ def trace(
 
     if not isinstance(factory, str) and not callable(factory):
         raise InputError("FACTORY", factory, "a callable or its name, package.module:factory")
+    if isinstance(factory, str):
+        _refuse_path(factory)
     name = factory if isinstance(factory, str) else getattr(factory, "__qualname__", "factory")
     device, stated = traced_device(row, asked)
     made_by = loaded(factory) if isinstance(factory, str) else factory
@@ -76,3 +78,13 @@ def trace(
         assumptions=(*assumed, *more, *stated),
     )  # fmt: skip
     return replace(estimate, verdict=training_verdict(estimate, []))
+
+
+def _refuse_path(name: str) -> None:
+    """Refuse a file where a module is to be named, and name the module."""
+    place, _, attribute = name.partition(":")
+    if "/" in place or "\\" in place or place.endswith(".py") or place.startswith("."):
+        module = place.removesuffix(".py").replace("\\", "/").strip("./").replace("/", ".")
+        near = [f"{module}:{attribute or 'factory'}"] if module else []
+        expected = "the name of a module, package.module:factory, not a path"
+        raise InputError("FACTORY", name, expected, nearest=near)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lmsize.errors import ModelError, shortened
 
 LARGEST_CONFIG_BYTES = 16 * 2**20
+
+
+def config_file(path: Path) -> Path:
+    """The file that a path to a config or to its folder means."""
+    return path / "config.json" if path.is_dir() else path
 
 
 def config_at(path: Path) -> dict[str, Any]:
@@ -17,24 +22,23 @@ def config_at(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: missing, unreadable, too large, not text, not JSON, not an object.
     """
-    file = path / "config.json" if path.is_dir() else path
-    shown = str(file)
+    file = config_file(path)
     try:
         if not file.is_file():
-            raise ModelError("MODEL", shown, "a config.json or a folder that holds one")
+            raise ModelError("MODEL", file, "a config.json or a folder that holds one")
         if file.stat().st_size > LARGEST_CONFIG_BYTES:
-            raise ModelError("MODEL", shown, "a config.json below 16 MiB")
+            raise ModelError("MODEL", file, "a config.json below 16 MiB")
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise ModelError(
-            "MODEL", shown, "a config.json in UTF-8: this is another encoding or binary"
+            "MODEL", file, "a config.json in UTF-8: this is another encoding or binary"
         ) from None
     except OSError as error:
-        raise ModelError("MODEL", shown, f"a readable file ({error.strerror or error})") from None
-    return config_from(text, shown)
+        raise ModelError("MODEL", file, f"a readable file ({error.strerror or error})") from None
+    return config_from(text, file)
 
 
-def config_from(text: str, shown: str) -> dict[str, Any]:
+def config_from(text: str, shown: PurePath | str) -> dict[str, Any]:
     """Parse the text of a config."""
     try:
         raw = json.loads(text)

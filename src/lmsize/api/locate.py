@@ -8,10 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from lmsize.api.files import config_at
+from lmsize.api.files import config_at, config_file
 from lmsize.assumption import Assumption
 from lmsize.catalogue import Catalogue
 from lmsize.errors import ModelError, nearest_names
+from lmsize.model.check import check_runs
 from lmsize.model.read import read_config
 from lmsize.model.spec import ModelSpec
 
@@ -20,11 +21,16 @@ ModelLike = str | PathLike[str] | Mapping[str, Any] | ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class FoundConfig:
-    """The config that a name led to, and what finding it took for granted."""
+    """The config that a name led to, and what finding it took for granted.
+
+    Attributes:
+        place: the file it was read from, or the catalogue's row; "" for a config that was passed.
+    """
 
     name: str
     config: Mapping[str, Any]
     assumptions: tuple[Assumption, ...] = ()
+    place: str = ""
 
 
 def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
@@ -37,7 +43,11 @@ def located(model: ModelLike, catalogue: Catalogue) -> ModelSpec:
     if isinstance(model, ModelSpec):
         return model
     found = found_config(model, catalogue)
-    spec = read_config(found.config, name=found.name)
+    try:
+        spec = read_config(found.config, name=found.name)
+        check_runs(spec)
+    except ModelError as error:
+        raise error.inside(found.place) if found.place else error from None
     return replace(spec, assumptions=(*found.assumptions, *spec.assumptions))
 
 
@@ -59,18 +69,19 @@ def found_config(model: ModelLike, catalogue: Catalogue) -> FoundConfig:
     found = catalogue.find_model(name) if isinstance(model, str) else None
     if found is not None:
         entry, assumed = found
-        return FoundConfig(entry.name, entry.config, assumed)
+        return FoundConfig(entry.name, entry.config, assumed, f"model {entry.name}")
     if not name or "\0" in name:
         raise ModelError("MODEL", name, "a catalogue name, a Hub id or a path")
     path = _path(name)
     if path is not None:
-        return FoundConfig(name, config_at(path))
+        return FoundConfig(name, config_at(path), place=str(config_file(path)))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         from lmsize.api.hub import fetched_config
 
         known = (word for row in catalogue.models() for word in (row.hf_id, *row.aliases))
         near = nearest_names(name, known)
-        return FoundConfig(name, config_at(fetched_config(name, nearest=near)))
+        path = fetched_config(name, nearest=near)
+        return FoundConfig(name, config_at(path), place=str(path))
     return FoundConfig(name, catalogue.model(name)[0].config)  # raises, with near names
 
 

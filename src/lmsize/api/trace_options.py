@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,7 +70,22 @@ def trace_spec(options: dict[str, Any]) -> TraceSpec:
     check_choice("--sequences", spec.sequences, SEQUENCES)
     if spec.timeline is not None and Path(spec.timeline).suffix.lower() not in (".html", ".png", ".svg"):  # fmt: skip
         raise InputError("--timeline", spec.timeline, "a file that ends in .html, .png or .svg")
+    _check_place("--timeline", spec.timeline)
+    _check_place("--snapshot", spec.snapshot)
     return spec
+
+
+def _check_place(what: str, file: str | None) -> None:
+    """Refuse a place that nothing can be written to before a trace takes its time."""
+    if file is None:
+        return
+    folder = Path(file).parent
+    if "\0" in file or not folder.is_dir():
+        raise InputError(what, file, f"a file in a folder that is there: {folder} is none")
+    if Path(file).is_dir():
+        raise InputError(what, file, "a file: it is a folder")
+    if not os.access(file if Path(file).exists() else folder, os.W_OK):
+        raise InputError(what, file, "a place that can be written to")
 
 
 def refuse_without_trace(spec: TraceSpec, engine: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Assumptions of the analytic engine about memory, which a trace does not make.
 OF_ANALYTIC_MEMORY = (
-    "activations", "kbit-preparation", "experts-quantised", "paged-states", "reserved-typical",
+    "activations", "kbit-preparation", "experts-quantised", "linears-left", "paged-states", "reserved-typical",
     "context-typical", "communicators", "zero3-gather", "stream-segments", "step-segments", "reserved-varied",
     "ddp-buckets",
 )  # fmt: skip

@@ -20,7 +20,7 @@ from lmsize.catalogue.records import (
     Overhead,
     Price,
 )
-from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StackScope
 from lmsize.catalogue.typical import mfu_row, node_price
 from lmsize.errors import InputError, nearest_names
 
@@ -156,6 +156,10 @@ class Catalogue:
             "--precision", precision, f"one of {', '.join(legal)}",
             nearest=nearest_names(precision, legal),
         )  # fmt: skip
+
+    def stack_scopes(self) -> Mapping[str, StackScope]:
+        """Which models each stack trains."""
+        return tables.stack_scopes()
 
     def typical_mfu(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,30 @@ class Stack:
     autocasts_alone: bool = False
     fp8_casts: str = ""
     prepares_kbit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StackScope:
+    """Which models a stack trains.
+
+    Attributes:
+        trains: kinds of models and of recurrent layers (:mod:`lmsize.stacks.scope`); a model with
+            another one cannot be trained.
+        own: of a kind, the model types that the stack has code of its own for; any type of a kind that
+            is not there.
+        otherwise: how a type that is not listed gets in, and what an estimate of it is.
+    """
+
+    stack: str
+    trains: tuple[str, ...]
+    source: str
+    source_date: str
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    otherwise: str = ""
+
+    def has_code_for(self, kind: str, model_type: str) -> bool:
+        """Whether the stack has code of its own for a type of a kind that it trains."""
+        return kind not in self.own or model_type in self.own[kind]
 
 
 @dataclass(frozen=True, slots=True)

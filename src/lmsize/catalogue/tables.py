@@ -20,7 +20,7 @@ from lmsize.catalogue.records import (
     Node,
     Overhead,
 )
-from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StateRule
+from lmsize.catalogue.rules import Optimizer, Precision, Recipe, Stack, StackScope, StateRule
 
 Row = TypeVar("Row")
 
@@ -190,3 +190,15 @@ def recipes() -> Mapping[tuple[str, str], Recipe]:
                 merged["cached_weights"] = tuple(merged.get("cached_weights", ()))
                 found[stack, precision] = Recipe(**merged)
     return found
+
+
+@cache
+def stack_scopes() -> Mapping[str, StackScope]:
+    """Which models each stack trains."""
+    raw = tomllib.loads(data_text("stack_models.toml"))
+    return {name: _scope(name, row) for name, row in raw.items()}
+
+
+def _scope(name: str, row: Mapping[str, Any]) -> StackScope:
+    own = {kind: tuple(types) for kind, types in row.get("own", {}).items()}
+    return StackScope(**{**row, "stack": name, "trains": tuple(row["trains"]), "own": own})

@@ -6,27 +6,43 @@ from typing import Any
 
 import click
 
+from lmsize.cli.group import SectionedCommand
 from lmsize.cli.options import (
-    ACCELERATOR,
     CALIBRATION,
-    DEGREES,
     OUTPUT,
     RULES,
     RUN,
     TRAINING,
+    engine,
     option,
+    section,
     stacked,
 )
 
+EXAMPLES = """
+lmsize compare llama-3.1-8b -g a100-80gb
+lmsize compare llama-3.1-8b --by precision --json
+"""
 
-@click.command("compare")
+
+@click.command("compare", cls=SectionedCommand, epilog=EXAMPLES)
 @click.argument("model", required=False)
-@option("--by", metavar="WHAT", default="method", show_default=True, help="method or precision.")
-@stacked(*ACCELERATOR, *TRAINING, *DEGREES, *RUN, *OUTPUT, CALIBRATION, *RULES)
+@stacked(
+    section(
+        "Compared",
+        option(
+            "--by", metavar="WHAT", default="method", show_default=True, help="method or precision."
+        ),
+    ),
+    *TRAINING,
+    section("Length, time and money", *RUN),
+    section("Answer", engine("rules", "analytic", "trace"), *OUTPUT, CALIBRATION),
+    section("With --engine rules", *RULES),
+)
 def command(model: str | None, by: str, as_json: bool, **options: Any) -> int:
     """Full fine-tuning, LoRA and QLoRA of MODEL side by side (or precisions).
 
-    --quant applies to QLoRA only.
+    Of the three, --quant applies to QLoRA only.
     """
     from lmsize.api.comparing import compare
     from lmsize.cli.output import print_json

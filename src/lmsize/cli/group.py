@@ -43,6 +43,27 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(self.commands_help.items()))
 
 
+class SectionedCommand(click.Command):
+    """A command whose help lists options under the titles that :func:`lmsize.cli.options.section` gave."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Help"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples as they stand, one a line."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.strip().splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
+
+
 def unknown_option(error: click.NoSuchOption) -> InputError:
     """The error for an option that a command does not have, with the nearest that it has."""
     ctx, name = error.ctx, error.option_name

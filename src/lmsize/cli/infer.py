@@ -6,7 +6,23 @@ from typing import Any
 
 import click
 
-from lmsize.cli.options import ACCELERATOR, DEGREES, EXPLAIN, OUTPUT, RULES, option, stacked
+from lmsize.cli.group import SectionedCommand
+from lmsize.cli.options import (
+    ACCELERATOR,
+    DEGREES,
+    EXPLAIN,
+    OUTPUT,
+    RULES,
+    engine,
+    option,
+    section,
+    stacked,
+)
+
+EXAMPLES = """
+lmsize infer llama-3.1-8b -g rtx-4090 --quant gptq-int4
+lmsize infer llama-3.1-70b -g h200 --tp 2 --context 32k --concurrency 64
+"""
 
 SERVING = (
     option("--precision", metavar="TYPE", help="fp32, tf32, bf16, fp16 or fp8 (bf16)."),
@@ -38,11 +54,16 @@ SERVING = (
 )
 
 
-@click.command("infer")
+@click.command("infer", cls=SectionedCommand, epilog=EXAMPLES)
 @click.argument("model", required=False)
-@stacked(*ACCELERATOR, *SERVING, *DEGREES, *OUTPUT, EXPLAIN, *RULES)
+@stacked(
+    section("Accelerators", *ACCELERATOR, *DEGREES),
+    section("Serving", *SERVING),
+    section("Answer", engine("rules", "analytic"), *OUTPUT, EXPLAIN),
+    section("With --engine rules", *RULES),
+)
 def command(model: str | None, as_json: bool, explain: bool, **options: Any) -> int:
-    """What serving MODEL needs.
+    """What serving MODEL needs: weights, caches, working memory, speed.
 
     MODEL is a catalogue name, a Hub id, or the path of a config.json or of its folder.
     """

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsize.cli.options import STEP, option, stacked
+from lmsize.cli.group import SectionedCommand
+from lmsize.cli.options import STEP, option, section, stacked
 from lmsize.errors import InputError, LmsizeError
 
 if TYPE_CHECKING:
     from lmsize.api.measuring import Measurement
     from lmsize.measuring.store import Store
 
+EXAMPLES = """
+lmsize measure gpt2 --micro-batch 8 --out rows.csv
+lmsize measure --grid grid.toml --out rows.csv
+"""
 HOW = (
     option("--optimizer-impl", metavar="KIND", help="foreach, fused or loop (the library's own)."),
     option("--clip-grad-norm", metavar="X", help="Clip the norm of the gradients (off)."),
@@ -28,16 +33,16 @@ OF_A_GRID = ("device", "catalogue", "steps", "warmup")  # options that hold for 
 GRID = (
     option("--out", metavar="FILE", help="Append the rows to this CSV file."),
     option("--grid", metavar="FILE", help="Measure the cases of a TOML file, one process each."),
-    option("--case-limit", metavar="TIME", help="grid: time for one case (15m)."),
-    option("--max-minutes", metavar="N", help="grid: begin no case after so many minutes."),
+    option("--case-limit", metavar="TIME", help="With --grid: time for one case (15m)."),
+    option("--max-minutes", metavar="N", help="With --grid: begin no case after so many minutes."),
     option("--catalogue", metavar="FILE", help="Your own rows (TOML or CSV), over the package's."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
 )
 
 
-@click.command("measure")
+@click.command("measure", cls=SectionedCommand, epilog=EXAMPLES)
 @click.argument("model", required=False)
-@stacked(*STEP, *HOW, *GRID)
+@stacked(*STEP, section("Measuring", *HOW), section("Output and grids", *GRID))
 def command(
     *, model: str | None, grid: str | None, out: str | None, as_json: bool, case_limit: str | None,
     max_minutes: str | None, **options: Any,

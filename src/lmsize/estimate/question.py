@@ -16,7 +16,9 @@ from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
+from lmsize.stacks.derived import has_derived_linears
 from lmsize.stacks.needs import refuse_without_effect
+from lmsize.stacks.scope import within_scope
 from lmsize.stacks.switches import USUAL, Switches, named_switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
@@ -125,9 +127,10 @@ def training_question(
     cautions = _check_length(model, filled.seq_len or 1)
     _check_ends(model, switches)
     setup = _setup(model, filled, catalogue, accelerator=row)
+    scope = within_scope(setup.recipe.stack, model, catalogue.stack_scopes())
     return TrainingQuestion(
         model, filled, setup, row, catalogue,
-        (*model.assumptions, *assumed, *stated, *_defaults_of(spec), *_of_setup(setup)),
+        (*model.assumptions, *assumed, *stated, *_defaults_of(spec), *scope, *_of_setup(setup)),
         cautions, today,
     )  # fmt: skip
 
@@ -191,7 +194,7 @@ def _check_length(model: ModelSpec, seq_len: int) -> tuple[Caution, ...]:
     if model.learned_positions:
         expected = f"at most {longest}, the rows of the model's table of positions"
         raise InputError("--seq-len", seq_len, expected, nearest=[longest])
-    text = f"{seq_len} tokens are more than the {longest} that the model was made for"
+    text = f"{seq_len} tokens are more than the {longest} that the model was made for: the others were not trained"
     return (Caution("beyond-max-positions", text),)
 
 
@@ -253,6 +256,9 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
         if any(isinstance(p, Experts) for _, r in setup.model.runs() for p in r.block.parts):
             text = "routed experts are quantised like linears; transformers 5 with bitsandbytes leaves fused experts as they are"
             stated.append(Assumption("experts-quantised", text))
+        if has_derived_linears(setup.model):
+            text = "transformers does not quantise this model's linears, which are of a class of their own"
+            stated.append(Assumption("linears-left", text))
     if any(tower.stream == "idle" for tower in setup.model.towers):
         text = "towers that no text token passes through hold weights, but no gradients or states"
         stated.append(Assumption("idle-towers", text))

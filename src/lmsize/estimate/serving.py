@@ -77,7 +77,7 @@ def _check_context(model: ModelSpec, context: int) -> tuple[Caution, ...]:
     if model.learned_positions:
         expected = f"at most {longest}, the rows of the model's table of positions"
         raise InputError("--context", context, expected, nearest=[longest])
-    text = f"{context} tokens are more than the {longest} that the model was made for"
+    text = f"{context} tokens are more than the {longest} that the model was made for: the others were not trained"
     return (Caution("beyond-max-positions", text),)
 
 

@@ -215,7 +215,7 @@ def _stored(
     *,
     trainable: bool,
 ) -> Stored:
-    linear = isinstance(part, Linear) and part.adaptable and parameter.kind == "matrix"
+    linear = isinstance(part, Linear) and part.quantisable and parameter.kind == "matrix"
     head = block.role == "head" and parameter.kind == "matrix"
     return Stored(
         group="output head" if head else GROUPS[parameter.kind],

@@ -13,7 +13,8 @@ class Split:
 
     Attributes:
         first, last: layers of the first and of the last stage, if they are said.
-        embedding, loss: whether these take the place of a layer.
+        embedding, loss: whether these take the place of a layer; `spills` whether places that do not come
+            out evenly are one more on the first stages.
         parts: layers of every part in the order in which they run, stage after stage and round again.
     """
 
@@ -21,6 +22,7 @@ class Split:
     last: int | None = None
     embedding: bool = False
     loss: bool = False
+    spills: bool = False
     parts: tuple[int, ...] = ()
 
     @property
@@ -49,6 +51,13 @@ def layer_counts(n_layers: int, pp: int, split: Split = EVEN) -> list[int]:
     taken = {i: n for i, n in said.items() if n is not None}
     places = n_layers + split.embedding + split.loss - sum(taken.values())
     n_rest = pp - len(taken)
+    if split.spills:
+        each, extra = divmod(places, pp)
+        counts = [each + (i < extra) for i in range(pp)]
+        return [
+            n - split.embedding * (i == 0) - split.loss * (i == pp - 1)
+            for i, n in enumerate(counts)
+        ]
     if places < 0 or (n_rest and places % n_rest) or (not n_rest and places):
         what = f"layers that the {n_rest} other stages share evenly"
         raise LayoutError("--pp", pp, f"{what}: {places} are left of {n_layers}")

@@ -27,7 +27,8 @@ class Framework:
             `compiled_stack` where it compiles its layers.
         stack_options: switches of the stack that it sets.
         sharding: with more than one data-parallel rank.
-        loss_compiled_since: the month (yyyymm) since which a run that compiles compiles its loss too.
+        until: switches of the stack that it set before a month (yyyymm): (switch, month); those of what
+            a run compiles only where it does.
         counts_embeddings: stages that layers do not fill evenly count embeddings as layers.
         runs_batch_whole: a rank's batch is one micro-batch where there is no pipeline.
         cuts_batch: a rank's batch is cut into as many micro-batches as the pipeline has stages.
@@ -51,7 +52,7 @@ class Framework:
     cuts_batch: bool = False
     runs_batch_whole: bool = False
     counts_embeddings: bool = False
-    loss_compiled_since: str = ""
+    until: tuple[tuple[str, str], ...] = ()
 
 
 @cache
@@ -60,7 +61,12 @@ def frameworks() -> Mapping[str, Framework]:
     text = files("lmsize.measurements.data").joinpath("frameworks.toml").read_text("utf-8")
     return {
         name: Framework(
-            **{"name": name} | body | {"stack_options": tuple(body.get("stack_options", ()))}
+            **{"name": name}
+            | body
+            | {
+                "stack_options": tuple(body.get("stack_options", ())),
+                "until": tuple(body.get("until", {}).items()),
+            }
         )
         for name, body in tomllib.loads(text).items()
     }

@@ -17,6 +17,8 @@ UNEVEN = (
     "decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers",
     "pipeline_model_parallel_layout",
 )  # fmt: skip
+# Stacks whose interleaved schedule is modelled, and whether layers may be left over.
+INTERLEAVED = {"megatron": False, "torchtitan": True}
 LAUNCHED = re.compile(r"\b(?:yaml|config(?:uration)?) devices=(\d{1,5})\b")
 ZERO = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3,
         "layers": 0, "tensors": 0}  # fmt: skip
@@ -89,14 +91,15 @@ def _read_variants(draft: Draft, degrees: Mapping[str, int], n: int) -> None:
 
 
 def _read_parts(draft: Draft, n_layers: int) -> None:
-    """Parts of a stage, which only Megatron's schedule runs as modelled."""
+    """Parts of a stage, where the stack's schedule is modelled."""
     vp, pp = count(draft.row, "vp") or 1, draft.options.get("pp", 1)
     parts = stage_layers(draft.extra.get("pipeline_model_parallel_layout", ""))
     if parts and len(parts) % pp == 0:
         vp = len(parts) // pp
-    if vp == 1 or pp == 1 or draft.options["stack"] != "megatron":
+    stack = draft.options["stack"]
+    if vp == 1 or pp == 1 or stack not in INTERLEAVED:
         return
-    is_uneven = any(key in draft.extra for key in UNEVEN)
+    is_uneven = INTERLEAVED[stack] or any(key in draft.extra for key in UNEVEN)
     if n_layers % (pp * vp) and not is_uneven:
         draft.assume(
             "row-vp", f"vp {vp} left out: it does not divide {n_layers} layers with pp {pp}"

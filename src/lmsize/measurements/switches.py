@@ -9,14 +9,22 @@ from lmsize.measurements.cells import count, is_set, number, switch
 from lmsize.measurements.draft import Draft
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
-from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.few_bits import RECIPES, TORCHAO
 from lmsize.stacks.needs import without_effect
-from lmsize.stacks.switches import BACKENDS, DISPATCHERS, MODULES, STATE_TYPES, named_switches
+from lmsize.stacks.switches import (
+    BACKENDS,
+    DISPATCHERS,
+    MODULES,
+    ROUTER_TYPES,
+    STATE_TYPES,
+    named_switches,
+)
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
 MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
+LAYERS = re.compile(r"\blayers (\d{1,3})-(\d{1,3})\b", re.IGNORECASE)
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
     "decoder_first_pipeline_num_layers": "first-stage-layers",
@@ -36,7 +44,7 @@ FLAGS = {
     "deterministic_mode": "deterministic", "no_gradient_accumulation_fusion": "no-gradient-fusion",
     "grad_reduce_in_bf16": "grad-reduce-in-bf16",
     "no_create_attention_mask_in_dataloader": "no-dataloader-mask",
-    "no_masked_softmax_fusion": "no-softmax-fusion",
+    "no_masked_softmax_fusion": "no-softmax-fusion", "no_rope_fusion": "no-rope-fusion",
     "attention_softmax_in_fp32": "fp32-softmax", "apply_query_key_layer_scaling": "fp32-softmax",
     "overlap_moe_expert_parallel_comm": "overlaps-experts",
     "moe_router_fusion": "router-fusion", "moe_permute_fusion": "permute-fusion",
@@ -56,7 +64,7 @@ def stage_layers(text: str) -> tuple[int, ...]:
 def read_switches(draft: Draft, model: ModelSpec) -> None:
     """The switches that a row's launch arguments set, and whether it compiles."""
     if draft.options["stack"] == "torchtitan":
-        found = list(_of_compiler(draft))
+        found = list(_of_titan(draft, model.n_layers))
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
         found = [*draft.framework.stack_options, *_with_embeddings(draft, model.n_layers)]
@@ -77,15 +85,31 @@ def _with_effect(draft: Draft, model: ModelSpec, found: Sequence[str]) -> list[s
     return [item for item in found if item.partition("=")[0].replace("-", "_") not in idle]
 
 
-def _of_compiler(draft: Draft) -> Iterator[str]:
-    """What is not compiled: nothing, or before a month of the framework's own the loss."""
-    since, said = draft.framework.loss_compiled_since, draft.row.get("source_path_or_section", "")
-    month = MONTH.search(said)
-    if switch(draft.row, "compile") is False:
+def _of_torchao(said: str, precision: str, n_layers: int) -> Iterator[str]:
+    """How products are scaled, and which layers' are ("nvfp4 (layers 0-26)")."""
+    if precision != "fp8":
+        return
+    recipe = next((name for name in TORCHAO if name in said.lower()), None)
+    if recipe:
+        yield f"fp8-recipe={recipe}"
+    layers = LAYERS.search(said)
+    if layers:
+        first, last = int(layers[1]), n_layers - 1 - int(layers[2])
+        yield from (f"bf16-first-layers={first}",) if first else ()
+        yield from (f"bf16-last-layers={last}",) if last > 0 else ()
+
+
+def _of_titan(draft: Draft, n_layers: int) -> Iterator[str]:
+    """What is not compiled, and what the framework did at the row's time."""
+    compiles = switch(draft.row, "compile") is not False
+    if not compiles:
         yield "no-compile"
-    elif since and month is not None and month[0] < since:
-        draft.assume("row-version", f"a version of {month[0]}, which did not compile its loss")
-        yield "no-compiled-loss"
+    month = MONTH.search(draft.row.get("source_path_or_section", ""))
+    for name, until in draft.framework.until:
+        if month is not None and month[0] < until and (compiles or "compile" not in name):
+            draft.assume("row-version", f"a version of {month[0]}: {name}")
+            yield name
+    yield from _of_torchao(draft.row.get("precision", ""), draft.options["precision"], n_layers)
 
 
 def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:
@@ -161,12 +185,16 @@ def _of_few_bits(extra: Mapping[str, str]) -> Iterator[str]:
 
 def _of_experts(extra: Mapping[str, str]) -> Iterator[str]:
     dispatcher = extra.get("moe_token_dispatcher_type", "")
+    if dispatcher == "flex" and extra.get("moe_flex_dispatcher_backend") == "hybridep":
+        dispatcher = "hybridep"
     if dispatcher in DISPATCHERS:
         yield f"dispatcher={dispatcher}"
     elif "num_experts" in extra:
         yield "dispatcher=allgather"  # the argument's default
     if "num_experts" in extra and not is_set(extra, "moe_grouped_gemm"):
         yield "no-grouped-gemm"
+    if extra.get("moe_router_dtype") in ROUTER_TYPES:
+        yield f"router-dtype={extra['moe_router_dtype']}"
     if extra.get("moe_router_score_function") == "sigmoid":
         yield "router-score=sigmoid"
     elif is_set(extra, "moe_router_pre_softmax"):

@@ -101,7 +101,7 @@ def placed_blocks(
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
             setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
-            adapting=adapting, spreads=style.spreads,
+            adapting=adapting, spreads=style.spreads, gathers_once=style.gathers_once,
             casts=None if is_end else setting.casts,
         )  # fmt: skip
         own = _for_tower(own, tower)
@@ -218,6 +218,7 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
         keeps=style.keeps if selective else None, offloads=style.offloads, reentrant=style.reentrant,
+        undone_at_once=block.role == "head" and not ask.is_read,
     )  # fmt: skip
     return made, out.itemsize, out.needs_grad
 
@@ -264,7 +265,9 @@ def _masks(ask: _Ask) -> Masks:
     pairs = setting.seq_len * setting.seq_len
     masked = [core for core in ask.windows if core.causal or is_masked(core, setting)]
     if setting.attention == "eager":
-        return Masks(len(masked) * setting.micro_batch * pairs)
+        fills = setting.conduct.model_type in habits.FILLS_SCORES
+        numel = len(masked) * setting.micro_batch * pairs
+        return Masks(numel, itemsize=1, is_saved=True) if fills else Masks(numel)
     return Masks(sum(is_masked(core, setting) for core in masked) * pairs, itemsize=1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmsize.formula import Term, formula, total
 from lmsize.memory.blocks import Placed
-from lmsize.memory.moments import LOSS_ROLES, Moment, clinging, outlives
+from lmsize.memory.moments import LOSS_ROLES, Moment, clinging, leaves, outlives
 from lmsize.memory.units import shared_bytes
 from lmsize.source import Source
 
@@ -59,12 +59,14 @@ def input_bytes(*, n_micro_batches: Any, n_tokens: Any, bytes_per_number: Any) -
 
 def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
     """The same once all are undone, as at the optimizer's step."""
-    kept = clinging(blocks) if outlives(blocks) else ()
-    leaves = [
+    stays = [p for p in blocks if p.piece.stays]
+    kept = clinging(blocks if outlives(blocks) else stays)
+    kept += leaves([(p, p.n_layers) for p in blocks], passed_on=False)
+    terms = [
         kept_bytes.term(label, n_layers=n, layer_bytes=each, n_in_flight=1)
         for label, n, each in kept
     ]
-    return [total("activations", leaves)] if leaves else []
+    return [total("activations", terms)] if terms else []
 
 
 def activations_term(

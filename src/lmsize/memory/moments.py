@@ -102,8 +102,10 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
     kept: list[tuple[str, int, Any]] = []
     named: Kept = ()
     cached: Any = 0
+    last: Any = 0  # of the block before, which is a layer too
     for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
+        last = piece.lingering if before else last * (placed.role == "layer")
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         if placed.role == "layer":
             here = (*here, *named)
@@ -111,7 +113,7 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
                 named = (("given to the layers", 1, blocks[at - 1].piece.output),)
         held = cached + before * piece.cached
         loss = placed.role in LOSS_ROLES
-        peaks = [((), piece.forward_peak)] + ([(old, piece.returned_peak)] if old else [])
+        peaks = [((), piece.forward_peak + last)] + ([(old, piece.returned_peak)] if old else [])
         made += [
             Moment(
                 "forward", placed.label, (*here, *stuck), (), peak, 0, cached_bytes=held,
@@ -121,6 +123,7 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
+        last = piece.lingering
     return made
 
 
@@ -135,7 +138,9 @@ def _backwards(blocks: Sequence[Placed], *, inner: bool) -> list[Moment]:
         for n_done in sorted({0, last} | ({min(1, last), max(last - 1, 0)} if inner else set())):
             n_left = last - n_done
             piece = placed.piece
-            here = [*clinging([placed], n_done), (placed.label, n_left, piece.saved)]
+            after = [(placed, n_done), *((p, p.n_layers) for p in blocks[at + 1 :])]
+            here = [*clinging([placed], n_done), *leaves(after)]
+            here.append((placed.label, n_left, piece.saved))
             made.append(
                 Moment(
                     _name(placed),
@@ -161,6 +166,21 @@ def clinging(blocks: Sequence[Placed], n_layers: int | None = None) -> Kept:
         for p in blocks
         if p.piece.clings and (n := p.n_layers if n_layers is None else n_layers)
     )
+
+
+def leaves(blocks: Sequence[tuple[Placed, int]], *, passed_on: bool = True) -> Kept:
+    """Inputs of blocks that ran again, so many of each, and their gradients.
+
+    Args:
+        passed_on: the first of these gradients is what the running block was given, and counted there.
+    """
+    kept: list[tuple[str, int, Any]] = []
+    for at, (placed, n) in enumerate((p, n) for p, n in blocks if n):
+        if placed.piece.stays:
+            n_own = n - 1 if passed_on and at == 0 else n
+            kept.append((f"{placed.label}, inputs named on", n, placed.piece.leaf))
+            kept.append((f"{placed.label}, gradients of these", n_own, placed.piece.leaf))
+    return tuple(kept)
 
 
 def outlives(blocks: Sequence[Placed]) -> bool:

@@ -18,11 +18,15 @@ from lmsize.stacks.setting import Setting
 def stage_blocks(setup: TrainingSetup, stage: Stage, *, by_unit: bool = False) -> Iterator[Placed]:
     """The blocks in order of execution; `by_unit` with the units of weights that stay whole."""
     is_divided = setup.shards_gradients and not setup.accumulates
+    shard = _gradient_shard(setup) if is_divided else None
+    if setup.stays_whole and setup.accumulates:
+        shard = _added_up
     return placed_blocks(
         setup.model, setup.adapters, stage, _setting(setup), stack=setup.recipe.stack,
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
-        accumulates=(setup.accumulates or setup.shards_gradients) and not setup.is_in_units,
-        gradient_shard=_gradient_shard(setup) if is_divided else None,
+        # FSDP2 takes a unit's gradients at its end, whatever they are added to.
+        accumulates=(setup.accumulates or setup.shards_gradients) and not setup.shares_by_fsdp2,
+        gradient_shard=shard,
         unit_of=units_of(setup) if setup.is_in_units or by_unit else None, vp=setup.layout.vp,
     )  # fmt: skip
 
@@ -52,6 +56,11 @@ def _setting(setup: TrainingSetup) -> Setting:
         casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
+
+
+def _added_up(_tower: Tower, _run: Run) -> int:
+    """Bytes that a block's gradients leave beside those that they are added to."""
+    return 0
 
 
 def _gradient_shard(setup: TrainingSetup) -> Callable[[Tower, Run], Any]:

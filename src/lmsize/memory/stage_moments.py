@@ -172,7 +172,10 @@ class _Rank:
 
     def _instants(self) -> Iterable[Moment]:
         setup = self.setup
-        sharing = partial(with_units, stays=setup.layout.zero == 2) if setup.is_in_units else None
+        units = partial(
+            with_units, stays=setup.layout.zero == 2, spans_loss=setup.switches.ends_in_root
+        )
+        sharing = units if setup.is_in_units else None
         found = moments(self.blocks, sharing=sharing, alike=setup.lengths == "equal")
         return with_joins(found) if setup.flattens else found
 

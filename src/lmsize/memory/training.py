@@ -55,7 +55,7 @@ def _by_streams(setup: TrainingSetup, one: StageMoments) -> Term:
     passes: Any = 0
     for moment, term in one.passes:
         apart = 0 if setup.stays_whole else in_streams(moment, before)
-        passes = larger(passes, term.value - apart)
+        passes = larger(passes, term.value - apart + one.blocks[moment.at].piece.stranded)
     ahead = given("gathered in one piece", gathered_at_once(blocks), "bytes")
     shards = one.step.child("gradients")
     own = total("of other streams", [ahead, *([shards] if shards else [])])

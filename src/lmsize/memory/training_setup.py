@@ -10,12 +10,14 @@ from lmsize.layout.degrees import Layout
 from lmsize.memory.stack_styles import not_understood
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
-from lmsize.stacks.few_bits import transformer_engine
+from lmsize.stacks.few_bits import torchao, transformer_engine
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
 
-FP8_CASTS: dict[str, Callable[..., Casts]] = {"transformer-engine": transformer_engine}
+FP8_CASTS: dict[str, Callable[..., Casts]] = {
+    "transformer-engine": transformer_engine, "torchao": torchao,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,11 @@ class TrainingSetup:
         """Over how many ranks ZeRO divides what `stage` divides."""
         whole = self.layout.shards(stage, expert=expert)
         return max(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Roles of the blocks that FSDP2 shares one by one."""
+        return ("layer",) if self.switches.ends_in_root else self.stack.units
 
     @property
     def shares_by_fsdp2(self) -> bool:

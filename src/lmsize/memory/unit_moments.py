@@ -10,6 +10,9 @@ The root stays gathered through the forward, and again through the backward. Rea
   (``foreach_reduce``), which lives until the next unit's (``reduce_scatter_states``). The root's
   wait for the end of the backward.
 - At stage 2 units stay gathered from their forward to the end of their own backward.
+
+Where the root stays gathered between the passes, and with it the last unit before the loss, neither is
+gathered again (torchtitan's ``apply_fsdp`` until July 2025, torch's FSDP2 until June 2025).
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from typing import Any
 from lmsize.memory.blocks import Placed
 from lmsize.memory.moments import Around, Moment
 from lmsize.memory.units import Unit
-from lmsize.numbers import larger
+from lmsize.tape.heap import Requests
 
 ROOT, UNITS = "root gathered", "units gathered"
 AHEAD, REDUCED = "a unit gathered in one piece", "gradients on their way"
 NONE = Unit()
+ALTERNATE = 2  # places that equal units in a row take in turns, once there are so many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,13 @@ class Timeline:
     Attributes:
         root: what is in none of them.
         stays: whether they stay gathered until they are undone (stage 2).
+        spans_loss: whether the root and the last of them stay gathered between the passes.
     """
 
     blocks: Sequence[Placed]
     root: Unit
     stays: bool
+    spans_loss: bool = False
 
     def stands_alone(self, at: int) -> bool:
         return not self.blocks[at].unit.in_root
@@ -57,8 +63,16 @@ class Timeline:
         return next((b.unit for b in self.blocks[at + 1 :] if not b.unit.in_root), NONE)
 
     def running(self, at: int) -> Any:
-        """Bytes of the weights that a block runs on, beside the root's."""
-        return self.blocks[at].unit.gathered if self.stands_alone(at) else 0
+        """Bytes of the weights that a block runs on, beside the root's, or that wait for their turn."""
+        if self.stands_alone(at):
+            return self.blocks[at].unit.gathered
+        return self.before(at, 0).gathered if self._spans(at) and not self.stays else 0
+
+    def _spans(self, at: int) -> bool:
+        """Whether the last unit is gathered while a block of the root's runs."""
+        return self.spans_loss and not any(
+            self.stands_alone(i) for i in range(at, len(self.blocks))
+        )
 
     def staying(self, at: int, n_before: int) -> Any:
         """Bytes of the units before one that are gathered still."""
@@ -71,23 +85,24 @@ class Timeline:
 
     def ahead(self, at: int, n_before: int) -> Any:
         """Bytes of the unit that is fetched while one is undone."""
-        return 0 if self.stays else self.before(at, n_before).gathered
+        return 0 if self.stays or self._spans(at) else self.before(at, n_before).gathered
 
 
-def timeline(blocks: Sequence[Placed], *, stays: bool) -> Timeline:
+def timeline(blocks: Sequence[Placed], *, stays: bool, spans_loss: bool = False) -> Timeline:
     """The units of a stage's blocks."""
-    return Timeline(blocks, sum((b.unit for b in blocks if b.unit.in_root), NONE), stays)
+    root = sum((b.unit for b in blocks if b.unit.in_root), NONE)
+    return Timeline(blocks, root, stays, spans_loss)
 
 
 def with_units(
-    found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool
+    found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool, spans_loss: bool = False
 ) -> Iterator[Moment]:
     """The moments with what units hold then, and those that units add."""
-    line = timeline(blocks, stays=stays)
+    line = timeline(blocks, stays=stays, spans_loss=spans_loss)
     for moment in found:
         around = _in_backward if moment.is_backward else _in_forward
         yield replace(moment, around=around(line, moment))
-    if not stays:
+    if not (stays or spans_loss):
         yield _root_gather(line)
     for at in range(len(blocks)):
         if line.stands_alone(at):
@@ -185,15 +200,23 @@ def _root_reduction(line: Timeline) -> Moment:
 
 
 def gathered_at_once(blocks: Sequence[Placed]) -> Any:
-    """Bytes of the pieces that the gathering stream has at most: a unit's and the one's before it."""
-    line = timeline(blocks, stays=False)
-    found = line.root.gathered
-    for at, placed in enumerate(blocks):
-        if line.stands_alone(at):
-            for n_before in {0, placed.n_layers - 1}:
-                before = line.before(at, n_before)
-                found = larger(found, before.gathered + placed.unit.gathered)
-    return found
+    """Bytes that the gathering stream comes to have in a forward.
+
+    A unit in one piece, beside the one before it, until that one is copied too; and before it a
+    rank's share of it in the type in which it is gathered, if that is another.
+    """
+    line, requests = timeline(blocks, stays=False), Requests()
+    apart = [b for b in blocks if not b.unit.in_root]
+    units = [line.root]
+    for placed in apart:
+        n = placed.n_layers
+        units += [placed.unit] * (n if n <= ALTERNATE else ALTERNATE + n % ALTERNATE)
+    for at, unit in enumerate(units):
+        requests.take(("cast", at), unit.cast)
+        requests.take(at, unit.gathered)
+        requests.let_go(("cast", at))
+        requests.let_go(at - 1)
+    return requests.room_bytes
 
 
 def in_streams(moment: Moment, before: Any) -> Any:

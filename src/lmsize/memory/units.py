@@ -1,8 +1,8 @@
 """FSDP2's units: what ranks share of each block's parameters, and what that takes while it runs.
 
 Units are the modules that are not to be split: the layers, and some encoders' embeddings. What is left
-(embeddings, the last norm, the head) is the root's; torchtitan makes the table a unit, and the last
-norm and the head another, so that nothing is left. Every parameter is divided along its first
+(embeddings, the last norm, the head) is the root's; since August 2025 torchtitan makes the table a unit,
+and the last norm and the head another, so that nothing is left. Every parameter is divided along its first
 dimension, padded to a multiple of the ranks
 (``torch/distributed/fsdp/_fully_shard/_fsdp_param.py``).
 """
@@ -45,7 +45,7 @@ class Unit:
     """Bytes of a unit, or of a block's part in one.
 
     Attributes:
-        gathered: its weights, whole.
+        gathered: its weights, whole; `cast` what a rank makes of its share for that, in another type.
         reduced: its gradients, whole, in the type of the reduction.
         kept: what its gradients add to those there are, once they are reduced.
         in_root: whether it is a part of the root's, which are gathered and reduced together.
@@ -55,20 +55,27 @@ class Unit:
     reduced: Any = 0
     kept: Any = 0
     in_root: bool = False
+    cast: Any = 0
 
     def __add__(self, other: Unit) -> Unit:
         return Unit(
-            self.gathered + other.gathered, self.reduced + other.reduced, self.kept + other.kept
-        )
+            self.gathered + other.gathered, self.reduced + other.reduced, self.kept + other.kept,
+            cast=self.cast + other.cast,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Types:
-    """Bytes of a number: as it is gathered and reduced, and of its gradient on a rank."""
+    """Bytes of a number: as it is gathered and reduced, and of its gradient on a rank.
+
+    Attributes:
+        is_cast: whether a rank holds it in another type than it gathers it in.
+    """
 
     gathered: float
     reduced: float
     gradients: float
+    is_cast: bool = False
 
 
 def padded(stored: Stored, n_shards: Any) -> Stored:
@@ -79,15 +86,16 @@ def padded(stored: Stored, n_shards: Any) -> Stored:
 
 def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
     """A unit of these tensors, each with its ranks; those not trained get no gradient."""
-    gathered = reduced = kept = 0.0
+    gathered = reduced = kept = cast = 0.0
     for stored, types, n_shards in tensors:
         rows = stored.shape[0]
         n = ceil_div(rows, n_shards) * n_shards * (stored.n_params // rows)
         gathered = gathered + n * types.gathered
+        cast = cast + n // n_shards * types.gathered * types.is_cast
         if stored.trainable:
             reduced = reduced + n * types.reduced
             kept = kept + n // n_shards * types.gradients
-    return Unit(gathered, reduced, kept)
+    return Unit(gathered, reduced, kept, cast=cast)
 
 
 def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
@@ -104,7 +112,8 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
 
     def types(kept: str, gradients: str) -> Types:
         gathered = recipe.gathered or kept
-        return Types(size(gathered), size(recipe.reduced or gathered), size(gradients))
+        reduced = recipe.reduced or gathered
+        return Types(size(gathered), size(reduced), size(gradients), is_cast=gathered != kept)
 
     base = types(setup.base_type, recipe.gradients)
     adapter = types(recipe.adapters, recipe.adapters)
@@ -132,4 +141,4 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
 def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:
     """The roles of the blocks that are units by themselves; the root has the others'."""
     apart = setup.model.conduct.model_type in habits.EMBEDDINGS_APART
-    return (*setup.stack.units, *(["embedding"] if apart else []))
+    return (*setup.units, *(["embedding"] if apart else []))

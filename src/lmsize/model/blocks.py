@@ -141,4 +141,4 @@ def rms_norm(name: str, width: int) -> Norm:
 
 def layer_norm(name: str, width: int, *, bias: bool = True) -> Norm:
     """LayerNorm: a scale and, unless said otherwise, a bias."""
-    return Norm(name, width, bias)
+    return Norm(name, width, bias, is_layer_norm=True)

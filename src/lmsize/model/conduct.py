@@ -15,6 +15,7 @@ ACTIVATION = (
 OWN_ACTIVATIONS = {
     "bloom": "bloom_gelu",
     "gpt_oss": "clamped_swiglu",
+    "mpt": "gelu",
 }  # which the class writes itself, whatever the config says
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 HIDDEN_DROPOUT = (
@@ -29,6 +30,8 @@ EMBEDDING_DROPOUT = (
     "embd_pdrop", "embed_dropout", "embedding_dropout", "hidden_dropout_prob", "embd_dropout",
     "dropout_rate", "dropout",
 )  # fmt: skip
+# A class that drops out by one rate of a section of its config, whatever stands beside it.
+ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
 ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
 
 
@@ -46,6 +49,7 @@ class Conduct:
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
+        repeats_keys: whether the class repeats grouped keys and values itself (newer Falcons).
         n_relative: rows of DeBERTa's table of relative positions; 0 without one.
         fp32_stream: whether the stream between the layers is fp32 whatever the weights are.
     """
@@ -64,6 +68,7 @@ class Conduct:
     scales_embedding: bool = False
     fp32_stream: bool = False
     n_relative: int = 0
+    repeats_keys: bool = False
 
 
 USUAL = Conduct()
@@ -75,26 +80,41 @@ def read_conduct(config: Config) -> Conduct:
     known = {**section.defaults, **section.raw}
     rotary = any(key in known for key in ROTARY) and not known.get("alibi")
     activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
+    rates = _rates(section.model_type, known)
+    old_falcon = section.model_type.startswith("RefinedWeb")
     return Conduct(
         model_type=section.model_type or "llama",
         activation=GATED_T5.get(activation, activation),
-        hidden_dropout=_rate(known, HIDDEN_DROPOUT),
-        attention_dropout=_rate(known, ATTENTION_DROPOUT),
-        embedding_dropout=_rate(known, EMBEDDING_DROPOUT),
-        activation_dropout=_rate(known, ("activation_dropout", "dropout_rate")),
+        hidden_dropout=_rate(rates, HIDDEN_DROPOUT),
+        attention_dropout=_rate(rates, ATTENTION_DROPOUT),
+        embedding_dropout=_rate(rates, EMBEDDING_DROPOUT),
+        activation_dropout=_rate(rates, ("activation_dropout", "dropout_rate")),
         rotary=rotary,
         rotary_frac=_rotary_frac(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),
         final_softcap=bool(known.get("final_logit_softcapping")),
-        parallel=bool(known.get("use_parallel_residual")),
+        parallel=bool(known.get("use_parallel_residual") or known.get("parallel_attn", old_falcon)),
         scales_embedding=section.model_type.startswith("gemma"),
         fp32_stream=bool(known.get("residual_in_fp32")),
         n_relative=_n_relative(known),
+        repeats_keys=bool(
+            known.get("new_decoder_architecture", section.model_type == "RefinedWeb")
+        ),
     )
 
 
 def _text(known: Mapping[str, Any], keys: tuple[str, ...], fallback: str) -> str:
     return next((known[k] for k in keys if isinstance(known.get(k), str)), fallback)
+
+
+def _rates(model_type: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys that dropout rates are looked up in."""
+    if model_type not in ONE_RATE:
+        return known
+    name, key = ONE_RATE[model_type]
+    stated = known.get(name)
+    rate = stated.get(key) if isinstance(stated, dict) else None
+    return {HIDDEN_DROPOUT[0]: rate, ATTENTION_DROPOUT[0]: rate, EMBEDDING_DROPOUT[0]: 0.0}
 
 
 def _rate(known: Mapping[str, Any], keys: tuple[str, ...]) -> float:

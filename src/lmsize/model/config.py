@@ -91,6 +91,15 @@ class Config:
         """An error that names this key by its full path."""
         return ModelError(f"{self.path}{key}", value, expected)
 
+    def _missing(self, keys: list[str]) -> ModelError:
+        """The error for keys that the file lacks, with keys of the file that are like them."""
+        names = ", ".join(f"{self.path}{key}" for key in keys)
+        there = [key for key in self.raw if self.raw[key] is not None and key not in self.defaults]
+        near = [name for key in keys for name in nearest_names(key, there, n_names=1)]
+        has = f" (it has {' and '.join(dict.fromkeys(near))})" if near else ""
+        expected = "a whole number" if len(keys) == 1 else "a whole number for each"
+        return ModelError(names, None, f"{expected} in the config{has}")
+
     # -- typed access ----------------------------------------------------------------------
 
     def require(self, *keys: str) -> tuple[builtins.int, ...]:
@@ -101,21 +110,14 @@ class Config:
         """
         missing = [key for key in keys if not self.has(key)]
         if missing:
-            names = ", ".join(f"{self.path}{key}" for key in missing)
-            near = [n for key in missing for n in nearest_names(key, self.raw, n_names=1)]
-            raise ModelError(
-                "config.json",
-                sorted(self.raw)[:12],
-                f"the keys {names}, which it lacks",
-                nearest=near,
-            )
+            raise self._missing(missing)
         return tuple(self.int(key) for key in keys)
 
     def int(self, key: str, fallback: int | None = None, *, least: int = 1) -> int:
         """A whole number of at least `least`; `fallback` stands where the class has no default."""
         value = self._value(key, fallback)
         if value is None:
-            raise ModelError("config.json", sorted(self.raw)[:12], f"the key {self.path}{key}")
+            raise self._missing([key])
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
             raise self.error(key, value, f"a whole number from {least} to {LARGEST}")
         if DEPTH_KEY.search(key) and value > DEEPEST:

@@ -63,6 +63,8 @@ class Linear:
             parameters (a bias is still its own).
         per_token: how many times it runs per token (a pooler on one token of a sequence: 0).
         n_modules: how many such modules the block holds (unfused experts, codebooks).
+        is_derived: of a class derived from ``nn.Linear``, which multiplies by the transposed weight
+            and adds its bias apart; quantisation replaces ``nn.Linear`` alone.
     """
 
     name: str
@@ -75,6 +77,12 @@ class Linear:
     tied: bool = False
     per_token: float = 1.0
     n_modules: int = 1
+    is_derived: bool = False
+
+    @property
+    def quantisable(self) -> bool:
+        """Whether its weight is stored in few bits where the base is."""
+        return self.adaptable and not self.is_derived
 
     def parameters(self) -> Iterator[Parameter]:
         units = self.n_units or (self.n_in if self.split == "row" else self.n_out)
@@ -147,12 +155,22 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A normalisation over the last dimension (RMSNorm, or LayerNorm with `bias`)."""
+    """A normalisation over the last dimension: RMSNorm, or LayerNorm, with or without a bias.
+
+    Attributes:
+        is_layer_norm: torch's LayerNorm, though it has no bias; one that has is LayerNorm anyway.
+    """
 
     name: str
     width: int
     bias: bool = False
     weight: bool = True
+    is_layer_norm: bool = False
+
+    @property
+    def has_means(self) -> bool:
+        """Whether rows lose their mean: LayerNorm does so, RMSNorm does not."""
+        return self.bias or self.is_layer_norm
 
     def parameters(self) -> Iterator[Parameter]:
         if self.weight:

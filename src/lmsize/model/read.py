@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsize.errors import ModelError, nearest_names
+from lmsize.model.check import check_config
 from lmsize.model.conduct import read_conduct
 from lmsize.model.config import Config
 from lmsize.model.family import readers
@@ -41,14 +42,21 @@ def read_config(raw: Mapping[str, Any], *, name: str) -> ModelSpec:
         reader = known["llama"]
         missing = [key for key in USUAL_KEYS if key not in raw]
         if missing:
+            expected = f"a known one, or beside it the usual keys, of which {', '.join(missing)} are missing"
             raise ModelError(
-                "model_type", model_type,
-                f"a known model type, or a config with the usual keys (lacks {', '.join(missing)})",
-                nearest=nearest_names(model_type or "", known),
-            )  # fmt: skip
+                "model_type", model_type, expected, nearest=nearest_names(model_type or "", known)
+            )
         config.assume(
             "unknown-model-type",
-            f"model_type {model_type!r} is not known: estimated as a Llama-like decoder from its keys",
+            f"{_unknown(model_type, known)}: estimated as a Llama-like decoder from its keys",
         )
     spec = reader(config)
+    check_config(config)
     return replace(spec, name=name, assumptions=config.assumptions, conduct=read_conduct(config))
+
+
+def _unknown(model_type: str | None, known: Mapping[str, Any]) -> str:
+    if not model_type:
+        return "the config has no model_type"
+    near = nearest_names(model_type, known, n_names=1)
+    return f"model_type {model_type!r} is not known" + (f" ({near[0]} is)" if near else "")

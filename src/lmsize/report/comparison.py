@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -84,14 +84,21 @@ def _times(factor: float | None) -> str:
 
 def _notes(rows: list[Estimate], console: Console) -> None:
     stated = grouped(a for row in rows for a in row.assumptions)
-    for row in rows:
-        for caution in row.warnings:
-            if caution.code == "missing-extra":
-                console.print(f"\n{row.inputs['method']}: {caution.text}", style="bold")
-    console.print("\nassumptions", style="bold")
+    cautions = [(row, caution) for row in rows for caution in row.warnings]
+    for row, caution in cautions:
+        if caution.code == "missing-extra":
+            console.print(f"\n{row.inputs['method']}: {caution.text}", style="bold")
+    others = {c.text: c.code for _, c in cautions if c.code != "missing-extra"}
+    if others:
+        _table(console, "warnings", [(code, text) for text, code in others.items()], "yellow")
+    _table(console, "assumptions", stated, "dim")
+
+
+def _table(console: Console, title: str, notes: Iterable[tuple[str, str]], style: str) -> None:
+    console.print(f"\n{title}", style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(style="dim")
-    for code, text in stated:
+    table.add_column(no_wrap=True, style=style)
+    table.add_column(style=style)
+    for code, text in notes:
         table.add_row(code, text)
     console.print(table)

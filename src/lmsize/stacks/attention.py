@@ -20,6 +20,8 @@ def attention(
     """From the normed stream to what attention adds to it."""
     core = section.core
     assert core is not None
+    if own := style.attentions.get(setting.conduct.model_type):
+        return own(program, x, section, setting, style)
     start, gate = len(program.ops), None
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)

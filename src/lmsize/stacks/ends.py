@@ -21,10 +21,14 @@ Use = Literal["parameter", "shared", "waiting"]
 
 
 class Masks(NamedTuple):
-    """Numbers of the masks that layers are given; their bytes each, if not those of the stream's."""
+    """Numbers of the masks that layers are given; their bytes each, if not those of the stream's.
+
+    Whether layers save them.
+    """
 
     numel: Any
     itemsize: float | None = None
+    is_saved: bool = False
 
 
 def embedding_program(
@@ -47,7 +51,7 @@ def embedding_program(
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
     if masks is not None and stream is not None:
-        _mask(program, masks, stream.itemsize, kept=keeps_mask)
+        _mask(program, masks, stream.itemsize, kept=keeps_mask or masks.is_saved)
     if n_bias_heads and stream is not None:
         _position_bias(program, setting, n_bias_heads, stream.itemsize, crosses=reads_encoder)
     if stream is None:

@@ -70,13 +70,19 @@ def routed_experts(
     rows = ops.gather(program, x, numel=n_rows * width, n_rows=n_rows, name="sorted tokens")
     weights = ops.gather(program, weights, numel=n_rows, n_rows=n_rows, name="sorted weights")
     *ups, down = bank.matrices
-    inner = [_grouped(program, rows, up, bank, setting) for up in ups]
+    biases = [_bias_rows(program, up, bank, setting, n_rows=n_rows) for up in ups]
+    inner = [
+        _grouped(program, rows, up, bank, setting, bias=bias)
+        for up, bias in zip(ups, biases, strict=True)
+    ]
     if len(ups) == 1 and ups[0][2] == 2 * down[1]:
         inner = list(ops.split(program, inner[0], (n_rows * down[1], n_rows * down[1])))
     product = _activated(program, inner, setting, style) if inner else rows
-    out = _grouped(program, product, down, bank, setting)
+    bias = _bias_rows(program, down, bank, setting, n_rows=n_rows)
+    program.hold(*(rows for rows in biases if rows))  # under whose name the others come
+    out = _grouped(program, product, down, bank, setting, bias=bias)
     weighted = ops.mul(program, out, weights, small=weights, name="weighted")
-    program.hold(rows, out)
+    program.hold(rows, out, *([bias] if bias else []))
     restored = ops.gather(
         program, weighted, numel=n_rows * width, n_rows=n_rows, name="tokens in order"
     )
@@ -96,12 +102,25 @@ def _activated(
     return gated_mlp(program, made[0], lambda: made[1], kind, style)
 
 
+def _bias_rows(
+    program: Program, matrix: tuple[str, int, int], bank: Experts, setting: Setting, *, n_rows: Any
+) -> Tensor | None:
+    """The expert's bias of every row; None without."""
+    if not bank.bias:
+        return None
+    name, _, n_out = matrix
+    bias = parameter(program, f"{bank.name}.{name}_bias", bank.n_experts * n_out, setting)
+    return ops.gather(program, bias, numel=n_rows * n_out, n_rows=0, name=f"{name} bias")
+
+
 def _grouped(
-    program: Program, x: Tensor, matrix: tuple[str, int, int], bank: Experts, setting: Setting
-) -> Tensor:
-    """One product an expert over its own rows; autocast does not reach it."""
+    program: Program, x: Tensor, matrix: tuple[str, int, int], bank: Experts, setting: Setting, *,
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """One product an expert over its own rows, the bias added in place; autocast does not reach it."""
     name, n_in, n_out = matrix
     n_weights: Any = bank.n_experts * n_in * n_out
     weight = parameter(program, f"{bank.name}.{name}", n_weights, setting)
     x = ops.cast(program, x, weight.itemsize)
-    return ops.grouped_linear(program, x, weight, numel=x.numel // n_in * n_out, name=name)
+    made = ops.grouped_linear(program, x, weight, numel=x.numel // n_in * n_out, name=name)
+    return made if bias is None else ops.in_place(program, made, bias, name="bias added")

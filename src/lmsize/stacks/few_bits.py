@@ -1,6 +1,8 @@
-"""Training in 8 or 4 bits: what Transformer Engine's recipes cast and keep."""
+"""Training in 8 or 4 bits: what the recipes of Transformer Engine and of torchao cast and keep."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from lmsize.tape.casts import Casts
 
@@ -17,6 +19,7 @@ WEIGHTS = {
 }  # fmt: skip
 BY_TENSOR = ("delayed", "tensorwise")
 RECIPES = tuple(SHARES)
+TORCHAO = ("tensorwise", "mxfp8", "nvfp4")  # those that torchtitan asks torchao for
 
 
 def transformer_engine(recipe: str, *, capability: int, stores_weights: bool) -> Casts:
@@ -33,4 +36,21 @@ def transformer_engine(recipe: str, *, capability: int, stores_weights: bool) ->
         itemsize=SHARES[recipe], weights=WEIGHTS[recipe], n_copies=1 if by_tensor and capability >= BLACKWELL else 2,
         gathers_rows=by_tensor, shares_inputs=recipe != "delayed", keeps_weights=True,
         stores_weights=stores_weights,
+    )  # fmt: skip
+
+
+def torchao(recipe: str, *, capability: int, stores_weights: bool) -> Casts:
+    """Casts of torchao 0.18's linears; what is not asked for is ``tensorwise``.
+
+    In 8 bits a layer saves its input and weight as they are (``matmul_with_hp_or_float8_args`` of
+    float8/float8_linear.py, ``mx_mm`` of prototype/moe_training/mxfp8_linear.py) and casts them at
+    use. In 4 it saves the cast by columns (``nvfp4_mm_triton`` of nvfp4_training/nvfp4_linear.py), and its
+    product is an operation that selective recomputation does not know (``scaled_mm``).
+    """
+    kind = recipe if recipe in TORCHAO else "tensorwise"
+    few = transformer_engine(kind, capability=capability, stores_weights=stores_weights)
+    in_4_bits = kind == "nvfp4"
+    return replace(
+        few, keeps_cast=in_4_bits, keeps_weights=False, gathers_rows=False, shares_inputs=False,
+        product="scaled_mm" if in_4_bits else few.product,
     )  # fmt: skip

@@ -47,9 +47,9 @@ SLICED_ROTARY = _named(
 # Eager attention takes its softmax in the type of the scores.
 OWN_SOFTMAX = _named(
     "albert bart bert bert-generation biogpt blenderbot blenderbot-small bros camembert codegen ctrl "
-    "data2vec-text deberta deberta-v2 distilbert electra ernie esm falcon flaubert gpt2 gpt_neo gptj "
+    "data2vec-text deberta deberta-v2 distilbert electra ernie esm flaubert gpt2 gpt_neo "
     "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
-    "mpnet mpt mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
+    "mpnet mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
     "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
     "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
 )
@@ -57,8 +57,15 @@ OWN_SOFTMAX = _named(
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
-# Scores are scaled within their product, and named with and without the mask until the layer ends.
-NAMES_SCORES = _named("bloom")
+# Norms of branches side by side are all taken before the first branch.
+NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
+# Linears of a class of their own, derived from torch's: transformers does not quantise those, and
+# autocast casts their transposed weights each time.
+DERIVED_LINEARS = _named("falcon RefinedWeb RefinedWebModel")
+# A mask is made whatever the kernel.
+ALWAYS_MASKED = _named("falcon RefinedWeb RefinedWebModel")
+# A mask of booleans fills scores, each layer of which saves it.
+FILLS_SCORES = _named("mpt")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.
 LOGITS_BIAS = _named(
     "bart bigbird_pegasus blenderbot blenderbot-small led marian mbart mvp pegasus plbart"

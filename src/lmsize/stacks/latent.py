@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lmsize.model.parts import AttentionCore, Linear, Norm
 from lmsize.stacks.linears import applied
 from lmsize.stacks.sections import Section
@@ -42,7 +44,8 @@ def latent_qkv(
         latent = normed(program, latent, norm, setting, style, n_rows=rows)
     if setting.sequence_shards > 1:
         shared = ops.copy(program, shared, numel=t * n_turned, name="gathered")
-    turned, shared = style.rotary(program, turned, setting), style.rotary(program, shared, setting)
+    turning = replace(setting, head_dim=n_turned)
+    turned, shared = style.rotary(program, turned, turning), style.rotary(program, shared, turning)
     q = ops.cat(program, [plain, turned], name="query")
     both = applied(program, latent, unfold, setting)
     k_plain, v = ops.split(
@@ -50,6 +53,8 @@ def latent_qkv(
     )
     repeated = ops.expanded(program, shared, numel=t * core.n_heads * n_turned)
     k = ops.cat(program, [k_plain, repeated], name="key")
+    if style.copies_values:
+        v = ops.copy(program, v, name="values")
     program.hold(plain, turned, latent, shared, both)
     return q, k, v
 

@@ -95,7 +95,9 @@ def residual(
         return normed(program, x, branch.after, setting, style)
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    return ops.add(program, stream, ops.dropout(program, x, rate))
+    total = ops.add(program, stream, ops.dropout(program, x, rate))
+    program.end_branch()
+    return total
 
 
 def _recompute(
@@ -113,15 +115,25 @@ def _recompute(
 def _parallel(
     program: Program, stream: Tensor, branches: list[Section], setting: Setting, style: Style
 ) -> Tensor:
-    shared: Tensor | None = None
+    """Each branch reads the stream through its norm, or through the one that they share."""
+    norms = [branch.before for branch in branches if branch.before is not None]
+    is_first = len(norms) == 1 or setting.conduct.model_type in habits.NORMS_FIRST
+    made = [normed(program, stream, part, setting, style) for part in norms] if is_first else []
+    waiting, shared = list(made), stream
     total: Tensor | None = None
     for branch in branches:
         if branch.before is not None:
-            shared = normed(program, stream, branch.before, setting, style)
-        x = _branch(program, stream if shared is None else shared, branch, setting, style)
+            shared = (
+                waiting.pop(0)
+                if waiting
+                else normed(program, stream, branch.before, setting, style)
+            )
+        x = _branch(program, shared, branch, setting, style)
         x = ops.dropout(program, x, setting.conduct.hidden_dropout)
         total = x if total is None else ops.add(program, total, x)
-    return stream if total is None else ops.add(program, total, stream)
+    stream = stream if total is None else ops.add(program, total, stream)
+    program.hold(*made)  # which the layer names
+    return stream
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:

@@ -10,7 +10,7 @@ from lmsize.model.parts import Linear
 from lmsize.stacks.magnitudes import decomposed
 from lmsize.stacks.quantised import dequantised_linear, integer_linear, unpacked_linear
 from lmsize.stacks.setting import Setting, parameter
-from lmsize.stacks.spread import entered, left
+from lmsize.stacks.spread import entered, left, shares_gathered
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
@@ -41,17 +41,21 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
     """The product with the base's own weight, in full or in few bits."""
     n_weights = linear.n_in * linear.n_out
     bias = parameter(program, f"{linear.name}.bias", linear.n_out, setting) if linear.bias else None
-    if setting.quant and linear.adaptable:
+    within = None if linear.is_derived else bias
+    if setting.quant and linear.quantisable:
         return _in_few_bits(program, x, linear, n_weights, setting)
     weight = parameter(program, linear.name, n_weights, setting, tied=linear.tied)
     x = entered(program, x, linear, setting)
+    if linear.is_derived and program.autocast is not None:  # its transpose is no leaf: cast anew
+        weight = ops.cast(program, weight, program.autocast)
     made = ops.linear(
-        program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=bias, name=linear.name,
-        gathers=setting.sequence_shards if linear.split == "column" else 1,
+        program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=within, name=linear.name,
+        gathers=shares_gathered(linear, setting),
         scatters=setting.sequence_shards if linear.split == "row" else 1,
         casts=setting.casts if linear.adaptable else None,
     )  # fmt: skip
-    return left(program, made, linear, setting)
+    made = left(program, made, linear, setting)
+    return ops.add_bias(program, made, bias) if bias is not None and within is None else made
 
 
 def _in_few_bits(
@@ -100,7 +104,7 @@ def _adapted(
     Over a base of few bits (peft's ``lora/bnb.py``) nothing is cast under autocast, and the
     adapter's part takes the base's type before the sum, not after it.
     """
-    in_few_bits = bool(setting.quant) and linear.adaptable
+    in_few_bits = bool(setting.quant) and linear.quantisable
     if in_few_bits and setting.quant != INTEGER:
         base = ops.copy(program, base)  # cloned, defensively
     down, up = _matrices(program, linear, rank, setting)

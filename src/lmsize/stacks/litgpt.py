@@ -27,7 +27,7 @@ DROPOUT = 0.05  # lora_dropout of the scripts and of the configurations that com
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
     """``RMSNorm``: in fp32 from the first cast to the last, its weight too; LayerNorm is torch's."""
-    if part.bias or not part.weight:
+    if part.has_means or not part.weight:
         return transformers.norm(program, x, part, setting, n_rows=n_rows)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     raised = ops.cast(program, x, FP32, name="norm input in fp32")

@@ -18,7 +18,7 @@ from lmsize.stacks.megatron_experts import mixture
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
 from lmsize.tape import kernels, ops
-from lmsize.tape.program import Gradient, Program, Tensor
+from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
 OF_HEADS = ("q_layernorm", "k_layernorm", "q_norm", "k_norm", "query_layernorm", "key_layernorm")
@@ -39,7 +39,7 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     made = Tensor("norm", x.numel, x.itemsize, made_from=(x,))
     rows = [Tensor("row deviations", n_rows, FP32)]
-    rows += [Tensor("row means", n_rows, FP32)] if part.bias else []
+    rows += [Tensor("row means", n_rows, FP32)] if part.has_means else []
     return program.record(
         "fused norm", [x, weight], made, saves=[x, *rows],
         gradients=[Gradient(x), Gradient(weight)], side=rows,
@@ -47,9 +47,20 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
 
 
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
-    """One kernel forward and one backward; saves nothing but the shared table."""
-    del setting
-    return ops.pointwise(program, x, name="fused rotary")
+    """One kernel that saves nothing but the shared table, or plain torch, which saves its own two.
+
+    Source: Megatron-LM core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_bshd.
+    """
+    if setting.switches.rope_fusion:
+        return ops.pointwise(program, x, name="fused rotary")
+    numel = setting.seq_len * setting.head_dim * setting.conduct.rotary_frac
+    cosines, sines = (Tensor(name, numel, x.itemsize) for name in ("cosines", "sines"))
+    program.ops.append(Op("rotary tables", (), (cosines, sines)))
+    straight = ops.mul(program, x, cosines)
+    half = x.numel // 2
+    first, second = ops.narrow(program, x, numel=half), ops.narrow(program, x, numel=half)
+    turned = ops.cat(program, [ops.pointwise(program, second, name="negative"), first])
+    return ops.copy(program, ops.add(program, straight, ops.mul(program, turned, sines)))
 
 
 def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
@@ -149,7 +160,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 
 STYLE = Style(
     norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture,
-    recomputes_modules=True, fuses_weight_gradients=True, reentrant=True,
+    recomputes_modules=True, fuses_weight_gradients=True, reentrant=True, copies_values=True,
     fuses_matrices=True, adapting=Adapting(itemsize=None, casts=False),
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip

@@ -1,16 +1,17 @@
-"""Megatron core's mixture: a router, tokens sent to their experts, products for all of a rank at once.
+"""Megatron core's mixture: shared experts, a router, products for all experts of a rank at once.
 
 Weights of experts are applied to the activation inside of the expert, so that no output of one is
 kept. Tokens are taken to be spread evenly.
+
+Source: Megatron-LM core/transformer/moe/moe_layer.py (``MoELayer.forward``) and experts.py.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from lmsize.model.parts import Experts
 from lmsize.stacks.linears import applied
-from lmsize.stacks.megatron_router import Routing, n_rows_sent, routed
+from lmsize.stacks.megatron_dispatch import DISPATCHED, Job
+from lmsize.stacks.megatron_router import routed
 from lmsize.stacks.mlp import dense_mlp
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, Style, parameter
@@ -23,71 +24,47 @@ FP32 = 4
 def mixture(
     program: Program, x: Tensor, section: Section, setting: Setting, style: Style
 ) -> Tensor:
-    """From the normed stream to what the experts, routed and shared, add to it."""
+    """From the normed stream to what the experts, shared and routed, add to it."""
     bank = section.experts
     assert bank is not None
+    own = _shared(program, x, section, setting, style)
     routing = routed(program, x, section, bank, setting)
+    program.module_keeps = routing.weights  # by the dispatcher
+
+    def run(rows: Tensor) -> Tensor:
+        return _bank(program, rows, routing.weights, bank, setting=setting)
+
+    job = Job(routing, bank, setting, run)
+    out = DISPATCHED[setting.switches.dispatcher](program, x, job)
+    return out if own is None else ops.add(program, out, own)
+
+
+def _shared(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor | None:
+    """What experts that every token passes add, gated where they have a gate; None without any."""
     gates = [part for part in section.linears if part.n_out == 1]
     shared = [part for part in section.linears if part not in gates]
+    if not shared:
+        return None
     start = len(program.ops)
-    own = dense_mlp(program, x, shared, setting, style, is_shared=True) if shared else None
-    if setting.runs_again("shared_experts") and shared:
+    own = dense_mlp(program, x, shared, setting, style, is_shared=True)
+    if setting.runs_again("shared_experts"):
         program.recompute(start)
     for gate in gates:
-        assert own is not None
         open_ = ops.pointwise(
             program, applied(program, x, gate, setting), name="sigmoid", saves="output"
         )
         own = ops.mul(program, open_, own, small=open_)
-    out = _experts(program, x, routing, bank, setting=setting)
-    return out if own is None else ops.add(program, out, own)
-
-
-def _experts(
-    program: Program, x: Tensor, routing: Routing, bank: Experts, *, setting: Setting
-) -> Tensor:
-    """Rows of tokens go out, pass their experts, and come back."""
-    width = bank.matrices[0][1]
-    layout = setting.layout
-    gathered = layout.expert_tp if setting.sequence_shards > 1 else 1
-    n_sent = n_rows_sent(bank, setting)
-    n_rows = n_sent * gathered
-    is_split, has_several = layout.ep > 1 or gathered > 1, bank.n_experts > 1
-    sent = _placed(program, x, routing, n_sent * width, "rows by expert")
-    rows = _moved(program, sent, n_rows * width, "rows received") if is_split else sent
-    sorted_ = _moved(program, rows, n_rows * width, "rows sorted") if has_several else rows
-    if setting.casts is not None:  # filled up for the kernels (Fp8Padding)
-        sorted_ = _moved(program, sorted_, n_rows * width, "rows padded")
-    out = _bank(program, sorted_, routing.weights, bank, n_rows=n_rows, setting=setting)
-    program.hold(sent, rows)
-    if setting.casts is not None:
-        out = _moved(program, out, n_rows * width, "rows unpadded")
-    if has_several:
-        out = _moved(program, out, n_rows * width, "rows unsorted")
-    back = _moved(program, out, n_sent * width, "rows back") if is_split else out
-    made = _placed(program, back, routing, setting.n_stream_tokens * width, "tokens in order")
-    program.hold(out, back)
-    return made
-
-
-def _placed(program: Program, x: Tensor, routing: Routing, numel: Any, name: str) -> Tensor:
-    """Tokens to rows and back, by the same map, which is saved."""
-    made = Tensor(name, numel, x.itemsize)
-    return program.record(
-        "gather", [x, routing.rows], made, saves=[routing.rows], gradients=[Gradient(x)]
-    )
-
-
-def _moved(program: Program, x: Tensor, numel: Any, name: str) -> Tensor:
-    """Rows in another place or order: all to all, gathered, concatenated; saves nothing."""
-    return ops.copy(program, x, numel=numel, name=name)
+    return own
 
 
 def _bank(
-    program: Program, rows: Tensor, weights: Tensor, bank: Experts, *, n_rows: Any, setting: Setting
+    program: Program, rows: Tensor, weights: Tensor, bank: Experts, *, setting: Setting
 ) -> Tensor:
     """The experts' two products and the weighted activation between them."""
     up, down = bank.matrices
+    n_rows = rows.numel // up[1]
     inner = _product(program, rows, up, bank, setting)
     is_gated = up[2] == 2 * down[1]
     start = len(program.ops)

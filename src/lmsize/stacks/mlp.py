@@ -62,4 +62,6 @@ def _clamped(program: Program, gate: Tensor, other: Tensor) -> Tensor:
     other = ops.pointwise(program, other, name="clamped half", saves="input")
     curve = ops.pointwise(program, gate, name="times 1.702")
     curve = ops.mul(program, gate, ops.pointwise(program, curve, name="sigmoid", saves="output"))
-    return ops.mul(program, ops.pointwise(program, other, name="plus one"), curve, name="gated")
+    made = ops.mul(program, ops.pointwise(program, other, name="plus one"), curve, name="gated")
+    program.hold(other)
+    return made

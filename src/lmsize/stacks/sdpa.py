@@ -21,9 +21,11 @@ ROW = 8  # numbers: the efficient kernel reads masks in rows of a multiple of it
 
 
 def is_masked(part: AttentionCore, setting: Setting) -> bool:
-    """Whether layers get a mask: of a window that the sequence outgrows."""
-    if part.window is None or part.cross or setting.attention == "flash":
+    """Whether layers get a mask: of a window that the sequence outgrows, or always."""
+    if part.cross or setting.attention == "flash":
         return False
+    if part.window is None:
+        return setting.conduct.model_type in habits.ALWAYS_MASKED
     most = part.window if part.causal else part.window // 2
     return bool(setting.seq_len >= most)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ class Setting:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
+        gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
         casts: how hidden linears cast their operands to few bits; None where they do not.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
@@ -94,6 +95,7 @@ class Setting:
     adapting: Adapting = PEFT
     casts_inputs: bool = False
     spreads: bool = False
+    gathers_once: bool = False
     loss: str = ""
     casts: Casts | None = None
 
@@ -157,13 +159,17 @@ class Style:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
+        gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save,
+            not gathered again for the backward.
         offloads: whether the inputs of layers that run again wait on the host.
         spread_loss: the loss of a share of the vocabulary's logits, where it is another.
         reentrant: whether a layer runs again as one function's backward, before any of its own.
         keeps: which operations selective recomputation does not run again, by what came before;
             None where it goes by modules.
         has_position_bias: whether scores get their learned bias as a tensor of its own.
+        copies_values: whether values unfolded from a latent get a tensor of their own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
+        attentions: by model type, attention that its class writes for itself, projections included.
     """
 
     norm: Callable[..., Tensor]
@@ -182,12 +188,15 @@ class Style:
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
+    gathers_once: bool = False
     offloads: bool = False
     spread_loss: Callable[..., Tensor] | None = None
     reentrant: bool = False
     keeps: Callable[[Op, int], bool] | None = None
     has_position_bias: bool = False
+    copies_values: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
+    attentions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
 def new_program(setting: Setting, style: Style) -> Program:

@@ -1,6 +1,7 @@
-"""Tensor parallelism by DTensors, as transformers has it: what collectives make around products.
+"""Tensor parallelism by DTensors, as transformers and torchtitan have it: what collectives make around products.
 
-Each makes a tensor of its own. Read off transformers 5.23 (``distributed/tensor_parallel.py``) and torch
+Each makes a tensor of its own. Read off transformers 5.23 (``distributed/tensor_parallel.py``), torchtitan
+(``apply_tp``: ``PrepareModuleInput``, ``ColwiseParallel`` of a divided input) and torch
 2.13 (``torch/distributed/_functional_collectives.py``, where a gather along any dimension but the
 first is one piece that is then put together).
 """
@@ -13,13 +14,18 @@ from lmsize.model.parts import Linear
 from lmsize.stacks import habits
 from lmsize.stacks.setting import Setting
 from lmsize.tape import ops
-from lmsize.tape.program import Program, Tensor
+from lmsize.tape.program import Gradient, Program, Tensor
 
-HEAD = "lm_head"
+HEAD, PIECE = "lm_head", "gathered in one piece"
 
 
 def entered(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tensor:
-    """What a product reads: the stream, whose gradient is summed over ranks, or a part of a whole."""
+    """What a product reads: the stream, whose gradient is summed over ranks, or a part of a whole.
+
+    Under sequence parallelism it may be what is gathered of all ranks' tokens.
+    """
+    if _is_gathered(linear, setting):
+        return _gathered(program, x, setting)
     if not setting.spreads or setting.layout.tp == 1:
         return x
     if linear.split == "column":
@@ -43,6 +49,33 @@ def left(program: Program, made: Tensor, linear: Linear, setting: Setting) -> Te
         )
         return ops.copy(program, flat)
     return made
+
+
+def shares_gathered(linear: Linear, setting: Setting) -> Any:
+    """Ranks whose tokens a product gathers by itself, again for its backward; 1 for none."""
+    if linear.split != "column" or _is_gathered(linear, setting):
+        return 1
+    return setting.sequence_shards
+
+
+def _is_gathered(linear: Linear, setting: Setting) -> bool:
+    spread = setting.gathers_once and setting.layout.sequence_parallel
+    return spread and linear.split == "column" and setting.layout.tp > 1
+
+
+def _gathered(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """All ranks' tokens, gathered in one piece and put together; once for all that read them.
+
+    The gradient is cut into one piece for each rank before it is summed over them.
+    """
+    known = (op.writes[0] for op in program.ops if op.name == PIECE and op.reads == (x,))
+    flat = next(known, None)
+    if flat is not None:
+        return next(op.writes[0] for op in program.ops if op.reads == (flat,))
+    numel = x.numel * setting.sequence_shards
+    flat = Tensor(f"{x.name} in one piece", numel, x.itemsize)
+    program.record(PIECE, [x], flat, gradients=[Gradient(x)])
+    return ops.copy(program, flat, numel=numel, name=f"{x.name} gathered")
 
 
 def table_scratch_bytes(table: Tensor, setting: Setting) -> Any:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
-from lmsize.stacks.few_bits import RECIPES
+from lmsize.stacks.few_bits import RECIPES, TORCHAO
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
-DISPATCHERS = ("alltoall", "allgather", "flex")
+DISPATCHERS = ("alltoall", "allgather", "flex", "hybridep")
 STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
 SCORES = ("softmax", "pre-softmax", "sigmoid")
+ROUTER_TYPES = ("fp32", "fp64")
 MODULES = (
     "core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts",
 )  # fmt: skip
@@ -32,7 +33,8 @@ class Switches:
             (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
-        dispatcher: how tokens get to their experts.
+        dispatcher: how tokens get to their experts (``flex``: by DeepEP, or by HybridEP).
+        router_dtype: number type of the router's scores; empty for that of the weights.
         router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
         router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
         aux_loss: a loss for balance takes scores of all experts.
@@ -58,12 +60,16 @@ class Switches:
         bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
         mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
+        spills_layers: places of layers that do not come out evenly are one more on the first stages.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         dataloader_mask: the data loader makes a mask of every pair of tokens.
         compile: torchtitan compiles its layers.
         compiled_loss: the loss too (``compile.components``).
+        ends_in_root: torchtitan's table, last norm and head are the root's unit, which stays gathered from
+            the forward to the end of the backward; so does the last layer, until it is undone.
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
+        rope_fusion: queries and keys are turned by one kernel.
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
         microbatch_group: micro-batches that a part of a stage takes before the next one's turn.
@@ -77,6 +83,7 @@ class Switches:
     transformer_impl: str = "transformer_engine"
     dispatcher: str = "alltoall"
     router_score: str = "softmax"
+    router_dtype: str = ""
     router_fusion: bool = False
     permute_fusion: bool = False
     aux_loss: bool = True
@@ -89,6 +96,7 @@ class Switches:
     dataloader_mask: bool = True
     compile: bool = True
     compiled_loss: bool = True
+    ends_in_root: bool = False
     fp32_sums: bool = True
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
@@ -106,6 +114,7 @@ class Switches:
     decoder_seq_length: int | None = None
     cublas_workspace_kib: int | None = None
     softmax_fusion: bool = True
+    rope_fusion: bool = True
     fp32_softmax: bool = False
     microbatch_group: int | None = None
     overlaps_experts: bool = False
@@ -118,13 +127,14 @@ class Switches:
     bf16_last_layers: int | None = None
     mtp_layers: int | None = None
     stage_layers: tuple[int, ...] = ()
+    spills_layers: bool = False
 
     @property
     def split(self) -> Split:
         """How stages come by their layers."""
         return Split(
             self.first_stage_layers, self.last_stage_layers, self.account_for_embedding,
-            self.account_for_loss, self.stage_layers,
+            self.account_for_loss, self.spills_layers, self.stage_layers,
         )  # fmt: skip
 
     @property
@@ -138,9 +148,10 @@ class Switches:
 
 
 USUAL = Switches()
+Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES,
+    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
     "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (
@@ -150,6 +161,7 @@ FLAGS = (
     "dataloader_mask",
     "compile",
     "compiled_loss",
+    "ends_in_root",
     "fp32_sums",
     "fused_adam",
     "grad_reduce_in_bf16",
@@ -157,6 +169,7 @@ FLAGS = (
     "account_for_embedding",
     "account_for_loss",
     "softmax_fusion",
+    "rope_fusion",
     "fp32_softmax",
     "overlaps_experts",
     "deferred_head",
@@ -175,9 +188,19 @@ COUNTS = (
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(("compile", "compiled_loss")),
+    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
+    "torchtitan": frozenset(
+        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers",
+         "stage_layers")
+    ),
     "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
+}  # fmt: skip
+CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
+# What a stack does whatever is asked: torchtitan's pipeline_parallel.py counts table and head as layers.
+OWN: dict[str, dict[str, Any]] = {
+    "torchtitan": {
+        "account_for_embedding": True, "account_for_loss": True, "spills_layers": True,
+    },
 }  # fmt: skip
 MOST = 100_000
 FACTOR = re.compile(r"\d{1,3}(\.\d{1,6})?")
@@ -191,48 +214,77 @@ def read_switches(text: str | None, stack: str | None = "megatron") -> Switches:
     Raises:
         InputError: a name or a value that is not known, or that the stack does not have.
     """
-    return Switches(**named_switches(text, stack))
+    return Switches(**OWN.get(stack or "", {}) | named_switches(text, stack))
 
 
 def named_switches(text: str | None, stack: str | None = "megatron") -> dict[str, Any]:
-    """The switches that a text names, as the fields of :class:`Switches`."""
+    """The switches that a text names, as the fields of :class:`Switches`.
+
+    Raises:
+        InputError: as :func:`read_switches`; or one that is named twice, differently.
+    """
     known = OF_STACK.get(stack or "")
     if text and known is None:
-        raise InputError(WHAT, text, f"--stack {' or '.join(OF_STACK)}, which have some")
+        some = f"no value with --stack {stack}: only {', '.join(OF_STACK)} have switches"
+        raise InputError(WHAT, text, some)
     found: dict[str, Any] = {}
-    for item in (text or "").split(","):
-        name, _, value = item.strip().lower().partition("=")
-        if name:
-            key, read = _one(name.replace("-", "_"), value.strip(), known or ())
-            found[key] = read
+    for item in text.split(",") if text else ():
+        key, read = _one(item, known or (), CHOICES | CHOICES_OF.get(stack or "", {}))
+        if found.setdefault(key, read) != read:
+            raise InputError(WHAT, text, f"{_shown(key)} once, or the same both times")
     return found
 
 
-def _one(key: str, value: str, known: Collection[str]) -> tuple[str, Any]:
+def _shown(key: str) -> str:
+    """A field as people name the switch."""
+    return key.replace("_", "-")
+
+
+def _one(item: str, known: Collection[str], choices: Choices) -> tuple[str, Any]:
+    """One switch of the list: its field and its value."""
+    name, has_value, value = (part.strip().lower() for part in item.partition("="))
+    key = name.replace("-", "_")
     own = key.removeprefix("no_") if key.removeprefix("no_") in FLAGS else key
     if own not in known:
-        near = nearest_names(key, known, n_names=1)
-        raise InputError(WHAT, key, f"one of {', '.join(sorted(known))}", nearest=near)
-    if not value and key.removeprefix("no_") in FLAGS:
-        return key.removeprefix("no_"), not key.startswith("no_")
+        near = [_shown(n) for n in nearest_names(key.removeprefix("no_"), known, n_names=1)]
+        names = ", ".join(sorted(map(_shown, known)))
+        expected = f"one of {names}" if name else f"a switch between the commas, one of {names}"
+        raise InputError(WHAT, item.strip(), expected, nearest=near)
+    if own in FLAGS and not has_value:
+        return own, not key.startswith("no_")
+    if own not in FLAGS and (read := _value(key, value, choices)) is not None:
+        return key, read
+    what = f"{WHAT} {_shown(key)}"
+    if own in FLAGS or value:
+        near = nearest_names(value, choices.get(key, ()), n_names=1)
+        raise InputError(what, value, _values(own, choices), nearest=near)
+    raise InputError(WHAT, item.strip(), f"{_shown(key)}={_form(key)}, {_values(own, choices)}")
+
+
+def _value(key: str, value: str, choices: Choices) -> Any:
+    """What a switch is set to; None where it cannot be that."""
     if key == "recompute_modules" and value:
         names = tuple(sorted(value.split("+")))
         for name in names:
-            _check(f"{WHAT} {key}", name, MODULES)
-        return key, names
+            _check(f"{WHAT} {_shown(key)}", name, MODULES)
+        return names
     if key in FACTORS and FACTOR.fullmatch(value) and 0 < float(value) <= FACTORS[key]:
-        return key, float(value)
+        return float(value)
     if key in COUNTS and value.isascii() and value.isdigit() and 0 < int(value[:6]) < MOST:
-        return key, int(value[:6])
+        return int(value[:6])
     if key == "stage_layers" and PARTS.fullmatch(value):
-        return key, tuple(int(n) for n in value.split("+"))
-    if key in CHOICES and value:
-        _check(f"{WHAT} {key}", value, CHOICES[key])
-        return key, value
-    raise InputError(f"{WHAT} {key.replace('_', '-')}", value or None, _values(own))
+        return tuple(int(n) for n in value.split("+"))
+    return value if value in choices.get(key, ()) else None
 
 
-def _values(key: str) -> str:
+def _form(key: str) -> str:
+    """A word for what stands after the equals sign."""
+    if key in COUNTS or key in FACTORS:
+        return "NUMBER"
+    return "NUMBERS" if key == "stage_layers" else "KIND"
+
+
+def _values(key: str, choices: Choices) -> str:
     """What a switch may be set to, in words."""
     if key in FACTORS:
         return f"a number above 0, {FACTORS[key]:g} at most"
@@ -241,9 +293,8 @@ def _values(key: str) -> str:
     if key == "stage_layers":
         return "layers of each part, as 3+2+2+1"
     if key in FLAGS:
-        shown = key.replace("_", "-")
-        return f"no value: {shown} or no-{shown}"
-    return f"one of {', '.join(MODULES if key == 'recompute_modules' else CHOICES[key])}"
+        return f"no value: {_shown(key)} or no-{_shown(key)}"
+    return f"one of {', '.join(MODULES if key == 'recompute_modules' else choices[key])}"
 
 
 def _check(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -106,7 +106,7 @@ def keeps(op: Op, n_before: int) -> bool:
 
 STYLE = Style(
     norm, rotary, core, transformers.activation, loss,
-    is_compiled=True, upcasts=transformers.upcasts_logits, keeps=keeps,
+    is_compiled=True, gathers_once=True, upcasts=transformers.upcasts_logits, keeps=keeps,
 )  # fmt: skip
 PLAIN = replace(STYLE, loss=plain_loss, spread_loss=spread_loss)
 EAGER = replace(PLAIN, is_compiled=False)

@@ -10,6 +10,8 @@ from typing import Any
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
+from lmsize.stacks.derived import with_derived_linears
+from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.sdpa import fused_core, is_masked, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
@@ -26,8 +28,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         made = kernels.layer_norm(program, raised, None, None, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize)
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
-    if part.bias:
-        bias = parameter(program, f"{part.name}.bias", part.width, setting)
+    if part.has_means:
+        bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
         return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
@@ -115,10 +117,8 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         is_copy = part.n_kv_heads > 1 or bool(setting.micro_batch > 1)
         k, v = repeated(program, k, v, part, setting, is_copy=is_copy)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
-    scores = products = ops.matmul(program, q, k, numel=n_scores, name="scores")
-    names_all = setting.conduct.model_type in habits.NAMES_SCORES
-    if not names_all:
-        scores = ops.pointwise(program, scores, name="scaled scores")
+    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    scores = ops.pointwise(program, scores, name="scaled scores")
     if setting.conduct.attention_softcap:
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
@@ -138,7 +138,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
     )
     out = ops.copy(program, out)
-    program.hold(k, v, *((products, scores) if names_all else ()))
+    program.hold(k, v)
     program.named.append(probs)  # attention returns them too, and the layer names both
     return out
 
@@ -237,4 +237,6 @@ STYLE = Style(
     upcasts=upcasts_logits,
     spreads=True,
     has_position_bias=True,
+    attentions=OWN_ATTENTION,
+    built=with_derived_linears,
 )

@@ -162,11 +162,12 @@ def _from_config(cls: Any, config: Mapping[str, Any], spec: TrainSpec) -> Any:
         settings = cls.config_class.from_dict(keys)
         settings.use_cache = False
         _name_tokens(settings)
-        return cls._from_config(  # what AutoModel.from_config calls
+        model = cls._from_config(  # what AutoModel.from_config calls
             settings,
             dtype=step_precision(spec.precision or "").weights,
             attn_implementation=attention,
         )
+        _untie_head(model, config)
     except (MemoryError, RuntimeError):  # no memory for the weights: the caller's to tell
         raise
     except Exception as error:  # configs are checked by transformers, in many ways
@@ -174,6 +175,20 @@ def _from_config(cls: Any, config: Mapping[str, Any], spec: TrainSpec) -> Any:
         told = "does not know" if isinstance(error, KeyError) else f"says {type(error).__name__}:"
         expected = f"one that transformers can build: it {told} {said}"
         raise ModelError("config.json", cls.__name__, expected) from error
+    else:
+        return model
+
+
+def _untie_head(model: Any, config: Mapping[str, Any]) -> None:
+    """A head of its own, where the config has one though the class ties it (T5's, always).
+
+    So does ``from_pretrained`` leave it that finds both in the weights (``tie_weights``).
+    """
+    import torch
+
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if config.get("tie_word_embeddings") is False and getattr(head, "weight", None) is table.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
 
 
 def _name_tokens(settings: Any) -> None:

@@ -23,6 +23,7 @@ class Casts:
         shares_inputs: where something else saves a layer's input, the layer saves it as it is too.
         keeps_weights: casts of weights stay from step to step.
         stores_weights: weights are held in few bits alone.
+        product: the operation of a linear layer, by whose name selective recomputation keeps outputs.
     """
 
     itemsize: float
@@ -33,6 +34,7 @@ class Casts:
     shares_inputs: bool = False
     keeps_weights: bool = False
     stores_weights: bool = False
+    product: str = "linear"
 
     def n_bytes(self, numel: Any) -> Any:
         """Of one cast of so many numbers."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsize.tape.casts import Casts, both, operands, record_cast
-from lmsize.tape.program import Gradient, Program, Tensor
+from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
 INT32, INT8 = 4, 1
@@ -26,11 +26,15 @@ def view(_program: Program, x: Tensor, *, numel: Any = None) -> Tensor:
 
 
 def cast(program: Program, x: Tensor, itemsize: float, *, name: str = "") -> Tensor:
-    """The same numbers in another type; itself if it has it."""
+    """The same numbers in another type; itself if it has it. A compiler casts the same but once."""
     if x.itemsize == itemsize:
         return x
+    known = program.casts.get((id(x), itemsize)) if program.is_compiled else None
+    if known is not None:
+        return known
     made = Tensor(name or f"{x.name} cast", x.numel, itemsize)
     made.made_from = (x,) if x.kind == "local" else None
+    program.casts[id(x), itemsize] = made
     return program.record("cast", [x], made, gradients=[Gradient(x)])
 
 
@@ -75,8 +79,9 @@ def linear(
             Gradient(weight, scratch_bytes=few.backward_bytes),
         ]
         return record_cast(
-            program, "linear", reads, made, gradients=gradients, few=few, forward_bytes=whole_out
-        )
+            program, casts.product, reads, made, gradients=gradients, few=few,
+            forward_bytes=whole_out,
+        )  # fmt: skip
     # Added to the main gradients, the weight's product comes last and still needs what was gathered.
     held = whole_in + whole_out if program.fuses_weight_gradients else 0
     gradients += [Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)]
@@ -127,6 +132,13 @@ def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
     return program.record("add", [a, b], made, gradients=gradients)
 
 
+def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:
+    """A sum with one row, in the wider type of the two: a new tensor."""
+    made = Tensor(f"{x.name} with bias", x.numel, max(x.itemsize, bias.itemsize))
+    kind: GradKind = "same" if made.itemsize == x.itemsize else "new"
+    return program.record("add", [x, bias], made, gradients=[Gradient(x, kind), Gradient(bias)])
+
+
 def mul(
     program: Program, a: Tensor, b: Tensor, *, small: Tensor | tuple[Tensor, ...] = (),
     numel: Any = None, name: str = "product",
@@ -134,7 +146,7 @@ def mul(
     """A product, number by number: saves each side for the other.
 
     Args:
-        small: the side that is broadcast, or both, whose gradients are first made in full.
+        small: the side that is broadcast, or both.
         numel: of the product, where both are broadcast.
     """
     itemsize = max(a.itemsize, b.itemsize)
@@ -142,16 +154,10 @@ def mul(
     if numel is None:
         numel = b.numel if broadcast == (a,) else a.numel
     made = Tensor(name, numel, itemsize, made_from=(a, b))
-    first: list[Tensor] = []
-    last: list[Tensor] = []
-    for x in (a, b):
-        in_full = not (x in broadcast or x.itemsize != itemsize)
-        (first if in_full else last).append(x)
-    gradients = [Gradient(x) for x in first]
-    n_wanted = 0
-    for x in last:  # both are made in full before one is summed
-        n_wanted += x.needs_grad
-        gradients.append(Gradient(x, scratch_bytes=made.n_bytes * n_wanted))
+    gradients = [
+        Gradient(x, form_bytes=made.n_bytes if x in broadcast or x.itemsize != itemsize else 0)
+        for x in (a, b)
+    ]
     return program.record("mul", [a, b], made, saves=both(a, b), gradients=gradients)
 
 
@@ -181,11 +187,12 @@ def power(program: Program, x: Tensor, *, name: str) -> Tensor:
     return pointwise(program, x, name=name, saves="input", scratch_bytes=2 * x.n_bytes)
 
 
-def in_place(program: Program, x: Tensor, *, name: str) -> Tensor:
-    """A function written over what it reads, gradient and all."""
+def in_place(program: Program, x: Tensor, *others: Tensor, name: str) -> Tensor:
+    """A function written over the first that it reads, gradient and all."""
     seen = Tensor(x.name, x.numel, x.itemsize)
     seen.base = x.base
-    return program.record(name, [x], seen, gradients=[Gradient(x, "same")])
+    gradients = [Gradient(one, "same") for one in (x, *others)]
+    return program.record(name, [x, *others], seen, gradients=gradients)
 
 
 def mean(program: Program, x: Tensor, *, numel: Any) -> Tensor:

@@ -8,8 +8,11 @@ from functools import reduce
 from typing import Any
 
 from lmsize.numbers import chosen, larger
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.heap import Requests
+from lmsize.tape.liveness import forward
 from lmsize.tape.program import Op, Program
+from lmsize.tape.segments import leaf_bytes
+from lmsize.tape.undoing import backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,14 @@ class Piece:
             whether anything does.
         is_named: whether the script names what the model returns, so that the graph lives until it
             has the next outputs.
+        stays: whether a module names something of its second run until it runs again, and with it
+            what that run began from: if it was all of the block, its input, of `leaf` bytes, and
+            the input's gradient.
         keeps_input: whether what it was given is among what is saved.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
+        lingering: what it hands back beside its output and does not keep, until the next block ran.
+        requests: what it asks of the allocator, where its backward follows a forward at once.
     """
 
     saved: Any
@@ -48,6 +56,20 @@ class Piece:
     clinging: Any = 0
     clings: bool = False
     is_named: bool = False
+    stays: bool = False
+    leaf: Any = 0
+    lingering: Any = 0
+    requests: Requests | None = None
+
+    @property
+    def stranded(self) -> Any:
+        """Bytes that an allocator has beyond its peak.
+
+        Blocks that are let go of, and are too small for what is asked for then.
+        """
+        if self.requests is None:
+            return 0
+        return larger(0, self.requests.room_bytes - larger(self.forward_peak, self.backward_peak))
 
 
 def chained(one: Piece, n: int) -> Piece:
@@ -57,13 +79,14 @@ def chained(one: Piece, n: int) -> Piece:
     more = (n - 1) * one.again
     return replace(
         one, backward_peak=one.backward_peak + more, peak_saved=one.peak_saved + more,
-        gradients=n * one.gradients,
+        gradients=n * one.gradients, requests=None,
     )  # fmt: skip
 
 
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
     keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
+    undone_at_once: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -74,27 +97,39 @@ def piece(
             number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
         reentrant: it runs again before any of its backward, not once that asks for what was saved.
+        undone_at_once: nothing runs between its forward and its backward.
     """
-    through = forward(program)
+    requests = Requests() if undone_at_once or checkpointed else None
+    through = forward(program, requests=requests)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
     clings = any(op.clings for op in program.ops)
     is_named = program.returns_at is not None
+    named = program.module_keeps
+    is_kept = named is not None and named.needs_grad
+    stays = is_kept and (reentrant or not checkpointed)
     if not checkpointed:
-        back = backward(program, accumulates=accumulates)
+        back = backward(program, accumulates=accumulates, requests=requests)
         return Piece(
             saved=through.saved, cached=through.cached, forward_peak=through.peak,
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
-            clinging=through.clinging + (stream if through.input_clings else 0), clings=clings,
+            clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
+            clings=clings or stays, stays=stays,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
+            lingering=through.lingering,
+            requests=requests,
         )  # fmt: skip
     once = forward(program, saving=False)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
     first = once.clinging
     extra = first if through.input_is_saved else first + stream
-    back = backward(program, accumulates=accumulates, extra_bytes=extra, holds=False)
+    extra = extra + output if reentrant else extra  # the function's backward names it to its end
+    back = backward(
+        program, accumulates=accumulates, extra_bytes=extra, holds=False, unpacks=not reentrant,
+        requests=requests,
+    )  # fmt: skip
     runs_out = through.peak + output if reentrant else through.again_peak + back.held_before
     recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
@@ -106,6 +141,8 @@ def piece(
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
         clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
+        lingering=once.lingering, stays=stays, leaf=stream if stays else 0,
+        requests=requests,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lmsize.numbers import ceil_div
 
 # Operations whose backward reads its inputs from memory, so that a compiler keeps them as they are.
-WHOLE_INPUTS = frozenset(("linear", "grouped_linear", "matmul", "attention"))
+WHOLE_INPUTS = frozenset(("linear", "scaled_mm", "grouped_linear", "matmul", "attention"))
 GRANULE = 512  # bytes that an accelerator's allocator gives at least, and in multiples of
 GradKind = Literal["new", "same", "saved"]
 
@@ -69,13 +69,15 @@ class Gradient:
     Attributes:
         kind: a ``new`` tensor of the input's size, the ``same`` storage as the output's, or the
             ``saved`` one, overwritten.
-        scratch_bytes: a first form of it that lives until this one is made (before a sum over
-            broadcast dimensions, before a cast).
+        scratch_bytes: what the node holds besides while it makes it.
+        form_bytes: a first form, which is what the node makes; the engine makes this one of it once
+            the node is done (a sum over broadcast dimensions, a cast: ``validate_outputs``).
     """
 
     to: Tensor
     kind: GradKind = "new"
     scratch_bytes: Any = 0
+    form_bytes: Any = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,15 @@ class Program:
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
         memory: what another tower hands to every block of this one.
         segments: what is recomputed though the block as a whole is not.
+        module_keeps: what a module of the block keeps by name until it runs again. Where it was made by a run
+            from a detached leaf, the leaf and its gradient stay with it.
         cached: casts of parameters that autocast keeps until the forward ends.
+        casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
+        in_branch: what the code of a branch names until its sum with the stream is taken.
+        lingering: what a block hands back beside its output, until the next one has run.
     """
 
     def __init__(
@@ -144,11 +151,15 @@ class Program:
         self.is_compiled = is_compiled
         self.cached: list[Tensor] = []
         self.segments: list[Segment] = []
+        self.module_keeps: Tensor | None = None
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
+        self.in_branch: list[Tensor] = []
+        self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
         """The tensor that the block before hands over."""
@@ -207,6 +218,11 @@ class Program:
     def hold(self, *tensors: Tensor) -> None:
         """Local variables of a function that ends here: what they name lived until now."""
         self.ops.append(Op("return", tensors, ()))
+
+    def end_branch(self) -> None:
+        """The sum with the stream is taken, and the branch's local variables go."""
+        self.hold(*self.in_branch)
+        self.in_branch.clear()
 
 
 def _dear(tensor: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from lmsize.quantity import parse_bytes_range, parse_count, parse_duration_s, pa
 Spec = TypeVar("Spec")
 Parser = Callable[[Any, str], Any]
 LEAST_FRACTION = 1e-6
+LEAST_PERCENTAGE = 2.0  # a number from here on was meant in hundredths
 TEXTBOOK = "textbook"
 
 
@@ -26,10 +27,14 @@ def positive(*, least: float = 1.0, most: float = 1e30) -> Parser:
 
 def fraction(value: Any, what: str) -> float:
     """A share of 1, from a millionth; a percentage is refused, the share that it is offered."""
-    found = parse_positive(str(value), what=what, least=LEAST_FRACTION)
+    expected = f"a number from {LEAST_FRACTION:g} to 1"
+    try:
+        found = parse_positive(str(value), what=what, least=LEAST_FRACTION)
+    except InputError:
+        raise InputError(what, value, expected) from None
     if found > 1:
-        near = [found / 100] if found <= 100 else []
-        raise InputError(what, value, f"a number from {LEAST_FRACTION:g} to 1", nearest=near)
+        near = [found / 100] if LEAST_PERCENTAGE <= found <= 100 else []
+        raise InputError(what, value, expected, nearest=near)
     return found
 
 

@@ -164,7 +164,7 @@ def _check(spec: TrainSpec) -> None:
     if (spec.epochs is None) != (spec.dataset_tokens is None):
         given = "epochs" if spec.dataset_tokens is None else "dataset_tokens"
         other = "dataset-tokens" if given == "epochs" else "epochs"
-        value = getattr(spec, given)
+        value = f"{getattr(spec, given):g}"
         raise InputError(f"--{given.replace('_', '-')}", value, f"--{other} beside it")
 
 

@@ -18,6 +18,9 @@ from lmsize.layout.split import Split, layer_counts
         (61, 8, Split(first=7, last=6), [7, 8, 8, 8, 8, 8, 8, 6]),
         (27, 4, Split(last=6), [7, 7, 7, 6]),
         (5, 1, Split(embedding=True), [5]),
+        (126, 8, Split(embedding=True, loss=True, spills=True), [15, *[16] * 6, 15]),
+        (32, 4, Split(embedding=True, loss=True, spills=True), [8, 9, 8, 7]),
+        (4, 4, Split(embedding=True, loss=True, spills=True), [1, 2, 1, 0]),
         (16, 2, Split(parts=(3, 2, 2, 2, 2, 2, 2, 1)), [9, 7]),
     ],
 )

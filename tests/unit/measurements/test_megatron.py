@@ -55,7 +55,7 @@ def test_switches_are_set() -> None:
     )).options  # fmt: skip
     assert set(options["stack_options"].split(",")) == {
         "deterministic", "attention-backend=unfused", "cross-entropy=te", "recompute-modules=moe_act+mlp",
-        "optimizer-instances=2", "no-gradient-fusion",
+        "optimizer-instances=2", "no-gradient-fusion", "no-rope-fusion",
     }  # fmt: skip
 
 

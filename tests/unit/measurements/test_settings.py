@@ -248,10 +248,30 @@ def test_embeddings_that_take_the_place_of_a_layer() -> None:
 def test_a_version_is_read_off_the_name_of_its_results() -> None:
     row = {"framework": "torchtitan", "compile": "yes"}
     old = asked(**row, source_path_or_section="benchmarks/llama3_202412.md")
-    assert old.options["stack_options"] == "no-compiled-loss"
+    assert old.options["stack_options"] == "no-compiled-loss,ends-in-root"
     assert "row-version" in codes(old)
-    assert option("stack_options", **row, source_path_or_section="llama3_202506.md") is None
+    eager = row | {"compile": "no"}
+    older = option("stack_options", **eager, source_path_or_section="benchmarks/llama3_202412.md")
+    assert older == "no-compile,ends-in-root"
+    assert (
+        option("stack_options", **row, source_path_or_section="llama3_202506.md") == "ends-in-root"
+    )
+    assert option("stack_options", **row, source_path_or_section="llama3_202508.md") is None
     assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
+
+
+def test_torchtitans_interleaved_parts_need_not_be_equal() -> None:
+    row = {"framework": "torchtitan", "compile": "yes", "model": "Llama-3.1-405B", "n_gpus": "512",
+           "dp": "8", "tp": "8", "pp": "8", "vp": "2", "global_batch": "256"}  # fmt: skip
+    assert option("vp", **row) == 2
+
+
+def test_torchaos_recipe_is_read_off_the_precision() -> None:
+    row = {"framework": "torchtitan", "compile": "yes", "model": "Llama-3-8B"}
+    named = option("stack_options", **row, precision="nvfp4 (layers 0-26) + bf16 tail")
+    assert named == "fp8-recipe=nvfp4,bf16-last-layers=5"
+    assert option("stack_options", **row, precision="mxfp8_cublas") == "fp8-recipe=mxfp8"
+    assert option("stack_options", **row, precision="bf16") is None
 
 
 def test_modules_trained_whole_are_read_beside_the_targets() -> None:

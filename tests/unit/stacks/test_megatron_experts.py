@@ -43,23 +43,30 @@ def test_a_layer_keeps_what_its_kernels_read() -> None:
     attention = 2 * HEADS * (192 + 192 + 128 + 128) + FP32 * HEADS
     router = 2 * FP32 * EXPERTS + EXPERTS  # scores, scores for balance, mask
     rows = 4 * (2 * EXPERTS + 1)  # of the map by which tokens go out and come back
-    experts = TOP * (2 * H + 2 * 2 * FFN + 2 * FFN + FP32)
+    chunks = 2 * 4 * TOP  # where each row goes when rows are sorted by expert, and back
+    experts = TOP * (2 * H + 2 * 2 * FFN + 2 * FFN + 2)
     shared = 2 * (2 * FFN + FFN)
-    whole = norms + latents + attention + router + rows + experts + shared
+    whole = norms + latents + attention + router + rows + chunks + experts + shared
     assert saved(SETTING) == pytest.approx(whole, abs=1)
 
 
 def test_other_routers_keep_other_tables() -> None:
-    def more(**switches: bool | str) -> float:
+    def more(**switches: bool | str | float) -> float:
         other = replace(SETTING, switches=replace(SETTING.switches, **switches))
         return saved(other) - saved(SETTING)
 
     assert more(aux_loss=False) == -FP32 * EXPERTS
-    # by index: a row's token, and a mask and a table turned by expert rather than a map
-    assert more(permute_fusion=False) == 8 * TOP + (FP32 + 1) * EXPERTS - 4 * (2 * EXPERTS + 1)
-    # without fusion: scores, which expert each is, the chosen scores and their sum, no mask
+    # by index: a row's token, and a mask and a table turned by expert rather than maps
+    maps = 4 * (2 * EXPERTS + 1) + 2 * 4 * TOP
+    assert more(permute_fusion=False) == 8 * TOP + (2 + 1) * EXPERTS - maps
+    # without fusion: scores, which expert each is, the chosen scores and their sum, no mask; scores
+    # for balance in the router's own type
     unfused = more(router_fusion=False)
-    assert unfused == pytest.approx(8 * TOP + FP32 * TOP + FP32 * TOP - EXPERTS, abs=FP32 * TOP)
+    assert unfused == pytest.approx(8 * TOP + 2 * TOP + 2 * TOP - EXPERTS - 2 * EXPERTS, abs=1)
+    assert more(router_dtype="fp32") == 2 * TOP  # the weights of the rows
+    # a mask of what an expert has room for; no map of chunks where all are as large
+    assert more(capacity_factor=1.0) == EXPERTS
+    assert more(capacity_factor=1.0, pads_to_capacity=True) == EXPERTS - 2 * 4 * TOP
 
 
 def test_in_8_bits_rows_and_activations_are_casts() -> None:

@@ -12,9 +12,10 @@ from lmsize.model.spec import Block, ModelSpec
 from lmsize.stacks import transformers
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.setting import Setting
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.liveness import forward
 from lmsize.tape.pieces import piece
 from lmsize.tape.program import Program
+from lmsize.tape.undoing import backward
 
 B, S, H, F, A, KV, D = 2, 256, 512, 1408, 8, 2, 64
 T, HQ, HK = B * S, A * D, KV * D

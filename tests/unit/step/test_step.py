@@ -249,7 +249,7 @@ def test_unknown_classes_are_refused(llama: dict[str, Any]) -> None:
 
 def test_a_config_that_transformers_refuses_is_an_input_error(llama: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"config\.json"):
-        built_model(llama | {"hidden_act": "no such function"}, spec())
+        built_model(llama | {"rope_parameters": {"rope_type": "no such"}}, spec())
 
 
 def test_batches_hold_no_special_tokens() -> None:

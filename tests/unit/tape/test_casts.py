@@ -6,8 +6,9 @@ import pytest
 
 from lmsize.tape import ops
 from lmsize.tape.casts import Casts, operands
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.liveness import forward
 from lmsize.tape.program import Program, Tensor
+from lmsize.tape.undoing import backward
 
 ROWS, WIDTH, INNER = 4096, 1024, 2048
 

@@ -9,9 +9,10 @@ import pytest
 
 from lmsize.stacks.quantised import dequantised_linear, integer_linear
 from lmsize.tape import ops
-from lmsize.tape.liveness import backward, forward
+from lmsize.tape.liveness import forward
 from lmsize.tape.pieces import piece
 from lmsize.tape.program import Program, Tensor, rounded_bytes
+from lmsize.tape.undoing import backward
 
 KIB = 1024
 

@@ -153,14 +153,16 @@ def nanochat(config: Config) -> ModelSpec:
     shape = dense_shape(config)
     width, head = shape.width, shape.head_dim
     bias = config.flag("attention_bias")
-    names = (
-        ("input_layernorm", width), ("post_attention_layernorm", width),
-        ("self_attn.q_norm", head), ("self_attn.k_norm", head),
+    before, after, q_norm, k_norm = (
+        Norm(name, size, weight=False) for name, size in (
+            ("input_layernorm", width), ("post_attention_layernorm", width),
+            ("self_attn.q_norm", head), ("self_attn.k_norm", head),
+        )
     )  # fmt: skip
-    norms = (Norm(name, size, weight=False) for name, size in names)
     ffn = config.int("intermediate_size")
     feed_forward = mlp(width=width, ffn=ffn, up="mlp.fc1", down="mlp.fc2", bias=False)
-    parts = (*norms, *grouped_query(shape, qkv_bias=bias, out_bias=bias), *feed_forward)
+    attention = grouped_query(shape, qkv_bias=bias, out_bias=bias)
+    parts = (before, *attention, q_norm, k_norm, after, *feed_forward)
     # The one norm of the model stands both before the first layer and after the last.
     final = Norm("norm", width, weight=False)
     return dense_decoder(config, shape, lambda _: parts, norm=final, extra=[final])

@@ -22,7 +22,7 @@ from lmsize.model.mixture_blocks import (
     sliding_layers,
     sparse_mlp,
 )
-from lmsize.model.parts import AttentionCore, Experts, Linear, Norm, Part
+from lmsize.model.parts import AttentionCore, Experts, Linear, Part
 from lmsize.model.spec import Block, ModelSpec
 
 
@@ -151,16 +151,16 @@ def dbrx(config: Config) -> ModelSpec:
     matrices = (("w1", width, inner), ("v1", width, inner), ("w2", inner, width))
     head_dim, prefix = shape.head_dim, "norm_attn_norm.attn"
     parts: tuple[Part, ...] = (
-        Norm("norm_attn_norm.norm_1", width),
+        layer_norm("norm_attn_norm.norm_1", width, bias=False),
         Linear(f"{prefix}.Wqkv", width, width + 2 * n_kv * head_dim, False, "column", n_kv),
         AttentionCore(n_heads, n_kv, head_dim, head_dim),
         Linear(f"{prefix}.out_proj", width, width, False, "row", n_heads),
-        Norm("norm_attn_norm.norm_2", width),
+        layer_norm("norm_attn_norm.norm_2", width, bias=False),
         router(width, n_experts, "ffn.router.layer", is_linear=True),
         Experts("ffn.experts.mlp", matrices, n_experts, top_k),
     )
     return mixture_decoder(
-        config, shape, [Block("moe layer", parts)] * n_layers, norm=Norm("norm_f", width),
+        config, shape, [Block("moe layer", parts)] * n_layers, norm=layer_norm("norm_f", width, bias=False),
         embedding="wte", can_tie=False,
     )  # fmt: skip
 

@@ -1,0 +1,230 @@
+"""Attention that classes of transformers 5.23 write out for themselves, from projections to output.
+
+Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_falcon.py``,
+``modeling_gptj.py``.
+What a frame still names when it returns is held until then; what a block hands back beside the stream
+lingers until the next block has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmsize.model.parts import AttentionCore
+from lmsize.stacks.linears import applied
+from lmsize.stacks.sdpa import fused_core, repeated
+from lmsize.stacks.sections import Section
+from lmsize.stacks.setting import QKV, Setting, Style
+from lmsize.tape import ops
+from lmsize.tape.program import Gradient, GradKind, Program, Tensor
+
+FP32 = 4
+Attention = Callable[[Program, Tensor, Section, Setting, Style], Tensor]
+
+
+def _core(section: Section) -> AttentionCore:
+    assert section.core is not None
+    return section.core
+
+
+def mpt(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
+    """ALiBi's slopes are fp32, so the scores become so; a mask of booleans fills them."""
+    core = _core(section)
+    del style
+    fused = applied(program, x, section.linears[0], setting)
+    q, k, v = ops.split(program, fused, _thirds(core, setting))
+    scores = ops.matmul(
+        program, by_head(program, q, setting), by_head(program, k, setting),
+        numel=n_scores(core, setting), name="scores",
+    )  # fmt: skip
+    scores = ops.pointwise(program, scores, name="scaled scores")
+    scores = ops.add(program, scores, Tensor("alibi", 0, FP32, kind="given"), name="with alibi")
+    scores = ops.pointwise(program, scores, name="masked scores")
+    probs = ops.cast(program, ops.softmax(program, scores, itemsize=FP32), v.itemsize)
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
+    program.hold(fused, scores)
+    _hand_back(program, probs)
+    return made
+
+
+def bloom(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
+    """Scaled within the product that adds ALiBi; both sums are named until the residual is added."""
+    core = _core(section)
+    del style
+    fused = applied(program, x, section.linears[0], setting)
+    parts = [ops.narrow(program, fused, numel=n) for n in _thirds(core, setting)]
+    q, k, v = (_reordered(program, part, setting) for part in parts)
+    scores = ops.matmul(program, q, k, numel=n_scores(core, setting), name="scores")
+    masked = ops.add(program, scores, mask(setting), name="masked scores")
+    probs = ops.cast(program, ops.softmax(program, masked, itemsize=FP32), q.itemsize)
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    out = ops.matmul(program, probs, v, numel=q.numel, name="attention")
+    made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
+    program.in_branch += [fused, q, k, v, scores, masked]
+    _hand_back(program, probs)
+    return made
+
+
+def gptj(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
+    """Positions turn a slice of each head; scores are taken in fp32, which autocast undoes."""
+    core = _core(section)
+    del style
+    q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
+    names = [q, k, v]
+    key, query = (_turned(program, part, core, setting, names) for part in (k, q))
+    raised = [ops.cast(program, part, FP32) for part in (query, key)]
+    scores = ops.matmul(
+        program, *(by_head(program, part, setting) for part in raised),
+        numel=n_scores(core, setting), name="scores",
+    )  # fmt: skip
+    scores = ops.pointwise(program, scores, name="scaled scores")
+    scores = ops.add(program, scores, mask(setting), name="masked scores")
+    probs = ops.cast(program, ops.softmax(program, scores, itemsize=FP32), v.itemsize)
+    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    program.hold(*raised)
+    made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
+    program.hold(*names, key, query)
+    _hand_back(program, probs)
+    return made
+
+
+def falcon(
+    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
+) -> Tensor:  # fmt: skip
+    """Keys and values are picked from the one projection by an index, which copies them."""
+    core = _core(section)
+    fused = applied(program, x, section.linears[0], setting)
+    query, key, value = _picked(program, fused, core, setting)
+    if setting.conduct.rotary:
+        query, key = (style.rotary(program, part, setting) for part in (query, key))
+    if setting.attention == "eager":
+        out = _falcon_scores(program, (query, key, value), x.itemsize, core, setting)
+    else:
+        heads = core.n_kv_heads if _is_multi_query(core, setting) else core.n_heads
+        out = fused_core(program, (query, key, value), replace(core, n_kv_heads=heads), setting)
+    made = applied(program, out, section.outputs[0], setting)
+    program.hold(fused, query, key, value)
+    return made
+
+
+def _is_multi_query(core: AttentionCore, setting: Setting) -> bool:
+    """The first Falcons leave the one head of keys to products and kernels to repeat."""
+    return core.n_kv_heads != core.n_heads and not setting.conduct.repeats_keys
+
+
+def _picked(program: Program, fused: Tensor, core: AttentionCore, setting: Setting) -> QKV:
+    """Queries, keys and values of a projection that lays them out group by group."""
+    width, few = setting.n_tokens * core.head_dim, core.n_kv_heads
+    query = ops.narrow(program, fused, numel=width * core.n_heads)
+    pair = [ops.narrow(program, fused, numel=width * few) for _ in range(2)]
+    if not setting.conduct.repeats_keys and few == core.n_heads:
+        return query, pair[0], pair[1]
+    key, value = (ops.copy(program, part) for part in pair)
+    if few == core.n_heads or _is_multi_query(core, setting):
+        return query, key, value
+    if few > 1:  # the groups' heads are put in a row
+        query = ops.copy(program, query)
+    key, value = repeated(program, key, value, core, setting)
+    return query, key, value
+
+
+def _falcon_scores(
+    program: Program, qkv: QKV, itemsize: float, core: AttentionCore, setting: Setting
+) -> Tensor:
+    """Divided in place; the softmax is taken in the type of the layer's normed input."""
+    q, k, v = qkv
+    if core.n_kv_heads != core.n_heads and _is_multi_query(core, setting):
+        k, v = repeated(program, k, v, core, setting)
+    read = [by_head(program, part, setting) for part in (q, k)]
+    scores = ops.matmul(program, *read, numel=n_scores(core, setting), name="scores")
+    if not setting.conduct.rotary:
+        alibi = Tensor("alibi", 0, setting.weight_itemsize, kind="given")
+        scores = ops.add(program, ops.cast(program, scores, FP32), alibi)
+    scaled = Tensor(scores.name, scores.numel, scores.itemsize)
+    scaled.base = scores.base
+    program.record("scaled in place", [scores], scaled, gradients=[Gradient(scores)])
+    masked = ops.add(program, scaled, mask(setting), name="masked scores")
+    probs = ops.softmax(program, masked, itemsize=itemsize)
+    if not setting.conduct.rotary:
+        probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    program.hold(scaled)
+    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    _hand_back(program, probs)
+    return by_token(program, out, setting)
+
+
+def _turned(
+    program: Program, x: Tensor, core: AttentionCore, setting: Setting, names: list[Tensor]
+) -> Tensor:
+    """``x * cos + rotate_every_two(x) * sin`` of a slice, by tables that each call lays out anew."""
+    n_turned = x.numel * setting.conduct.rotary_frac // 1
+    rotary_dim = core.head_dim * setting.conduct.rotary_frac // 1
+    numel = setting.seq_len * rotary_dim
+    sines, cosines = (Tensor(name, numel, x.itemsize) for name in ("sines", "cosines"))
+    program.record("rotary tables", [], sines, side=[cosines])
+    part = ops.narrow(program, x, numel=n_turned)
+    rest = ops.narrow(program, x, numel=x.numel - n_turned)
+    straight = ops.mul(program, part, cosines)
+    first, second = (ops.narrow(program, part, numel=n_turned // 2) for _ in range(2))
+    stacked = ops.cat(program, [ops.pointwise(program, second, name="negative"), first])
+    turned = ops.add(program, straight, ops.mul(program, stacked, sines))
+    names.append(turned)
+    return ops.cat(program, [turned, rest])
+
+
+def _hand_back(program: Program, probs: Tensor) -> None:
+    """Attention returns them beside its output, and so does the layer."""
+    program.named.append(probs)
+    program.lingering.append(probs)
+
+
+def n_scores(core: AttentionCore, setting: Setting) -> Any:
+    """One for every head and pair of tokens of a sequence."""
+    return setting.n_tokens * core.n_heads * setting.seq_len
+
+
+def mask(setting: Setting) -> Tensor:
+    """What is added to scores, in the type of the embeddings that it was made for."""
+    return Tensor("mask", 0, setting.weight_itemsize, kind="given")
+
+
+def _thirds(core: AttentionCore, setting: Setting) -> list[Any]:
+    width = setting.n_tokens * core.n_heads * core.head_dim
+    return [width, width, width]
+
+
+def by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """What a product over heads reads of a tensor that lies token by token.
+
+    Autocast lowers it, and heads are put in a row; those of one sequence are so already.
+    """
+    lowered = ops.lowered(program, x)
+    return lowered if setting.micro_batch == 1 else ops.copy(program, lowered)
+
+
+def _reordered(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """The same where the class does it itself, before autocast lowers it."""
+    return x if setting.micro_batch == 1 else ops.copy(program, x)
+
+
+def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """Heads put together token by token: a copy, whose gradient is copied back for several sequences."""
+    made = Tensor(x.name, x.numel, x.itemsize)
+    kind: GradKind = "same" if setting.micro_batch == 1 else "new"
+    return program.record("copy", [x], made, gradients=[Gradient(x, kind)])
+
+
+OWN_ATTENTION: Mapping[str, Attention] = {
+    "bloom": bloom, "falcon": falcon, "gptj": gptj, "mpt": mpt,
+}  # fmt: skip
