@@ -55,14 +55,16 @@ def made(
     return piece(program, checkpointed=checkpointed, reentrant=reentrant)
 
 
+@pytest.mark.parametrize("n_sequences", [[2, 3, 7], [1, 1, 1]])
 @pytest.mark.parametrize("stack", sorted(STYLES))
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_layer_over_arrays_is_the_layers_one_by_one(
-    family: str, attention: str, stack: str
+    family: str, attention: str, stack: str, n_sequences: list[int]
 ) -> None:
+    """One sequence and many part: its heads lie together, so that products need no copies."""
     spec = model(family)
-    batches, lengths = (np.array(n).view(Column) for n in ([1, 2, 7], [128, 33, 1024]))
+    batches, lengths = (np.array(n).view(Column) for n in (n_sequences, [128, 33, 1024]))
     whole = made(spec, stack, attention=attention, micro_batch=batches, seq_len=lengths)
     for at, (batch, length) in enumerate(zip(batches.tolist(), lengths.tolist(), strict=True)):
         one = made(spec, stack, attention=attention, micro_batch=batch, seq_len=length)

@@ -49,6 +49,18 @@ def test_attention_kernels(llama: dict[str, Any]) -> None:
     assert (old.peak_allocated_bytes or 0) > 1.2 * (new.peak_allocated_bytes or 0)
 
 
+def test_a_trained_bias_is_refused_by_cudnn_s_kernel_as_on_the_gpu() -> None:
+    t5 = {
+        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64, "d_kv": 32,
+        "d_ff": 128, "num_layers": 1, "num_heads": 2, "vocab_size": 503, "dropout_rate": 0.0,
+        "decoder_start_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    options: dict[str, Any] = {"engine": "trace", "seq_len": 64, "precision": "bf16"}
+    with pytest.raises(LmsizeError, match=r"a real run ends the same way: --attention eager"):
+        lmsize.train(t5, accelerator="h100-sxm", **options)
+    assert lmsize.train(t5, accelerator="a100-80gb", **options).memory.peak_allocated_bytes
+
+
 def test_accumulation_holds_gradients(llama: dict[str, Any]) -> None:
     options = {"engine": "trace", "seq_len": 64, "precision": "bf16"}
     once = lmsize.train(llama, **options)

@@ -11,20 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 AIM_FRAC = 0.02
 # Cases that the tape misses by more than that, and what is known of them.
-KNOWN_MISSES = {
-    "0-48-mt5": "T5 under autocast and int8",
-    "0-102-modernbert": "LoRA, the forward alone",
-    "0-199-electra": "full fine-tuning in bf16",
-    "0-210-mt5": "T5 under autocast",
-    "0-217-roberta": "full fine-tuning under autocast, eager, accumulated",
-    "0-219-t5": "T5 under autocast and 4 bits",
-    "0-252-mt5": "T5 under autocast and int8",
-    "0-275-albert": "full fine-tuning in fp32, short",
-    "0-287-t5": "T5 in fp32, recomputed, long",
-    "7-132-bert": "LoRA, accumulated, recomputed",
-    "7-225-gptj": "QLoRA of int4 under autocast, eager",
-    "7-281-bart": "full fine-tuning, recomputed, long",
-}
+KNOWN_MISSES: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")

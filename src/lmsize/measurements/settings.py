@@ -148,7 +148,8 @@ def _kernels(draft: Draft) -> None:
     meaning = read("recompute", cell).meaning if cell else None
     if meaning is None:
         draft.assume("row-recompute", _usual(frame.recompute, frame, cell))
-    draft.options["recompute"] = meaning or frame.recompute
+    is_none = extra.get("recompute_method") == "block" and extra.get("recompute_num_layers") == "0"
+    draft.options["recompute"] = "none" if is_none else meaning or frame.recompute
 
 
 def _with_dropout(model: ModelSpec, draft: Draft) -> ModelSpec:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.memory.adapted_parts import has_magnitudes, ranks_of, saved_modules
+from lmsize.memory.order import in_order, origin_of_bias
 from lmsize.memory.stack_styles import style_of
 from lmsize.memory.units import Unit
 from lmsize.model.parts import AttentionCore, Linear
@@ -62,9 +61,9 @@ class _Ask:
     upcasts: bool = False
     use: Use = "parameter"
     reads_encoder: bool = False
+    encoder_needs_grad: bool = False
     is_read: bool = False
     windows: tuple[AttentionCore, ...] = ()
-    n_bias_heads: int = 0
     recomputes: bool = False
     n_further: int = 0
 
@@ -95,14 +94,17 @@ def placed_blocks(
     budget = layers if most_recomputed is None else most_recomputed
     n_further = 0
     apart = ends_apart(stage, **setting.switches.bf16_ends, vp=vp)
-    for tower, run, is_end in _as_run(apart, model):
+    encoder_needs_grad = needs_grad
+    for tower, run, is_end, is_last, weights in in_order(apart, model, style):
         block = run.block
         if block.role == "embedding":
+            encoder_needs_grad = needs_grad
             itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
             setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
             adapting=adapting, spreads=style.spreads, gathers_once=style.gathers_once,
             casts=None if is_end else setting.casts,
+            is_last=is_last, weights=weights, bias=origin_of_bias(model, tower, block, style),
         )  # fmt: skip
         own = _for_tower(own, tower)
         left, first = run.n_layers, True
@@ -115,7 +117,7 @@ def placed_blocks(
                 again, accumulates,
                 upcasts=style.upcasts(model), use=_use(model, tower),
                 windows=_windows(model), recomputes=recompute == "full", n_further=n_further,
-                n_bias_heads=_n_bias_heads(model, style), **_crossing(model, tower),
+                encoder_needs_grad=encoder_needs_grad, **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
             steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
@@ -145,32 +147,6 @@ def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
         yield whole, together
     if rest:
         yield 1, rest
-
-
-def _as_run(
-    runs: Iterable[tuple[Tower, Run, bool]], model: ModelSpec
-) -> Iterator[tuple[Tower, Run, bool]]:  # fmt: skip
-    """The runs whose blocks are programs: a tower's tables are one, whoever owns the first.
-
-    An encoder without a last norm hands over its last layer's output, which a block of its own holds.
-    """
-    for tower, of_tower in groupby((one for one in runs if one[0].stream != "idle"), itemgetter(0)):
-        tables: list[Run] = []
-        rest: list[tuple[Run, bool]] = []
-        for _, run, is_end in of_tower:
-            if run.block.role == "embedding":
-                tables.append(run)
-            else:
-                rest.append((run, is_end))
-        if tables:
-            parts = tuple(part for run in tables for part in run.block.parts)
-            yield tower, replace(tables[-1], block=replace(tables[0].block, parts=parts)), True
-        for run, is_end in rest:
-            yield tower, run, is_end
-        is_encoder = model.is_encoder_decoder and tower.stream == "input"
-        last = rest[-1][0] if rest else None
-        if is_encoder and last is tower.runs[-1] and last.block.role == "layer":
-            yield tower, Run(Block("output", (), role="head")), True
 
 
 def _is_tied(model: ModelSpec) -> bool:
@@ -228,7 +204,6 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             masks=_masks(ask), keeps_mask=ask.recomputes,
-            n_bias_heads=ask.n_bias_heads, reads_encoder=ask.reads_encoder,
         )  # fmt: skip
     if block.role == "further":
         return further_program(
@@ -244,6 +219,7 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
     return layer_program(
         block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
         needs_grad=ask.needs_grad, reads_encoder=ask.reads_encoder,
+        encoder_needs_grad=ask.encoder_needs_grad,
     )  # fmt: skip
 
 
@@ -269,12 +245,6 @@ def _masks(ask: _Ask) -> Masks:
         numel = len(masked) * setting.micro_batch * pairs
         return Masks(numel, itemsize=1, is_saved=True) if fills else Masks(numel)
     return Masks(sum(is_masked(core, setting) for core in masked) * pairs, itemsize=1)
-
-
-def _n_bias_heads(model: ModelSpec, style: Style) -> int:
-    """Heads that get a learned bias of relative positions."""
-    takes_one = model.conduct.model_type in habits.POSITION_BIAS and style.has_position_bias
-    return model.n_heads if takes_one else 0
 
 
 def _windows(model: ModelSpec) -> tuple[AttentionCore, ...]:

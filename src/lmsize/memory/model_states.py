@@ -50,8 +50,17 @@ def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:
     """Weights that stay gathered through the forward and backward of all micro-batches."""
     if not setup.stays_whole:
         return []
-    kind = setup.recipe.gathered or setup.recipe.weights
-    return [_stored("gathered_weights", base, setup, kind, zero_stage=WHOLE)]
+    usual = setup.recipe.gathered or setup.recipe.weights
+    few = setup.switches.fp8_all_gather
+    parts = [
+        _stored("gathered_weights", alike, setup, kind, zero_stage=WHOLE)
+        for kind, alike in (
+            (usual, [s for s in base if not (few and s.is_linear)]),
+            ("fp8", [s for s in base if few and s.is_linear]),
+        )
+        if alike
+    ]
+    return [total("gathered_weights", [leaf for part in parts for leaf in part.children])]
 
 
 def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:

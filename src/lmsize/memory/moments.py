@@ -102,16 +102,19 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
     kept: list[tuple[str, int, Any]] = []
     named: Kept = ()
     cached: Any = 0
+    handed: Any = 0
     last: Any = 0  # of the block before, which is a layer too
     for at, placed in enumerate(blocks):
         piece, before = placed.piece, placed.n_layers - 1
         last = piece.lingering if before else last * (placed.role == "layer")
+        handed = handed if placed.role == "layer" else 0
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         if placed.role == "layer":
             here = (*here, *named)
-            if at and blocks[at - 1].role == "embedding" and not piece.keeps_input:
+            is_first = at and blocks[at - 1].role == "embedding"
+            if is_first and not piece.keeps_input and not blocks[at - 1].piece.names_rows:
                 named = (("given to the layers", 1, blocks[at - 1].piece.output),)
-        held = cached + before * piece.cached
+        held = cached + handed + before * piece.cached
         loss = placed.role in LOSS_ROLES
         peaks = [((), piece.forward_peak + last)] + ([(old, piece.returned_peak)] if old else [])
         made += [
@@ -123,6 +126,7 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         ]  # fmt: skip
         kept.append((placed.label, placed.n_layers, piece.saved))
         cached = cached + placed.n_layers * piece.cached
+        handed = handed + placed.n_layers * piece.handed
         last = piece.lingering
     return made
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lmsize.formula import Term
 from lmsize.layout.shares import Stage, stored_parts
 from lmsize.memory.deferred import deferred_terms
@@ -22,8 +24,22 @@ def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list
     shapes = _trained_shapes(setup, stage, adapters)
     n_micro = setup.batch.n_micro
     return [
-        standing_term(libraries, stage, setup.layout, _shape(setup), n_micro=n_micro, shapes=shapes)
-    ]
+        standing_term(
+            libraries, stage, setup.layout, _shape(setup), n_micro=n_micro, shapes=shapes,
+            n_masks=_n_masks(setup, stage),
+        )
+    ]  # fmt: skip
+
+
+def _n_masks(setup: TrainingSetup, stage: Stage) -> int:
+    """Masks that are there at once: one, or one for each micro-batch that checkpoints wait for."""
+    of_attention = (
+        setup.recompute == "selective" and "core_attn" in setup.switches.recompute_modules
+    )
+    if setup.recompute != "full" and not of_attention:
+        return 1
+    schedule = setup.switches.schedule(setup.layout.vp)
+    return math.ceil(stage.n_in_flight(setup.batch.n_micro, schedule))
 
 
 def deferred(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list[Term]:

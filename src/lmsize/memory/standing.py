@@ -95,13 +95,15 @@ def dummy_gradient_bytes(*, n_numbers: Any, bytes_per_number: Any) -> Any:
 
 
 @formula(source=MEGATRON)
-def mask_bytes(*, n_pairs: Any, bytes_per_number: Any) -> Any:
-    """Bytes of the causal mask that the data loader makes, one a pair of tokens.
+def mask_bytes(*, n_masks: Any, n_pairs: Any, bytes_per_number: Any) -> Any:
+    """Bytes of the causal masks that the data loader makes, one number a pair of tokens.
 
-    Assumes: --create-attention-mask-in-dataloader, the default.
-    Valid for: one micro-batch at a time.
+    Assumes: --create-attention-mask-in-dataloader, the default; checkpoints of layers or of their
+    attention save that of their micro-batch (``_checkpointed_forward`` of transformer_block.py,
+    ``_checkpointed_attention_forward`` of attention.py).
+    Valid for: one mask a micro-batch.
     """
-    return n_pairs * bytes_per_number
+    return n_masks * n_pairs * bytes_per_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def standing_term(
     shape: Shape,
     *,
     n_micro: Any,
+    n_masks: Any,
     shapes: Iterable[tuple[Any, Any]],
 ) -> Term:
     """All that stays, whatever the step does; `shapes` are those of the stage's weights, each once."""
@@ -212,7 +215,11 @@ def standing_term(
             )
         )  # fmt: skip
     if switches.dataloader_mask:
-        parts.append(mask_bytes.term("attention mask", n_pairs=shape.n_pairs, bytes_per_number=1))
+        parts.append(
+            mask_bytes.term(
+                "attention mask", n_masks=n_masks, n_pairs=shape.n_pairs, bytes_per_number=1
+            )
+        )
     return total("workspaces", parts)
 
 

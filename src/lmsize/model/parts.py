@@ -63,6 +63,8 @@ class Linear:
             parameters (a bias is still its own).
         per_token: how many times it runs per token (a pooler on one token of a sequence: 0).
         n_modules: how many such modules the block holds (unfused experts, codebooks).
+        stays_fp32: what its class keeps in fp32 (``_keep_in_fp32_modules``), which no library
+            quantises.
         is_derived: of a class derived from ``nn.Linear``, which multiplies by the transposed weight
             and adds its bias apart; quantisation replaces ``nn.Linear`` alone.
     """
@@ -77,12 +79,13 @@ class Linear:
     tied: bool = False
     per_token: float = 1.0
     n_modules: int = 1
+    stays_fp32: bool = False
     is_derived: bool = False
 
     @property
     def quantisable(self) -> bool:
         """Whether its weight is stored in few bits where the base is."""
-        return self.adaptable and not self.is_derived
+        return self.adaptable and not (self.is_derived or self.stays_fp32)
 
     def parameters(self) -> Iterator[Parameter]:
         units = self.n_units or (self.n_in if self.split == "row" else self.n_out)

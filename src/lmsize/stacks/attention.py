@@ -8,6 +8,7 @@ from lmsize.model.parts import AttentionCore
 from lmsize.stacks.disentangled import disentangled
 from lmsize.stacks.latent import is_compressing, is_latent, latent_qkv
 from lmsize.stacks.linears import applied, as_one
+from lmsize.stacks.positions import position_bias
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style, normed
 from lmsize.tape import ops
@@ -38,6 +39,8 @@ def attention(
     if setting.conduct.n_relative and not core.cross:
         out = disentangled(program, (q, k, v), section, core, setting)
     else:
+        if setting.bias:
+            program.bias = position_bias(program, section, core, setting)
         out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
     if is_latent(section) and style.recomputes_modules and setting.runs_again("mla_up_proj"):
@@ -47,6 +50,7 @@ def attention(
         opened = ops.pointwise(program, gate, name="sigmoid", saves="output")
         out = ops.mul(program, out, opened, name="gated")
         program.hold(gate)
+    program.inner = out
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
     return out

@@ -8,7 +8,7 @@ from lmsize.model.parts import Embedding, Linear, Norm
 from lmsize.model.spec import Block
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
-from lmsize.stacks.linears import applied
+from lmsize.stacks.linears import INTEGER, applied
 from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES, capped
 from lmsize.stacks.setting import Setting, Style, new_program, normed
@@ -33,8 +33,7 @@ class Masks(NamedTuple):
 
 def embedding_program(
     block: Block, setting: Setting, style: Style, *, use: Use, rotary_numel: Any = 0,
-    masks: Masks | None = None, keeps_mask: bool = False, n_bias_heads: int = 0,
-    reads_encoder: bool = False,
+    masks: Masks | None = None, keeps_mask: bool = False,
 ) -> Program:  # fmt: skip
     """Tables looked up and summed, their norm, dropout; what all layers share.
 
@@ -42,37 +41,35 @@ def embedding_program(
         use: of the vocabulary's table: ``shared`` where its gradient is added to another use's
             (a tied head, a decoder), ``waiting`` where another will be added to it.
         masks: those that layers get.
-        n_bias_heads: heads that a learned bias of relative positions is made for; 0 for none.
-        reads_encoder: whether the layers also read an encoder, with a bias of zeros.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
-    program = new_program(setting, style)
+    program = new_program(setting, style, compiles=False)
     stream, leaf = _tables(program, block, setting, style, use=use)
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
-    if masks is not None and stream is not None:
+    if masks is not None:
         _mask(program, masks, stream.itemsize, kept=keeps_mask or masks.is_saved)
-    if n_bias_heads and stream is not None:
-        _position_bias(program, setting, n_bias_heads, stream.itemsize, crosses=reads_encoder)
-    if stream is None:
-        raise ValueError(f"{block.name} has no embedding")
-    scales_outside = setting.conduct.model_type in habits.SCALES_OUTSIDE
-    if setting.conduct.scales_embedding or scales_outside:
-        stream = ops.pointwise(program, stream, name="scaled embedding")
-        leaf = leaf if scales_outside or leaf is None else stream
-    stream = ops.dropout(program, stream, setting.conduct.embedding_dropout)
     if (
         leaf is not None and leaf is not stream
     ):  # a leaf that asks for a gradient is held by its node
         program.ops.append(Op("leaf", (), (), clings=(leaf,)))
     program.outputs.append(stream)
+    if setting.conduct.model_type in habits.NAMES_EMBEDDINGS:
+        rows = [op.writes[0] for op in program.ops if op.name == "embedding"]
+        program.handed += [row for row in rows if row is not stream]
+        program.names_rows = all(row is not stream for row in rows)
     return program
 
 
 def _tables(
     program: Program, block: Block, setting: Setting, style: Style, *, use: Use
-) -> tuple[Tensor | None, Tensor | None]:
-    """The sum of what tables give, normed and projected; and the leaf that asks for gradients."""
+) -> tuple[Tensor, Tensor | None]:
+    """The sum of what tables give, normed, dropped out and projected; the leaf that asks for gradients.
+
+    Dropout comes after the first norm, where there is one, and else last.
+    """
+    rate = setting.conduct.embedding_dropout
+    is_dropped = False
     stream: Tensor | None = None
     leaf: Tensor | None = None
     for part in block.parts:
@@ -85,9 +82,17 @@ def _tables(
             stream = row if stream is None else ops.add(program, stream, row)
         elif isinstance(part, Norm) and stream is not None:
             stream = normed(program, stream, part, setting, style)
+            stream = stream if is_dropped else ops.dropout(program, stream, rate)
+            is_dropped = True
         elif isinstance(part, Linear) and stream is not None:
             stream = applied(program, stream, part, setting)
-    return stream, leaf
+    if stream is None:
+        raise ValueError(f"{block.name} has no embedding")
+    scales_outside = setting.conduct.model_type in habits.SCALES_OUTSIDE
+    if setting.conduct.scales_embedding or scales_outside:
+        stream = ops.pointwise(program, stream, name="scaled embedding")
+        leaf = leaf if scales_outside or leaf is None else stream
+    return stream if is_dropped else ops.dropout(program, stream, rate), leaf
 
 
 def _looked_up(
@@ -119,7 +124,7 @@ def head_program(
         is_read: the output is not a loss but what a decoder reads, until it is undone.
         n_further: streams of further tokens that come beside, whose losses are taken first.
     """
-    program = new_program(setting, style)
+    program = new_program(setting, style, compiles=False)
     one = setting.n_stream_tokens * width
     x = program.input("stream", one * (1 + n_further), itemsize, needs_grad=needs_grad)
     if n_further:
@@ -144,7 +149,9 @@ def head_program(
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
     if is_read:
-        program.ops.append(Op("kept for the decoder", (x,), (), saves=(x,)))
+        kept = (x,) if _is_saved(x, setting) else ()
+        program.ops.append(Op("kept for the decoder", (x,), (), saves=kept))
+        program.cached.append(x)  # which the decoder's code names
     elif last is None:
         x = ops.mean(program, x, numel=1)
     else:
@@ -152,6 +159,19 @@ def head_program(
         program.hold(outputs)
     program.outputs.append(x)
     return program
+
+
+def _is_saved(x: Tensor, setting: Setting) -> bool:
+    """Whether a decoder's layers save what they read of the encoder, and not copies in another type.
+
+    Checkpointed layers do; so do products with trained keys' and values' matrices, or with adapters
+    of its type, and bitsandbytes' in int8.
+    """
+    in_own_type = setting.trains_base or x.itemsize == (setting.adapting.itemsize or x.itemsize)
+    return (
+        setting.recompute == "full" or setting.quant == INTEGER
+        or (setting.autocast is None and in_own_type)
+    )  # fmt: skip
 
 
 def _whole_loss(
@@ -211,14 +231,3 @@ def _mask(program: Program, masks: Masks, itemsize: float, *, kept: bool) -> Non
     program.ops.append(Op("mask", (), (mask,), saves=(mask,) if kept else ()))
     if not kept:
         program.cached.append(mask)
-
-
-def _position_bias(
-    program: Program, setting: Setting, n_heads: int, itemsize: float, *, crosses: bool
-) -> None:
-    """The bucket of every pair of positions, and zeros for cross attention."""
-    pairs = setting.seq_len * setting.seq_len
-    kept = [Tensor("buckets", pairs, 8)] if setting.trains_base else []
-    kept += [Tensor("no bias", n_heads * pairs, itemsize)] if crosses else []
-    # The bias itself is gone before the head, which needs most.
-    program.ops.append(Op("position bias", (), tuple(kept), saves=tuple(kept)))

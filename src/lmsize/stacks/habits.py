@@ -57,6 +57,22 @@ OWN_SOFTMAX = _named(
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# The layer computes its MLP itself, and its one variable lets go of the norm's output on the way.
+INLINE_MLP = _named("biogpt blenderbot m2m_100 mbart opt pegasus xglm")
+# The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
+NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
+# The layer names what its attention gave, dropped out, until it ends.
+NAMES_OUTPUT = _named("gpt2")
+# The second of two branches side by side is added to in place.
+ADDS_IN_PLACE = _named("falcon RefinedWeb RefinedWebModel")
+# A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
+OUTPUT_APART = _named(
+    "bert bert-generation bros camembert data2vec-text deberta deberta-v2 electra ernie esm layoutlm "
+    "luke megatron-bert mpnet nystromformer rembert roberta roberta-prelayernorm roc_bert roformer "
+    "xlm-roberta xlm-roberta-xl xmod"
+)
+# The sum is written where the norm is called, so that its terms have names until that is done.
+SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert")
 # Norms of branches side by side are all taken before the first branch.
 NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
 # Linears of a class of their own, derived from torch's: transformers does not quantise those, and

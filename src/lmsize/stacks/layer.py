@@ -22,12 +22,13 @@ FP32 = 4
 
 def layer_program(
     block: Block, setting: Setting, style: Style, *, width: int, itemsize: float, needs_grad: bool,
-    reads_encoder: bool = False,
+    reads_encoder: bool = False, encoder_needs_grad: bool = False,
 ) -> Program:  # fmt: skip
     """One layer, from the stream that comes to the stream that goes.
 
     Args:
-        reads_encoder: whether its cross attention reads the output of an encoder.
+        reads_encoder: whether its cross attention reads the output of an encoder, which a
+            gradient flows to or not (`encoder_needs_grad`).
     """
     program = new_program(setting, style)
     given = program.input(
@@ -38,7 +39,10 @@ def layer_program(
         _cast_tables(program, setting, itemsize)
     if reads_encoder:
         read = setting.micro_batch * (setting.n_keys or setting.seq_len)
-        program.remembered(read * width, itemsize, needs_grad=setting.trains_base)
+        program.memory = program.given(
+            "encoder output", read * width, itemsize, needs_grad=encoder_needs_grad,
+            awaited=not setting.is_last,
+        )  # fmt: skip
     whole = keeps_heads_whole(setting)
     branches = [
         local_section(section, setting.layout, whole_heads=whole) for section in sections(block)
@@ -86,16 +90,23 @@ def residual(
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
     if setting.conduct.model_type in habits.NAMES_BRANCH and branch.kind == "attention":
         program.named += [entered, x]
-    else:
+    elif branch.kind != "mlp" or setting.conduct.model_type not in habits.INLINE_MLP:
         program.hold(entered)
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
     if adds_first and branch.after is not None:  # BERT: the norm is of the sum
-        x = ops.add(program, ops.dropout(program, x, rate), stream)
-        return normed(program, x, branch.after, setting, style)
+        x = ops.dropout(program, x, rate)
+        made = normed(program, ops.add(program, x, stream), branch.after, setting, style)
+        program.hold(stream, *([x] if setting.conduct.model_type in habits.SUMS_IN_CALL else []))
+        if program.inner is not None and setting.conduct.model_type in habits.OUTPUT_APART:
+            program.hold(program.inner)
+        return made
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    total = ops.add(program, stream, ops.dropout(program, x, rate))
+    x = ops.dropout(program, x, rate)
+    if setting.conduct.model_type in habits.NAMES_OUTPUT and branch.kind == "attention":
+        program.named.append(x)
+    total = ops.add(program, stream, x)
     program.end_branch()
     return total
 
@@ -129,11 +140,20 @@ def _parallel(
                 else normed(program, stream, branch.before, setting, style)
             )
         x = _branch(program, shared, branch, setting, style)
+        program.hold(shared)
         x = ops.dropout(program, x, setting.conduct.hidden_dropout)
-        total = x if total is None else ops.add(program, total, x)
+        made.append(x)
+        total = x if total is None else _summed(program, total, x, setting)
     stream = stream if total is None else ops.add(program, total, stream)
     program.hold(*made)  # which the layer names
     return stream
+
+
+def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Tensor:
+    """The sum of two branches: a new tensor, or the second one written over."""
+    if setting.conduct.model_type in habits.ADDS_IN_PLACE:
+        return ops.add_in_place(program, x, total)
+    return ops.add(program, total, x)
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:

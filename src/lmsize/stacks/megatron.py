@@ -69,21 +69,29 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
     Values come to it as a view of what queries, keys and values were projected to together; where
     rotary positions have made tensors of the other two, it is copied, and that can go.
     """
+    start = len(program.ops)
+    attend = _unfused if is_unfused(setting) else _fused
+    out = attend(program, qkv, part, setting)
+    if setting.runs_again("core_attn"):
+        program.recompute(start)
+    return out
+
+
+def _fused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = qkv
     width = part.n_heads * part.v_head_dim
-    if is_unfused(setting):
-        start = len(program.ops)
-        out = _unfused(program, qkv, part, setting)
-        if setting.runs_again("core_attn"):
-            program.recompute(start)
-        return out
     if setting.switches.attention_backend == "flash":  # its kernels want sequences outermost
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
     elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
+    trades_heads = setting.layout.cp > 1 and setting.switches.cp_comm == "a2a"
+    if trades_heads:  # AttnFuncWithCPAndQKVOA2A of Transformer Engine's context_parallel.py
+        q, k, v = (ops.copy(program, x, numel=x.numel, name="by heads") for x in (q, k, v))
     out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads
     )
+    if trades_heads:
+        out = ops.copy(program, out, numel=out.numel, name="by tokens")
     is_turned = setting.switches.attention_backend == "flash" and setting.micro_batch > 1
     return ops.copy(program, out, name="transposed back") if is_turned else out
 

@@ -41,7 +41,12 @@ def dense_mlp(
     else:
         inner = style.activation(program, first, kind)
     inner = ops.dropout(program, inner, setting.conduct.activation_dropout)
-    return (style.down or applied)(program, inner, down, setting)
+    if down.stays_fp32:  # T5 takes it to the type of that matrix, whatever autocast does then
+        inner = ops.cast(program, inner, setting.weight_itemsize)
+    program.inner = inner
+    made = (style.down or applied)(program, inner, down, setting)
+    program.hold(inner)
+    return made
 
 
 def gated_mlp(

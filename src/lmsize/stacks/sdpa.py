@@ -9,6 +9,7 @@ from __future__ import annotations
 from lmsize.model.parts import AttentionCore
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
+from lmsize.stacks.positions import mask_of
 from lmsize.stacks.setting import QKV, Setting
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
@@ -39,23 +40,33 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
         is_grouped = False
     if is_grouped and setting.compute_itemsize == FP32:
         return _math(program, (q, k, v), part, setting)
-    bias = _position_bias(program, part, setting)
+    bias = _additive_mask(program, part, setting) if masked else None
+    if program.bias is not None:
+        bias = mask_of(program, program.bias, part, setting)
     out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim,
-        n_log_sums=setting.n_tokens * part.n_heads,
-        bias=_additive_mask(part, setting) if masked else bias,
+        n_log_sums=setting.n_tokens * part.n_heads, bias=bias,
     )  # fmt: skip
+    if bias is not None:
+        program.hold(bias)
+    # The 16-bit kernels lay their output out as the query lies.
+    is_turned = lies_by_head(part, setting) and setting.compute_itemsize < FP32
+    return ops.copy(program, out) if is_turned else out
+
+
+def lies_by_head(part: AttentionCore, setting: Setting) -> bool:
+    """Whether queries and keys lie head by head, as cat has put them, and not token by token."""
+    kind = setting.conduct.model_type
     is_latent = part.head_dim != part.v_head_dim
-    by_head = setting.conduct.model_type in habits.SLICED_ROTARY or is_latent
-    # The 16-bit kernels lay their output out as the query lies, which cat has put head by head.
-    return ops.copy(program, out) if by_head and setting.compute_itemsize < FP32 else out
+    return kind in habits.SLICED_ROTARY or kind in habits.SINKS or is_latent
 
 
-def _additive_mask(part: AttentionCore, setting: Setting) -> Tensor:
+def _additive_mask(program: Program, part: AttentionCore, setting: Setting) -> Tensor:
     """The mask as numbers to add, of every sequence: made in each layer, and saved."""
     n_rows = setting.n_tokens
     width = setting.seq_len if _is_cudnn(part, setting) else ceil_div(setting.seq_len, ROW) * ROW
-    return Tensor("additive mask", n_rows * width, setting.compute_itemsize)
+    made = Tensor("additive mask", n_rows * width, setting.compute_itemsize)
+    return program.record("additive mask", [], made)
 
 
 def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
@@ -67,14 +78,6 @@ def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
         and head % 8 == value % 8 == 0
         and (setting.conduct.attention_dropout * 16).is_integer()
     )
-
-
-def _position_bias(program: Program, part: AttentionCore, setting: Setting) -> Tensor | None:
-    """A copy of the layer's bias of relative positions, for all sequences alike."""
-    if setting.conduct.model_type not in habits.POSITION_BIAS or part.cross:
-        return None
-    numel = part.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
-    return Tensor("position bias", numel, program.autocast or setting.weight_itemsize)
 
 
 def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part, Plain, Scan
+from lmsize.model.parts import (
+    AttentionCore,
+    Conv,
+    Embedding,
+    Experts,
+    Linear,
+    Norm,
+    Part,
+    Plain,
+    Scan,
+)
 from lmsize.model.spec import Block
 
 Kind = Literal["attention", "mlp", "experts", "scan"]
@@ -24,6 +34,7 @@ class Section:
         before: the norm of its input; `after` that of its output.
         norms: of queries, keys and latents.
         positions: projections of a table of positions, which no token passes through.
+        table: of relative positions, where the layer makes its bias of them.
         parts: all of it, in the order in which the module lists them.
     """
 
@@ -39,6 +50,7 @@ class Section:
     convs: list[Conv] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     positions: list[Linear] = field(default_factory=list)
+    table: Embedding | None = None
     parts: list[Part] = field(default_factory=list)
 
 
@@ -133,6 +145,8 @@ def _extend(section: Section, part: Part) -> None:
         section.kind, section.scan = "scan", part
     elif isinstance(part, Conv):
         section.convs.append(part)
+    elif isinstance(part, Embedding):
+        section.table = part
     elif isinstance(part, Linear) and not part.per_token:
         section.positions.append(part)
     elif isinstance(part, Linear):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from lmsize.layout.degrees import Layout
 from lmsize.model.conduct import Conduct
@@ -17,6 +17,7 @@ from lmsize.tape.program import Op, Program, Tensor
 
 ONE = Layout()
 QKV = tuple[Tensor, Tensor, Tensor]
+Origin = Literal["", "own", "made", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ class Setting:
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
         casts: how hidden linears cast their operands to few bits; None where they do not.
+        is_last: whether the layer is the last of its tower, which is undone first.
+        bias: of relative positions: each layer's ``own``, ``made`` here for later layers too, or
+            ``read``, made by the first; empty without one.
+        weights: the same of the weights, where layers share them; empty where they do not.
+        is_half: whether 16-bit products are in fp16, which torch's softmax reads as it is.
         loss: how the loss is taken (:data:`lmsize.stacks.losses.LOSSES`); empty: as the stack does.
     """
 
@@ -98,6 +104,10 @@ class Setting:
     gathers_once: bool = False
     loss: str = ""
     casts: Casts | None = None
+    is_half: bool = False
+    is_last: bool = False
+    bias: Origin = ""
+    weights: Origin = ""
 
     @property
     def of_shared(self) -> Setting:
@@ -199,11 +209,11 @@ class Style:
     attentions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
-def new_program(setting: Setting, style: Style) -> Program:
-    """An empty program of a setting in a style."""
+def new_program(setting: Setting, style: Style, *, compiles: bool = True) -> Program:
+    """An empty program of a setting in a style; `compiles` what a compiler of the layers takes in."""
     return Program(
         autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
-        is_compiled=style.is_compiled,
+        is_compiled=style.is_compiled and compiles, weights=setting.weights, is_last=setting.is_last,
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.derived import with_derived_linears
 from lmsize.stacks.own_attention import OWN_ATTENTION
-from lmsize.stacks.sdpa import fused_core, is_masked, repeated
+from lmsize.stacks.positions import over_sequences
+from lmsize.stacks.sdpa import fused_core, is_masked, lies_by_head, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
@@ -111,18 +112,24 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
 
 
 def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    q, k, v = (_by_head(program, x) for x in qkv)
-    if part.n_kv_heads != part.n_heads:
+    q, k, v = qkv
+    is_grouped = part.n_kv_heads != part.n_heads
+    if is_grouped:
         # Products want one stride over sequences and heads together.
         is_copy = part.n_kv_heads > 1 or bool(setting.micro_batch > 1)
         k, v = repeated(program, k, v, part, setting, is_copy=is_copy)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
-    scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
+    is_by_head = lies_by_head(part, setting)
+    q_by_head = q if is_by_head else _by_head(program, q, setting)
+    k_by_head = k if is_by_head or is_grouped else _by_head(program, k, setting)
+    scores = ops.matmul(program, q_by_head, k_by_head, numel=n_scores, name="scores")
     scores = ops.pointwise(program, scores, name="scaled scores")
     if setting.conduct.attention_softcap:
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
         scores = ops.pointwise(program, scores, name="times cap")
+    if program.bias is not None:
+        scores = ops.add(program, scores, over_sequences(program, program.bias, setting))
     if part.causal or is_masked(part, setting):
         mask = Tensor("mask", 0, setting.weight_itemsize, kind="given")
         scores = ops.add(program, scores, mask)
@@ -135,17 +142,20 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     program.hold(masked)  # a name that the dropped-out probabilities take
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(
-        program, probs, v, numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention"
-    )
+        program, probs, v if is_grouped else _by_head(program, v, setting),
+        numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention",
+    )  # fmt: skip
     out = ops.copy(program, out)
     program.hold(k, v)
     program.named.append(probs)  # attention returns them too, and the layer names both
     return out
 
 
-def _by_head(program: Program, x: Tensor) -> Tensor:
-    """A slice of a larger tensor is copied for a product over many sequences' heads."""
-    return x if x.numel is x.base.numel else ops.copy(program, x)
+def _by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
+    """What lies by tokens is copied for a product over many sequences' heads."""
+    if setting.micro_batch == 1:
+        return x
+    return ops.copy(program, x, numel=x.numel, name=x.name)
 
 
 def _probabilities(
@@ -155,7 +165,7 @@ def _probabilities(
     kind = setting.conduct.model_type
     own = kind in habits.OWN_SOFTMAX
     itemsize = FP32 if program.autocast or not own else scores.itemsize
-    probs = ops.softmax(program, scores, itemsize=itemsize)
+    probs = ops.softmax(program, scores, itemsize=itemsize, reads_half=setting.is_half)
     if not own or kind in habits.CASTS_PROBABILITIES:
         probs = ops.cast(program, probs, v.itemsize if own else q.itemsize)
     program.hold(scores)  # whose name the probabilities take

@@ -32,17 +32,17 @@ def fused_attention(
     """Attention in one kernel: saves its inputs, its output and a log-sum-exp a row and head.
 
     Args:
-        bias: added to the scores; a copy that only this operation reads.
+        bias: added to the scores.
         forward_bytes, backward_bytes: what it holds besides while it runs.
     """
     q, k, v = (lowered(program, x) for x in (q, k, v))
     made = Tensor("attention", numel, q.itemsize)
     sums = Tensor("log-sum-exp", n_log_sums, FP32)
     side = [sums, Tensor("seed", 1, 8), Tensor("offset", 1, 8)]
-    side += [bias] if bias is not None else []
+    reads = [q, k, v] if bias is None else [q, k, v, bias]
     return program.record(
-        "attention", [q, k, v], made, saves=[q, k, v, made, *side],
-        gradients=[Gradient(q), Gradient(k), Gradient(v)], side=side,
+        "attention", reads, made, saves=[*reads, made, *side],
+        gradients=[Gradient(x) for x in reads], side=side,
         forward_bytes=forward_bytes, backward_bytes=backward_bytes,
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ class Forward:
             saved, where a recomputation stops (``_StopRecomputationError``).
         clinging: what nodes hold until the graph goes (:class:`Op`), the input aside;
             `input_clings` whether they hold that too.
+        handed: what later blocks read as well, not in `saved`.
         lingering: what is handed back beside the output and not among `saved`.
     """
 
@@ -41,6 +42,7 @@ class Forward:
     clinging: Any
     input_clings: bool
     lingering: Any
+    handed: Any
 
 
 def forward(program: Program, *, saving: bool = True, requests: Requests | None = None) -> Forward:
@@ -54,7 +56,8 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
     stuck = {id(t.base) for op in program.ops for t in op.clings if t.is_counted}
     saved = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
     kept = saved | stuck
-    cached = {id(t) for t in program.cached}
+    handed = {id(t.base) for t in program.handed}
+    cached = {id(t) for t in program.cached} | handed
     ends = last_uses(program)
     live: Any = sum(t.n_bytes for t in program.inputs)
     peak = returned = again = live
@@ -90,6 +93,7 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
         sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
         any(id(t.base) in stuck for t in program.inputs),
         sum(t.n_bytes for t in program.lingering if id(t.base) not in kept),
+        sum(t.n_bytes for t in _bases(program) if id(t) in handed - kept),
     )
 
 

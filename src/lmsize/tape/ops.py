@@ -42,9 +42,22 @@ def lowered(program: Program, x: Tensor) -> Tensor:
     """What autocast makes of the input of a matrix product; casts of leaves are kept."""
     if program.autocast is None or x.itemsize <= program.autocast:
         return x
+    is_leaf = x.kind in ("parameter", "shared", "waiting") and x.needs_grad
+    if is_leaf and program.weights == "read":  # the first block's cast, whose gradient it gets
+        return program.given(
+            f"{x.name} cast",
+            x.numel,
+            program.autocast,
+            needs_grad=True,
+            awaited=not program.is_last,
+        )
+    if is_leaf and program.weights:
+        x.kind = "parameter"
     made = cast(program, x, program.autocast)
-    if x.kind in ("parameter", "shared", "waiting") and x.needs_grad:
+    if is_leaf:
         program.cached.append(made)
+        if program.weights:
+            program.hand_on(made)
     return made
 
 
@@ -130,6 +143,14 @@ def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
     made = Tensor(name, a.numel, itemsize)
     gradients = [Gradient(x, "same" if x.itemsize == itemsize else "new") for x in (a, b)]
     return program.record("add", [a, b], made, gradients=gradients)
+
+
+def add_in_place(program: Program, x: Tensor, other: Tensor) -> Tensor:
+    """``x += other``: the sum lies where `x` did."""
+    seen = Tensor(x.name, x.numel, x.itemsize)
+    seen.base = x.base
+    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, other)]
+    return program.record("add", [x, other], seen, gradients=gradients)
 
 
 def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:
@@ -239,8 +260,15 @@ def cat(program: Program, parts: Sequence[Tensor], *, name: str = "cat") -> Tens
     return program.record("cat", parts, made, gradients=[Gradient(p, "same") for p in parts])
 
 
-def softmax(program: Program, x: Tensor, *, itemsize: float) -> Tensor:
-    """A softmax over the last dimension, in the type asked for; saves its output."""
+def softmax(program: Program, x: Tensor, *, itemsize: float, reads_half: bool = False) -> Tensor:
+    """A softmax over the last dimension, in the type asked for; saves its output.
+
+    Args:
+        reads_half: its kernel takes fp16 and gives fp32, without a copy (``half_to_float``).
+    """
+    if reads_half and itemsize > x.itemsize:
+        made = Tensor("softmax", x.numel, itemsize, made_from=(x,))
+        return program.record("softmax", [x], made, saves=[made], gradients=[Gradient(x)])
     return pointwise(program, cast(program, x, itemsize), name="softmax", saves="output")
 
 

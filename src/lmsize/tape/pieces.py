@@ -25,7 +25,8 @@ class Piece:
         backward_peak: the most its backward holds, a recomputation before it included.
         peak_saved: what it keeps of activations then; `peak_gradients` what gradients of its
             parameters it has made by then, of which there are `gradients` once it is undone.
-        output: what it hands to the next block.
+        output: what it hands to the next block; `handed` what it hands to those after that too,
+            beyond what is saved: there until the last layer of its tower has run.
         returned_peak: the most its forward holds until the model returns.
         clinging: of what is saved, what stays after its backward, as long as the graph; `clings`
             whether anything does.
@@ -37,6 +38,7 @@ class Piece:
         keeps_input: whether what it was given is among what is saved.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
+        names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
         requests: what it asks of the allocator, where its backward follows a forward at once.
     """
@@ -55,9 +57,11 @@ class Piece:
     again: Any = 0
     clinging: Any = 0
     clings: bool = False
+    handed: Any = 0
     is_named: bool = False
     stays: bool = False
     leaf: Any = 0
+    names_rows: bool = False
     lingering: Any = 0
     requests: Requests | None = None
 
@@ -115,10 +119,11 @@ def piece(
             backward_peak=back.peak, peak_saved=back.peak_saved,
             peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
             largest=largest_tensor(program), returned_peak=through.returned_peak,
+            handed=through.handed,
             clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
             clings=clings or stays, stays=stays,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
-            lingering=through.lingering,
+            lingering=through.lingering, names_rows=program.names_rows,
             requests=requests,
         )  # fmt: skip
     once = forward(program, saving=False)
@@ -134,7 +139,7 @@ def piece(
     recomputed = runs_out + first
     chosen_bytes = _kept(program, keeps) if keeps is not None else 0
     return Piece(
-        saved=chosen_bytes + first + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
+        saved=chosen_bytes + first + once.handed + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
         backward_peak=larger(back.peak, recomputed),
         peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + first + chosen_bytes),
         peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),

@@ -7,7 +7,7 @@ them, so that one program serves a million layouts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lmsize.numbers import ceil_div
@@ -128,37 +128,51 @@ class Program:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        weights: ``made`` or ``read`` where blocks share their weights: whether this is the first of
+            them; `is_last` whether it is the last, which makes their gradients first.
         memory: what another tower hands to every block of this one.
+        bias: what is added to the scores of the attention that comes next; None for nothing.
+        handed: what is made here and read by later blocks too, which is there until the last of
+            them has run.
+        awaited: what later blocks read as well, whose gradients they have begun.
         segments: what is recomputed though the block as a whole is not.
         module_keeps: what a module of the block keeps by name until it runs again. Where it was made by a run
             from a detached leaf, the leaf and its gradient stay with it.
         cached: casts of parameters that autocast keeps until the forward ends.
+        inner: what the last projection of a branch read.
         casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
         in_branch: what the code of a branch names until its sum with the stream is taken.
+        names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what a block hands back beside its output, until the next one has run.
     """
 
     def __init__(
         self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
-        is_compiled: bool = False,
+        is_compiled: bool = False, weights: str = "", is_last: bool = False,
     ) -> None:  # fmt: skip
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
         self.is_compiled = is_compiled
+        self.weights, self.is_last = weights, is_last
         self.cached: list[Tensor] = []
         self.segments: list[Segment] = []
         self.module_keeps: Tensor | None = None
         self.inputs: list[Tensor] = []
         self.memory: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.handed: list[Tensor] = []
+        self.awaited: list[Tensor] = []
         self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
+        self.inner: Tensor | None = None
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
         self.in_branch: list[Tensor] = []
+        self.names_rows = False
         self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
@@ -167,16 +181,32 @@ class Program:
         self.inputs.append(tensor)
         return tensor
 
-    def remembered(self, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
-        """What every block of a decoder reads of an encoder; held there, its gradient here."""
-        self.memory = Tensor("encoder output", numel, itemsize, needs_grad, "given")
-        return self.memory
+    def given(
+        self, name: str, numel: Any, itemsize: float, *, needs_grad: bool, awaited: bool
+    ) -> Tensor:
+        """What every block of a tower reads; held elsewhere, its gradient here.
+
+        Args:
+            awaited: whether blocks that are undone before have begun its gradient.
+        """
+        tensor = Tensor(name, numel, itemsize, needs_grad, "given")
+        if awaited and needs_grad:
+            self.awaited.append(tensor)
+        return tensor
+
+    def hand_on(self, tensor: Tensor) -> None:
+        """Later blocks read it too."""
+        self.handed.append(tensor)
+        if tensor.needs_grad:
+            self.awaited.append(tensor)
 
     def parameter(
         self, name: str, numel: Any, itemsize: float, *, trained: bool,
         kind: Literal["parameter", "shared", "waiting"] = "parameter",
     ) -> Tensor:  # fmt: skip
         """A weight, held elsewhere; its gradient is made here, or added to what there is."""
+        if self.weights and kind == "parameter":
+            kind = "waiting" if self.is_last else "shared"
         return Tensor(name, numel, itemsize, trained, kind)
 
     def record(
@@ -210,9 +240,15 @@ class Program:
         self, start: int, *, stop: int | None = None, outputs: bool = False,
         spared: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        """Let go of what the operations from `start` on make, until the last so far is undone."""
+        """Let go of what the operations from `start` on make, until the last so far is undone.
+
+        Unless `outputs` go as well, what they are given is saved, as a checkpoint saves it.
+        """
         last = len(self.ops)
         until = last if stop is None else stop
+        if not outputs:
+            first = self.ops[start]
+            self.ops[start] = replace(first, saves=(*first.saves, *given_to(self.ops[start:until])))
         self.segments.append(Segment(start, until, last - 1, outputs, frozenset(spared)))
 
     def hold(self, *tensors: Tensor) -> None:
@@ -223,6 +259,16 @@ class Program:
         """The sum with the stream is taken, and the branch's local variables go."""
         self.hold(*self.in_branch)
         self.in_branch.clear()
+
+
+def given_to(ops: Sequence[Op]) -> list[Tensor]:
+    """What operations read of what others made before, each storage once, where a gradient flows to it."""
+    made = {id(t.base) for op in ops for t in op.writes}
+    found = {
+        id(t.base): t for op in ops if op.writes for t in op.reads
+        if t.is_counted and t.needs_grad and id(t.base) not in made
+    }  # fmt: skip
+    return list(found.values())
 
 
 def _dear(tensor: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.numbers import larger
-from lmsize.tape.program import Program, Segment, Tensor
+from lmsize.tape.program import Program, Segment, Tensor, given_to
 
 
 def last_uses(program: Program) -> dict[int, list[Tensor]]:
@@ -37,11 +37,7 @@ def leaf_bytes(program: Program) -> Any:
         made = {id(t.base) for op in inside for t in op.writes}
         if program.module_keeps is None or segment.outputs or id(program.module_keeps) not in made:
             continue
-        leaves = {
-            id(t.base): t.base for op in inside for t in op.reads
-            if t.is_counted and t.needs_grad and id(t.base) not in made
-        }  # fmt: skip
-        found = found + 2 * sum(t.n_bytes for t in leaves.values())
+        found = found + 2 * sum(t.base.n_bytes for t in given_to(inside))
     return found
 
 

@@ -107,8 +107,8 @@ def backward(
             state.n_uses[base] = state.n_uses.get(base, 0) + 1
     for output in program.outputs:
         state.pending[id(output)] = state.made(output.n_bytes)
-    if program.memory is not None and program.memory.needs_grad:
-        state.pending[id(program.memory)] = state.made(program.memory.n_bytes)
+    for awaited in program.awaited:
+        state.pending[id(awaited)] = state.made(awaited.n_bytes)
     again, gone = [ran_again(program, one) for one in program.segments], discarded(program)
     for at in reversed(range(len(program.ops))):
         _run_again([run for run in again if run.segment.back == at], state)

@@ -81,6 +81,12 @@ def _message(error: Exception) -> str:
             "the attention kernel that was asked for cannot serve this model's types, masks, head "
             f"sizes or dropout ({where}): --attention sdpa takes one that can"
         )
+    if "not differentiable with respect to argument 'attn_bias'" in said:
+        return (
+            "cuDNN's attention, which torch takes first on this GPU, gives no gradient to a bias of "
+            f"positions that is trained ({where}); a real run ends the same way: --attention eager, "
+            "or -g a GPU of another generation (a100-80gb), whose kernel does"
+        )
     if "calculation overflowed" in said:
         return (
             f"a tensor is too large for any machine ({where}): shorter sequences, a smaller batch"

@@ -47,6 +47,13 @@ def test_experts_are_read() -> None:
     assert n_params(model) == expected + 50432 * 512 + 1024 * 512 + 2 * 512
 
 
+def test_a_block_of_no_layers_runs_nothing_again() -> None:
+    said = "--recompute-granularity full --recompute-method block --recompute-num-layers"
+    assert question(asked(f"{said} 0")).options["recompute"] == "none"
+    some = question(asked(f"{said} 2")).options
+    assert (some["recompute"], some["stack_options"]) == ("full", "recompute-layers=2")
+
+
 def test_switches_are_set() -> None:
     options = question(asked(
         "--deterministic-mode True --attention-backend unfused --cross-entropy-loss-fusion True "

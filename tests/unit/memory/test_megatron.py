@@ -127,6 +127,22 @@ def test_part_of_the_optimizer_lies_on_the_host() -> None:
     assert every["gradients"] == usual["gradients"]
 
 
+def test_checkpoints_of_layers_save_the_mask_of_each_micro_batch() -> None:
+    piped: dict[str, Any] = {"pp": 2, "tp": 2, "grad_accum": 8, "pipeline_stage": "first"}
+    mask = 4096 * 4096
+
+    def masks(**options: Any) -> int:
+        usual, without = (
+            parts(**piped | options | {"stack_options": more})["workspaces"] or 0
+            for more in ("permute-fusion", "no-dataloader-mask")
+        )  # fmt: skip
+        return usual - without
+
+    assert masks() == mask
+    assert masks(recompute="full") == 2 * mask  # of the two in flight
+    assert masks(recompute="selective") == 2 * mask
+
+
 def test_padded_experts_get_their_capacity() -> None:
     run = {"tp": 1, "accelerators": 8, "ep": 8, "sequence_parallel": False}
 

@@ -36,8 +36,8 @@ def _electra_heads(config: Config, shape: Shape, narrow: int) -> dict[str, tuple
     width, labels = shape.width, config.n_labels
     tied = config.flag("tie_word_embeddings", True)
     lm = (
-        layer_norm("generator_predictions.LayerNorm", narrow),
         Linear("generator_predictions.dense", width, narrow, True),
+        layer_norm("generator_predictions.LayerNorm", narrow),
         lm_head(width=narrow, vocab=shape.vocab, tied=tied, bias=True, name="generator_lm_head"),
     )
     return bert_heads(config, shape, lm, first=()) | {

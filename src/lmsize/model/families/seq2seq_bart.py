@@ -37,6 +37,7 @@ class Style:
         positions: rows of the table beyond the longest sequence; None for no table.
         learned: whether the table is trained (else sinusoids, kept as a frozen parameter).
         causal_ties: whether the decoder alone ties its head.
+        norms_first: whether each branch norms its input; else its sum with the stream is normed.
     """
 
     classes: frozenset[str] = HEADS
@@ -45,37 +46,47 @@ class Style:
     positions: int | None = 2
     learned: bool = True
     causal_ties: bool = True
+    norms_first: bool = False
 
 
 STYLES = {
     "bart": Style(),
     "plbart": Style(classes=CAUSAL | {"SequenceClassification"}),
     "mvp": Style(),
-    "mbart": Style(final_norm=True),
+    "mbart": Style(final_norm=True, norms_first=True),
     "blenderbot-small": Style(classes=CAUSAL, positions=0),
-    "blenderbot": Style(classes=CAUSAL, embedding_norm=False, final_norm=True, positions=0),
-    "pegasus": Style(CAUSAL, False, final_norm=True, positions=0, learned=False),
+    "blenderbot": Style(
+        classes=CAUSAL, embedding_norm=False, final_norm=True, positions=0, norms_first=True
+    ),
+    "pegasus": Style(CAUSAL, False, final_norm=True, positions=0, learned=False, norms_first=True),
     "marian": Style(CAUSAL, False, positions=0, learned=False),
-    "m2m_100": Style(BARE, False, final_norm=True, positions=None),
-    "bigbird_pegasus": Style(positions=0, causal_ties=False),
-    "pegasus_x": Style(BARE, False, final_norm=True, positions=None),
+    "m2m_100": Style(BARE, False, final_norm=True, positions=None, norms_first=True),
+    "bigbird_pegasus": Style(positions=0, causal_ties=False, norms_first=True),
+    "pegasus_x": Style(BARE, False, final_norm=True, positions=None, norms_first=True),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The dimensions of one tower."""
+    """The dimensions of one tower, and where its branches have their norms."""
 
     width: int
     n_layers: int
     n_heads: int
     head_dim: int
     ffn: int
+    norms_first: bool = False
 
     @classmethod
     def of(cls, config: Config, name: str, width: int, n_layers: int, n_heads: int) -> Side:
         split = head_dim(config, f"{name}_attention_heads", n_heads, width)
-        return cls(width, n_layers, n_heads, split, config.int(f"{name}_ffn_dim"))
+        first = STYLES.get(config.model_type, Style()).norms_first
+        return cls(width, n_layers, n_heads, split, config.int(f"{name}_ffn_dim"), first)
+
+    def _branch(self, norm: str, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """A branch and its norm, in the order in which they run."""
+        own = layer_norm(norm, self.width)
+        return (own, *parts) if self.norms_first else (*parts, own)
 
     def attention(
         self, *, prefix: str = "self_attn", bias: bool = True, causal: bool = False,
@@ -83,19 +94,16 @@ class Side:
         names: tuple[str, str, str, str] = OUTPUT,
     ) -> tuple[Part, ...]:  # fmt: skip
         """Attention and its norm."""
-        return (
-            *attention(
-                width=self.width, n_heads=self.n_heads, n_kv_heads=self.n_heads, window=window,
-                head_dim=self.head_dim, prefix=prefix, names=names, qkv_bias=bias, out_bias=bias,
-                causal=causal, cross=cross, kv_width=kv_width,
-            ),
-            layer_norm(f"{prefix}_layer_norm", self.width),
+        parts = attention(
+            width=self.width, n_heads=self.n_heads, n_kv_heads=self.n_heads, window=window,
+            head_dim=self.head_dim, prefix=prefix, names=names, qkv_bias=bias, out_bias=bias,
+            causal=causal, cross=cross, kv_width=kv_width,
         )  # fmt: skip
+        return self._branch(f"{prefix}_layer_norm", parts)
 
     def feed_forward(self) -> tuple[Part, ...]:
-        return (
-            *mlp(width=self.width, ffn=self.ffn, up="fc1", down="fc2"),
-            layer_norm("final_layer_norm", self.width),
+        return self._branch(
+            "final_layer_norm", mlp(width=self.width, ffn=self.ffn, up="fc1", down="fc2")
         )
 
     def layers(self, *parts: Part) -> tuple[Block, ...]:

@@ -8,7 +8,7 @@ LongT5's checkpoints say the same and hold no such head, as transformers notes: 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmsize.model.blocks import attention, gated_mlp, lm_head, mlp, rms_norm
 from lmsize.model.config import Config
@@ -75,7 +75,8 @@ def t5(config: Config) -> ModelSpec:
             (*shape.self_attention(causal=causal, biased=biased), *cross)
             for biased in (True, every)
         )
-        return _layers(n, first, rest, _feed_forward(shape, gated, f"layer.{2 if causal else 1}"))
+        feed = _feed_forward(shape, gated, f"layer.{2 if causal else 1}")
+        return _layers(n, first, rest, _last_in_fp32(feed))
 
     task = head_class(config, HEADS)
     lone = task in ("Encoder", "TokenClassification")
@@ -195,6 +196,12 @@ def _feed_forward(shape: Shape, gated: bool, prefix: str) -> tuple[Part, ...]:
         return (norm, *gated_mlp(width=shape.width, ffn=shape.d_ff, prefix=dense, names=names))
     up, down = f"{dense}.wi", f"{dense}.wo"
     return (norm, *mlp(width=shape.width, ffn=shape.d_ff, up=up, down=down, bias=False))
+
+
+def _last_in_fp32(feed: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The projection back (``wo``) stays in fp32 where the rest is quantised."""
+    *others, down = feed
+    return (*others, replace(down, stays_fp32=True) if isinstance(down, Linear) else down)
 
 
 def _switch_feed_forward(
