@@ -9,12 +9,19 @@ from functools import reduce
 from itertools import pairwise
 from typing import Any
 
-from lmsize.formula import Term, maximum, total
-from lmsize.layout.shares import Stored
+from lmsize.formula import Term, formula, maximum, total
+from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.model.parts import AttentionCore
 from lmsize.numbers import larger
+from lmsize.source import Source
+
+TABLES = Source(
+    "transformers 5.23", "modeling_gptj.py, create_sinusoidal_positions; modeling_gpt_neo.py, bias",
+    "https://github.com/huggingface/transformers",
+)  # fmt: skip
 
 WHOLE = 4  # no ZeRO stage divides it
 FP32_BITS = 32
@@ -230,3 +237,23 @@ def _stored(
             mine = part_of(n, share)
             leaves.append(storage(group, mine, setup.precision(kind), n_shards=n_shards))
     return total(label, leaves)
+
+
+@formula(source=TABLES)
+def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
+    """Bytes of tables that layers keep as buffers and do not train: sinusoids, causal masks.
+
+    Assumes: each layer has a table of its own, in the type that the class makes it in.
+    Valid for: classes of transformers.
+    """
+    return n_layers * layer_bytes
+
+
+def buffers(stage: Stage) -> list[Term]:
+    """Tables of the stage's layers."""
+    leaves = [
+        table_bytes.term(f"tables of {run.n_layers} x {run.block.name}", n_layers=run.n_layers, layer_bytes=part.buffer_bytes)
+        for _, run in stage.runs for part in run.block.parts
+        if isinstance(part, AttentionCore) and part.buffer_bytes
+    ]  # fmt: skip
+    return [total("buffers", leaves)] if leaves else []
