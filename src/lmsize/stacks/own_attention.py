@@ -14,7 +14,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.linears import applied
-from lmsize.stacks.sdpa import fused_core, repeated
+from lmsize.stacks.sdpa import composed, fused_core, repeated
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.tape import ops
@@ -106,9 +106,11 @@ def falcon(
         query, key = (style.rotary(program, part, setting) for part in (query, key))
     if setting.attention == "eager":
         out = _falcon_scores(program, (query, key, value), x.itemsize, core, setting)
+    elif _is_multi_query(core, setting):  # no kernel takes fewer heads of keys unless it is told
+        out = by_token(program, composed(program, (query, key, value), core, setting), setting)
     else:
-        heads = core.n_kv_heads if _is_multi_query(core, setting) else core.n_heads
-        out = fused_core(program, (query, key, value), replace(core, n_kv_heads=heads), setting)
+        whole = replace(core, n_kv_heads=core.n_heads)
+        out = fused_core(program, (query, key, value), whole, setting)
     made = applied(program, out, section.outputs[0], setting)
     program.hold(fused, query, key, value)
     return made
@@ -143,9 +145,12 @@ def _falcon_scores(
     if core.n_kv_heads != core.n_heads and _is_multi_query(core, setting):
         k, v = repeated(program, k, v, core, setting)
     scores = product(program, (q, k), setting, numel=n_scores(core, setting), name="scores")
+    names: list[Tensor] = []
     if not setting.conduct.rotary:
         alibi = Tensor("alibi", 0, setting.weight_itemsize, kind="given")
-        scores = ops.add(program, ops.cast(program, scores, FP32), alibi)
+        names = [scores, ops.cast(program, scores, FP32)]
+        scores = ops.add(program, names[1], alibi)
+        names.append(scores)
     scaled = Tensor(scores.name, scores.numel, scores.itemsize)
     scaled.base = scores.base
     program.record("scaled in place", [scores], scaled, gradients=[Gradient(scores)])
@@ -155,6 +160,7 @@ def _falcon_scores(
         probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     program.hold(scaled)
     out = product(program, (probs, v), setting, numel=q.numel, name="attention")
+    program.hold(*names)
     _hand_back(program, probs)
     return by_token(program, out, setting)
 

@@ -6,6 +6,8 @@ Read off transformers 5.23, ``masking_utils.py`` and ``integrations/sdpa_attenti
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmsize.model.parts import AttentionCore
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
@@ -83,17 +85,43 @@ def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
 def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     """Torch's own composition: no kernel takes grouped queries in fp32."""
     q, k, v = qkv
-    q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
     k, v = repeated(program, k, v, part, setting, is_copy=True)
-    k = ops.pointwise(program, k, name="scaled key")
+    return ops.copy(program, _composition(program, (q, k, v), part, setting))
+
+
+def composed(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    """The same where products repeat keys and values; 16 bits are raised to fp32, whatever autocast says.
+
+    What it was given, raised, and the probabilities cast back live until it returns.
+    """
+    given = [ops.lowered(program, x) for x in qkv]
+    mask = _additive_mask(program, part, setting)
+    autocast, program.autocast = program.autocast, None
+    q, k, v = (ops.cast(program, x, FP32) for x in given)
+    out = _composition(program, (q, k, v), part, setting)
+    made = ops.cast(program, out, given[0].itemsize)
+    program.autocast = autocast
+    program.hold(mask, q, k, v)
+    return made
+
+
+def _composition(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
+    q, k, v = qkv
+    q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
+    k = _whole(program, ops.pointwise(program, k, name="scaled key"), q.numel)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
     if part.causal:
         scores = ops.add(program, scores, Tensor("mask", 0, scores.itemsize, kind="given"))
     probs = ops.softmax(program, scores, itemsize=FP32)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
-    out = ops.matmul(program, probs, v, numel=q.numel // part.head_dim * part.v_head_dim)
-    return ops.copy(program, out)
+    numel = q.numel // part.head_dim * part.v_head_dim
+    return ops.matmul(program, probs, _whole(program, v, numel), numel=numel)
+
+
+def _whole(program: Program, x: Tensor, numel: Any) -> Tensor:
+    """Keys or values for every head of queries, which a product copies for itself."""
+    return x if bool(x.numel == numel) else ops.copy(program, x, numel=numel)
 
 
 def repeated(
