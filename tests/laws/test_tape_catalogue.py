@@ -33,7 +33,6 @@ def test_there_are_traces_to_meet() -> None:
 # What the tape misses by more, and what is known of it.
 KNOWN_MISSES = {
     ("gemma-4-e2b", "long"): "by parts, without masks of windows",
-    ("nemotron-h-56b", "long"): "by parts",
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsize.tape.casts import Casts, both, operands, record_cast
-from lmsize.tape.program import Gradient, Program, Tensor
+from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
 INT32, INT8 = 4, 1
@@ -226,8 +226,7 @@ def in_place(program: Program, x: Tensor, *others: Tensor, name: str) -> Tensor:
 
 def mean(program: Program, x: Tensor, *, numel: Any) -> Tensor:
     """A mean over the last dimension."""
-    made = Tensor("mean", numel, x.itemsize)
-    return program.record("mean", [x], made, gradients=[Gradient(x)])
+    return total(program, x, numel=numel, name="mean", kind="new")
 
 
 def copy(program: Program, x: Tensor, *, numel: Any = None, name: str = "") -> Tensor:
@@ -317,7 +316,9 @@ def gather(
     )  # fmt: skip
 
 
-def total(program: Program, x: Tensor, *, numel: Any, name: str = "total") -> Tensor:
-    """A sum over a dimension, whose gradient is a view spread out again."""
+def total(
+    program: Program, x: Tensor, *, numel: Any, name: str = "total", kind: GradKind = "same"
+) -> Tensor:
+    """A sum over a dimension, whose gradient is a view spread out again (or of another `kind`)."""
     made = Tensor(name, numel, x.itemsize)
-    return program.record("total", [x], made, gradients=[Gradient(x, "same")])
+    return program.record(name, [x], made, gradients=[Gradient(x, kind)])
