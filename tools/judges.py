@@ -15,6 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import megatron_core
 import sharded_tape_vs_trace
 import traced_catalogue
 from lmsize.validation.result import Answer
@@ -127,4 +128,7 @@ def traced() -> list[dict[str, Any]]:
         judged("random models, traced", {"median": 0.001, "p99": 0.02, "worst": 0.05}, random),
         judged("catalogue models at their real shape, traced", {"worst": 0.02}, real),
         judged("one rank of FSDP2, tensor parallelism or both, traced", {"worst": 0.02}, ranks),
+        judged(
+            "Megatron core's own layers, traced", {"worst": 0.02}, megatron_core.recorded_errors()
+        ),
     ]
