@@ -25,6 +25,7 @@ REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
 MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
+GATHERED = re.compile(r"\bfp8 all-?gather\b", re.IGNORECASE)
 LAYERS = re.compile(r"\blayers (\d{1,3})-(\d{1,3})\b", re.IGNORECASE)
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
@@ -93,6 +94,8 @@ def _of_torchao(said: str, precision: str, n_layers: int) -> Iterator[str]:
     recipe = next((name for name in TORCHAO if name in said.lower()), None)
     if recipe:
         yield f"fp8-recipe={recipe}"
+    if GATHERED.search(said):
+        yield "fp8-all-gather"
     layers = LAYERS.search(said)
     if layers:
         first, last = int(layers[1]), n_layers - 1 - int(layers[2])

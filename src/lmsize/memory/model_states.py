@@ -9,12 +9,19 @@ from functools import reduce
 from itertools import pairwise
 from typing import Any
 
-from lmsize.formula import Term, maximum, total
-from lmsize.layout.shares import Stored
+from lmsize.formula import Term, formula, maximum, total
+from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.model.parts import AttentionCore
 from lmsize.numbers import larger
+from lmsize.source import Source
+
+TABLES = Source(
+    "transformers 5.23", "modeling_gptj.py, create_sinusoidal_positions; modeling_gpt_neo.py, bias",
+    "https://github.com/huggingface/transformers",
+)  # fmt: skip
 
 WHOLE = 4  # no ZeRO stage divides it
 FP32_BITS = 32
@@ -50,8 +57,17 @@ def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:
     """Weights that stay gathered through the forward and backward of all micro-batches."""
     if not setup.stays_whole:
         return []
-    kind = setup.recipe.gathered or setup.recipe.weights
-    return [_stored("gathered_weights", base, setup, kind, zero_stage=WHOLE)]
+    usual = setup.recipe.gathered or setup.recipe.weights
+    few = setup.switches.fp8_all_gather
+    parts = [
+        _stored("gathered_weights", alike, setup, kind, zero_stage=WHOLE)
+        for kind, alike in (
+            (usual, [s for s in base if not (few and s.is_linear)]),
+            ("fp8", [s for s in base if few and s.is_linear]),
+        )
+        if alike
+    ]
+    return [total("gathered_weights", [leaf for part in parts for leaf in part.children])]
 
 
 def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
@@ -219,3 +235,23 @@ def _stored(
             mine = part_of(n, share)
             leaves.append(storage(group, mine, setup.precision(kind), n_shards=n_shards))
     return total(label, leaves)
+
+
+@formula(source=TABLES)
+def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
+    """Bytes of tables that layers keep as buffers and do not train: sinusoids, causal masks.
+
+    Assumes: each layer has a table of its own, in the type that the class makes it in.
+    Valid for: classes of transformers.
+    """
+    return n_layers * layer_bytes
+
+
+def buffers(stage: Stage) -> list[Term]:
+    """Tables of the stage's layers."""
+    leaves = [
+        table_bytes.term(f"tables of {run.n_layers} x {run.block.name}", n_layers=run.n_layers, layer_bytes=part.buffer_bytes)
+        for _, run in stage.runs for part in run.block.parts
+        if isinstance(part, AttentionCore) and part.buffer_bytes
+    ]  # fmt: skip
+    return [total("buffers", leaves)] if leaves else []

@@ -13,6 +13,7 @@ from lmsize.layout.shares import Stage, Stored, alone, stages, stored_parts
 from lmsize.memory.blocks import Placed
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.model_states import (
+    buffers,
     gathered_weights,
     gradients,
     held_throughout,
@@ -132,7 +133,7 @@ class _Rank:
         held = held_throughout(
             setup, self.base, self.own, self.trained, frozen=self.adapters is not None, uncast=uncast
         )  # fmt: skip
-        return held + standing(setup, self.stage, self.adapters)
+        return held + buffers(self.stage) + standing(setup, self.stage, self.adapters)
 
     def _states(self) -> Term:
         return states(self.setup, self.trained, frozen=self.adapters is not None)

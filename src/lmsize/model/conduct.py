@@ -30,6 +30,8 @@ EMBEDDING_DROPOUT = (
     "embd_pdrop", "embed_dropout", "embedding_dropout", "hidden_dropout_prob", "embd_dropout",
     "dropout_rate", "dropout",
 )  # fmt: skip
+# Where a class drops out embeddings by another key, or by none.
+OWN_EMBEDDING_DROPOUT = {"gpt_neox": "hidden_dropout", "opt": ""}
 # A class that drops out by one rate of a section of its config, whatever stands beside it.
 ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
 ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
@@ -109,6 +111,8 @@ def _text(known: Mapping[str, Any], keys: tuple[str, ...], fallback: str) -> str
 
 def _rates(model_type: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys that dropout rates are looked up in."""
+    if model_type in OWN_EMBEDDING_DROPOUT:
+        return {**known, EMBEDDING_DROPOUT[0]: known.get(OWN_EMBEDDING_DROPOUT[model_type], 0.0)}
     if model_type not in ONE_RATE:
         return known
     name, key = ONE_RATE[model_type]
@@ -142,4 +146,7 @@ def _rotary_frac(known: Mapping[str, Any]) -> float:
     for value in (inside, known.get("partial_rotary_factor"), known.get("rotary_pct")):
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
             return float(value)
+    turned, n_heads, width = (known.get(key) for key in ("rotary_dim", "n_head", "n_embd"))
+    if isinstance(turned, int) and isinstance(n_heads, int) and isinstance(width, int) and width:
+        return min(1.0, turned * n_heads / width)
     return 1.0

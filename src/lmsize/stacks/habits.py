@@ -57,6 +57,14 @@ OWN_SOFTMAX = _named(
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
+# The layer computes its MLP itself, and its one variable lets go of the norm's output on the way.
+INLINE_MLP = _named("biogpt blenderbot m2m_100 mbart opt pegasus xglm")
+# The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
+NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
+# The layer names what its attention gave, dropped out, until it ends.
+NAMES_OUTPUT = _named("gpt2")
+# The second of two branches side by side is added to in place.
+ADDS_IN_PLACE = _named("falcon RefinedWeb RefinedWebModel")
 # A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
 OUTPUT_APART = _named(
     "bert bert-generation bros camembert data2vec-text deberta deberta-v2 electra ernie esm layoutlm "

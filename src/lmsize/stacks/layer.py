@@ -90,7 +90,7 @@ def residual(
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
     if setting.conduct.model_type in habits.NAMES_BRANCH and branch.kind == "attention":
         program.named += [entered, x]
-    else:
+    elif branch.kind != "mlp" or setting.conduct.model_type not in habits.INLINE_MLP:
         program.hold(entered)
     rate = setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
@@ -103,7 +103,10 @@ def residual(
         return made
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    total = ops.add(program, stream, ops.dropout(program, x, rate))
+    x = ops.dropout(program, x, rate)
+    if setting.conduct.model_type in habits.NAMES_OUTPUT and branch.kind == "attention":
+        program.named.append(x)
+    total = ops.add(program, stream, x)
     program.end_branch()
     return total
 
@@ -137,11 +140,20 @@ def _parallel(
                 else normed(program, stream, branch.before, setting, style)
             )
         x = _branch(program, shared, branch, setting, style)
+        program.hold(shared)
         x = ops.dropout(program, x, setting.conduct.hidden_dropout)
-        total = x if total is None else ops.add(program, total, x)
+        made.append(x)
+        total = x if total is None else _summed(program, total, x, setting)
     stream = stream if total is None else ops.add(program, total, stream)
     program.hold(*made)  # which the layer names
     return stream
+
+
+def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Tensor:
+    """The sum of two branches: a new tensor, or the second one written over."""
+    if setting.conduct.model_type in habits.ADDS_IN_PLACE:
+        return ops.add_in_place(program, x, total)
+    return ops.add(program, total, x)
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:

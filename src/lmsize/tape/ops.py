@@ -145,6 +145,14 @@ def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
     return program.record("add", [a, b], made, gradients=gradients)
 
 
+def add_in_place(program: Program, x: Tensor, other: Tensor) -> Tensor:
+    """``x += other``: the sum lies where `x` did."""
+    seen = Tensor(x.name, x.numel, x.itemsize)
+    seen.base = x.base
+    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, other)]
+    return program.record("add", [x, other], seen, gradients=gradients)
+
+
 def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:
     """A sum with one row, in the wider type of the two: a new tensor."""
     made = Tensor(f"{x.name} with bias", x.numel, max(x.itemsize, bias.itemsize))

@@ -145,6 +145,7 @@ class Program:
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
         in_branch: what the code of a branch names until its sum with the stream is taken.
+        names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what a block hands back beside its output, until the next one has run.
     """
 
@@ -171,6 +172,7 @@ class Program:
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
         self.in_branch: list[Tensor] = []
+        self.names_rows = False
         self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:
