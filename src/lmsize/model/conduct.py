@@ -15,6 +15,7 @@ ACTIVATION = (
 OWN_ACTIVATIONS = {
     "bloom": "bloom_gelu",
     "gpt_oss": "clamped_swiglu",
+    "minimax_m3_vl_text": "clamped_swiglu",
     "mpt": "gelu",
 }  # which the class writes itself, whatever the config says
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
@@ -48,6 +49,7 @@ class Conduct:
         activation_dropout: inside the MLP.
         rotary: whether positions turn queries and keys.
         rotary_frac: the part of each head that is turned.
+        rotary_by_kind: whether each kind of attention has angles of its own.
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
@@ -64,6 +66,7 @@ class Conduct:
     activation_dropout: float = 0.0
     rotary: bool = True
     rotary_frac: float = 1.0
+    rotary_by_kind: bool = False
     attention_softcap: bool = False
     final_softcap: bool = False
     parallel: bool = False
@@ -93,6 +96,7 @@ def read_conduct(config: Config) -> Conduct:
         activation_dropout=_rate(rates, ("activation_dropout", "dropout_rate")),
         rotary=rotary,
         rotary_frac=_rotary_frac(known),
+        rotary_by_kind=_is_by_kind(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),
         final_softcap=bool(known.get("final_logit_softcapping")),
         parallel=bool(known.get("use_parallel_residual") or known.get("parallel_attn", old_falcon)),
@@ -138,6 +142,11 @@ def _n_relative(known: Mapping[str, Any]) -> int:
         for key in ("position_buckets", "max_relative_positions", "max_position_embeddings")
     )
     return 2 * next((n for n in sides if isinstance(n, int) and n > 0), 0)
+
+
+def _is_by_kind(known: Mapping[str, Any]) -> bool:
+    stated = known.get("rope_parameters")
+    return isinstance(stated, dict) and any(isinstance(one, dict) for one in stated.values())
 
 
 def _rotary_frac(known: Mapping[str, Any]) -> float:

@@ -1,7 +1,7 @@
 """Attention that classes of transformers 5.23 write out for themselves, from projections to output.
 
 Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_falcon.py``,
-``modeling_gptj.py``.
+``modeling_gptj.py`` (and ``modeling_codegen.py``).
 What a frame still names when it returns is held until then; what a block hands back beside the stream
 lingers until the next block has run.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.linears import applied
-from lmsize.stacks.sdpa import fused_core, repeated
+from lmsize.stacks.sdpa import composed, fused_core, repeated
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.tape import ops
@@ -76,10 +76,15 @@ def gptj(
     """Positions turn a slice of each head; scores are taken in fp32, which autocast undoes."""
     core = _core(section)
     del style
-    q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
-    table = Tensor("positions", core.buffer_bytes // FP32, FP32)  # laid out anew by each layer
-    program.record("positions", [], table)
-    names = [q, k, v, table]
+    if len(section.linears) == 1:  # CodeGen
+        fused = applied(program, x, section.linears[0], setting)
+        q, k, v = ops.split(program, fused, _thirds(core, setting))
+        names = [fused]
+    else:
+        q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
+        table = Tensor("positions", core.buffer_bytes // FP32, FP32)  # laid out anew by each layer
+        program.record("positions", [], table)
+        names = [q, k, v, table]
     key, query = (_turned(program, part, core, setting, names) for part in (k, q))
     raised = [ops.cast(program, part, FP32) for part in (query, key)]
     scores = product(program, raised, setting, numel=n_scores(core, setting), name="scores")
@@ -106,9 +111,11 @@ def falcon(
         query, key = (style.rotary(program, part, setting) for part in (query, key))
     if setting.attention == "eager":
         out = _falcon_scores(program, (query, key, value), x.itemsize, core, setting)
+    elif _is_multi_query(core, setting):
+        out = composed(program, (query, key, value), core, setting, broadcasts=True)
     else:
-        heads = core.n_kv_heads if _is_multi_query(core, setting) else core.n_heads
-        out = fused_core(program, (query, key, value), replace(core, n_kv_heads=heads), setting)
+        whole = replace(core, n_kv_heads=core.n_heads)
+        out = fused_core(program, (query, key, value), whole, setting)
     made = applied(program, out, section.outputs[0], setting)
     program.hold(fused, query, key, value)
     return made
@@ -228,5 +235,5 @@ def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
 
 
 OWN_ATTENTION: Mapping[str, Attention] = {
-    "bloom": bloom, "falcon": falcon, "gptj": gptj, "mpt": mpt,
+    "bloom": bloom, "codegen": gptj, "falcon": falcon, "gptj": gptj, "mpt": mpt,
 }  # fmt: skip

@@ -213,7 +213,8 @@ def new_program(setting: Setting, style: Style, *, compiles: bool = True) -> Pro
     """An empty program of a setting in a style; `compiles` what a compiler of the layers takes in."""
     return Program(
         autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
-        is_compiled=style.is_compiled and compiles, weights=setting.weights, is_last=setting.is_last,
+        is_compiled=style.is_compiled and compiles, trains_base=setting.trains_base,
+        weights=setting.weights, is_last=setting.is_last,
     )  # fmt: skip
 
 

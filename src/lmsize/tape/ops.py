@@ -128,6 +128,19 @@ def grouped_linear(
     )
 
 
+def convolution(
+    program: Program, x: Tensor, weight: Tensor, *, numel: Any, bias: Tensor | None = None,
+    name: str = "",
+) -> Tensor:  # fmt: skip
+    """A convolution: its one node saves input and weight, whichever of them asks for a gradient."""
+    made = Tensor(name, numel, x.itemsize)
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return program.record(
+        "grouped_linear", inputs, made, saves=[x, weight],
+        gradients=[Gradient(one) for one in inputs],
+    )  # fmt: skip
+
+
 def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = "") -> Tensor:
     """A product of two activations."""
     a, b = lowered(program, a), lowered(program, b)

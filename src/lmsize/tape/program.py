@@ -128,6 +128,7 @@ class Program:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        trains_base: whether parameters of activations get gradients.
         weights: ``made`` or ``read`` where blocks share their weights: whether this is the first of
             them; `is_last` whether it is the last, which makes their gradients first.
         memory: what another tower hands to every block of this one.
@@ -151,8 +152,9 @@ class Program:
 
     def __init__(
         self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
-        is_compiled: bool = False, weights: str = "", is_last: bool = False,
+        is_compiled: bool = False, trains_base: bool = True, weights: str = "", is_last: bool = False,
     ) -> None:  # fmt: skip
+        self.trains_base = trains_base
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
