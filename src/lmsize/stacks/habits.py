@@ -138,3 +138,8 @@ EAGER_ONLY = _named(
     "pegasus_x prophetnet rembert roformer squeezebert switch_transformers t5gemma tapas trocr vaultgemma xglm "
     "xlm xlnet yoso"
 )
+# The weights of chosen experts are cast to the type of the router's output.
+CASTS_WEIGHTS = _named(
+    "flex_olmo mellum olmoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next qwen3_omni_moe "
+    "qwen3_vl_moe qwen4_exp"
+)
