@@ -284,6 +284,8 @@ def upcasts_logits(model: ModelSpec) -> bool:
     """Whether the class takes its loss by ``loss_function``: decoders do, BERT and T5 do not."""
     if model.conduct.model_type in habits.RAISES_LOGITS:
         return True
+    if not model.is_encoder_decoder and model.architecture.endswith("ConditionalGeneration"):
+        return True  # decoders that see or hear as well
     masked = ("MaskedLM", "PreTraining", "ConditionalGeneration", "SequenceClassification")
     return not model.architecture.endswith(masked)
 
