@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,10 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 from lmsize.formula import Term, maximum, total
-from lmsize.layout.shares import Stored
+from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
-from lmsize.memory.storage import storage
+from lmsize.memory.storage import storage, stored_bytes
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.model.parts import Buffer
 from lmsize.numbers import larger
 
 WHOLE = 4  # no ZeRO stage divides it
@@ -33,8 +35,9 @@ def held_throughout(
     n_uncast = sum(s.n_params for s in uncast if s.is_linear)
     held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
-        stage = setup.weights_stage
-        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
+        stage = setup.weights_stage  # those of a tower that nothing passes through are there too
+        every = [replace(stored, trainable=True) for stored in adapters]
+        held.append(_stored("adapter_weights", every, setup, recipe.adapters, zero_stage=stage))
     if setup.has_main_copies and setup.optimizer_share:
         kind, share = setup.main_weights or recipe.weights, setup.optimizer_share
         held.append(_raised("main_weights", trained, setup, kind, zero_stage=1, share=share))
@@ -44,6 +47,21 @@ def held_throughout(
         kind = recipe.adapters if frozen else recipe.gradients
         held.append(_stored("gradient_buckets", trained, setup, kind, zero_stage=2))
     return held
+
+
+def kept_buffers(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """What classes keep beside parameters: every rank has them whole, in full."""
+    sums: dict[int, int] = defaultdict(int)
+    own = setup.precision(setup.recipe.weights).bits
+    for _, run in stage.runs:
+        for part in run.block.parts:
+            if isinstance(part, Buffer):
+                sums[int(part.n_bits or own)] += math.prod(part.shape) * run.n_copies
+    leaves = [
+        stored_bytes.term(f"in {bits} bits", n_numbers=n, bits_per_number=bits, n_shards=1)
+        for bits, n in sums.items()
+    ]
+    return [total("buffers", leaves)] if leaves else []
 
 
 def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:

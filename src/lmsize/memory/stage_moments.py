@@ -16,6 +16,7 @@ from lmsize.memory.model_states import (
     gathered_weights,
     gradients,
     held_throughout,
+    kept_buffers,
     main_gradients,
     states,
     step_copies,
@@ -132,7 +133,8 @@ class _Rank:
         held = held_throughout(
             setup, self.base, self.own, self.trained, frozen=self.adapters is not None, uncast=uncast
         )  # fmt: skip
-        return held + standing(setup, self.stage, self.adapters)
+        beside = kept_buffers(setup, self.stage)
+        return held + beside + standing(setup, self.stage, self.adapters)
 
     def _states(self) -> Term:
         return states(self.setup, self.trained, frozen=self.adapters is not None)

@@ -279,4 +279,20 @@ class Scan:
         return iter(())
 
 
-Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A tensor that the class keeps beside its parameters (a mask, sinusoids); no parameter.
+
+    Attributes:
+        n_bits: of one number; None for the type of the weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    n_bits: int | None = None
+
+    def parameters(self) -> Iterator[Parameter]:
+        return iter(())
+
+
+Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan | Buffer

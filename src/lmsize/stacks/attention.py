@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmsize.model.parts import AttentionCore
+from lmsize.stacks import habits
 from lmsize.stacks.disentangled import disentangled
 from lmsize.stacks.latent import is_compressing, is_latent, latent_qkv
 from lmsize.stacks.linears import applied, as_one
@@ -33,8 +34,7 @@ def attention(
         q, k, v = made(program, x, section, core, setting)
         q, gate = _gated_query(program, q, section, core, setting)
         q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
-        if setting.conduct.rotary and not core.cross:
-            q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
+        q, k = _positioned(program, q, k, core, setting=setting, style=style)
     projected = len(program.ops)
     if setting.conduct.n_relative and not core.cross:
         out = disentangled(program, (q, k, v), section, core, setting)
@@ -54,6 +54,16 @@ def attention(
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
     return out
+
+
+def _positioned(
+    program: Program, q: Tensor, k: Tensor, core: AttentionCore, *, setting: Setting, style: Style
+) -> tuple[Tensor, Tensor]:
+    if setting.conduct.model_type in habits.SCALES_QUERIES:
+        q = ops.pointwise(program, q, name="scaled query")
+    if setting.conduct.rotary and not core.cross:
+        q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
+    return q, k
 
 
 def _projected(

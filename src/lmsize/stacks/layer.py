@@ -52,7 +52,8 @@ def layer_program(
     else:
         for branch in branches:
             stream = residual(program, stream, branch, setting, style)
-    program.hold(given, *program.named)  # the loop over the layers still names what it was given
+    # The loop over the layers still names what it was given.
+    program.hold(given, *program.named, *program.returned)
     program.outputs.append(stream)
     return program
 
@@ -88,14 +89,12 @@ def residual(
     x = _branch(program, x, branch, setting, style)
     if style.recomputes_modules:
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
-    if setting.conduct.model_type in habits.NAMES_BRANCH and branch.kind == "attention":
-        program.named += [entered, x]
-    else:
-        program.hold(entered)
-    rate = setting.conduct.hidden_dropout
-    adds_first = branch.before is None and branch.after is not None and branch.after.bias
-    if adds_first and branch.after is not None:  # BERT: the norm is of the sum
+    rate = _dropout(branch, setting)
+    norms_sum = branch.before is None and branch.after is not None and branch.after.bias  # BERT
+    if norms_sum or branch.after is None:
         x = ops.dropout(program, x, rate)
+    _name(program, entered, x, branch, setting)
+    if norms_sum and branch.after is not None:
         made = normed(program, ops.add(program, x, stream), branch.after, setting, style)
         program.hold(stream, *([x] if setting.conduct.model_type in habits.SUMS_IN_CALL else []))
         if program.inner is not None and setting.conduct.model_type in habits.OUTPUT_APART:
@@ -103,9 +102,29 @@ def residual(
         return made
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    total = ops.add(program, stream, ops.dropout(program, x, rate))
+        x = ops.dropout(program, x, rate)
+    if setting.conduct.model_type in habits.SCALES_BRANCHES:
+        x = ops.pointwise(program, x, name="scaled branch")
+    total = ops.add(program, stream, x)
     program.end_branch()
     return total
+
+
+def _name(
+    program: Program, entered: Tensor, made: Tensor, branch: Section, setting: Setting
+) -> None:
+    """What a branch read lives until it has run, by the name that it has in its own code."""
+    kind = setting.conduct.model_type
+    if kind in habits.NAMES_BRANCH and branch.kind == "attention":
+        program.named += [entered, made]
+    elif branch.kind != "mlp" or kind not in habits.INLINE_MLP:
+        program.hold(entered)
+
+
+def _dropout(branch: Section, setting: Setting) -> float:
+    """The rate at which what a branch adds is dropped out."""
+    spared = branch.kind == "mlp" and setting.conduct.model_type in habits.KEEPS_MLP_OUTPUT
+    return 0.0 if spared else setting.conduct.hidden_dropout
 
 
 def _recompute(

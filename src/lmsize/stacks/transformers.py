@@ -31,7 +31,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting)
     if part.has_means:
         bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
-        return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
+        made = kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
+        return ops.cast(program, made, x.itemsize) if kind in habits.CASTS_LAYER_NORM else made
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
@@ -77,7 +78,7 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
         return complex_rotary(program, x)
     if kind not in habits.SLICED_ROTARY:
         raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
-        turned = _turned(program, raised, table)
+        turned = _turned(program, raised, table, raises_twice=kind in habits.RAISES_TWICE)
         return ops.cast(program, turned, x.itemsize) if in_fp32 else turned
     n_turned = round_half(x.numel * setting.conduct.rotary_frac)
     part = ops.narrow(program, x, numel=n_turned)
@@ -96,8 +97,9 @@ def round_half(value: Any) -> Any:
     return value // 1
 
 
-def _turned(program: Program, x: Tensor, table: Tensor) -> Tensor:
-    straight = ops.mul(program, x, table)
+def _turned(program: Program, x: Tensor, table: Tensor, *, raises_twice: bool = False) -> Tensor:
+    straight = ops.mul(program, ops.cast(program, x, FP32) if raises_twice else x, table)
+    x = ops.cast(program, x, FP32) if raises_twice else x
     half = x.numel // 2
     first, second = ops.narrow(program, x, numel=half), ops.narrow(program, x, numel=half)
     turned = ops.cat(program, [ops.pointwise(program, second, name="negative"), first])
@@ -123,16 +125,27 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     q_by_head = q if is_by_head else _by_head(program, q, setting)
     k_by_head = k if is_by_head or is_grouped else _by_head(program, k, setting)
     scores = ops.matmul(program, q_by_head, k_by_head, numel=n_scores, name="scores")
-    scores = ops.pointwise(program, scores, name="scaled scores")
+    if setting.conduct.model_type not in habits.LEAVES_SCORES:
+        scores = ops.pointwise(program, scores, name="scaled scores")
     if setting.conduct.attention_softcap:
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
         scores = ops.pointwise(program, scores, name="times cap")
     if program.bias is not None:
         scores = ops.add(program, scores, over_sequences(program, program.bias, setting))
-    if part.causal or is_masked(part, setting):
+    if setting.conduct.model_type in habits.MASKS_BY_PRODUCT:
+        kept = Tensor("lower triangle", 0, setting.weight_itemsize, kind="given")
+        unmasked, scores = scores, ops.mul(program, scores, kept)
+        scores = ops.add(program, scores, kept)
+        program.hold(unmasked)
+    elif part.causal or is_masked(part, setting):
         mask = Tensor("mask", 0, setting.weight_itemsize, kind="given")
         scores = ops.add(program, scores, mask)
+        if setting.conduct.model_type in habits.BOUNDS_SCORES:
+            bound = (scores.n_bytes, *2 * (Tensor("is", scores.numel, 1).n_bytes,))
+            scores = ops.pointwise(
+                program, scores, name="maximum", saves="input", scratch_bytes=sum(bound)
+            )
     masked = scores
     if setting.conduct.model_type in habits.SINKS:
         sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
@@ -140,14 +153,17 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         scores = ops.pointwise(program, scores, name="less their maximum")
     probs = _probabilities(program, scores, q, v, setting)
     program.hold(masked)  # a name that the dropped-out probabilities take
-    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    returned, probs = probs, ops.dropout(program, probs, setting.conduct.attention_dropout)
+    if setting.conduct.model_type not in habits.RETURNS_WHOLE:
+        returned = probs
     out = ops.matmul(
         program, probs, v if is_grouped else _by_head(program, v, setting),
         numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention",
     )  # fmt: skip
     out = ops.copy(program, out)
     program.hold(k, v)
-    program.named.append(probs)  # attention returns them too, and the layer names both
+    program.hold(*program.returned)  # by an attention before, whose name they take
+    program.returned = (returned,)  # attention returns them too, and the layer names both
     return out
 
 
@@ -186,6 +202,8 @@ def activation(program: Program, x: Tensor, kind: str) -> Tensor:
     if kind == "quick_gelu":
         gate = ops.pointwise(program, x, name="times 1.702")
         return ops.mul(program, x, ops.pointwise(program, gate, name="sigmoid", saves="output"))
+    if kind == "esm_gelu":
+        return _esm_gelu(program, x)
     if kind == "bloom_gelu":
         return _bloom_gelu(program, x)
     return ops.pointwise(program, x, name=kind, saves="input")
@@ -203,6 +221,16 @@ def _bloom_gelu(program: Program, x: Tensor) -> Tensor:
         "bloom_gelu", [x], made, saves=[x], gradients=[Gradient(x, scratch_bytes=4 * made.n_bytes)],
         forward_bytes=3 * made.n_bytes,
     )  # fmt: skip
+
+
+def _esm_gelu(program: Program, x: Tensor) -> Tensor:
+    """``x * 0.5 * (1 + erf(x / sqrt(2)))``; the root's backward is one expression of five tensors."""
+    half = ops.pointwise(program, x, name="half")
+    inner = ops.pointwise(program, x, name="over root 2")
+    curve = ops.pointwise(
+        program, inner, name="erf", saves="input", scratch_bytes=4 * inner.n_bytes
+    )
+    return ops.mul(program, half, ops.pointwise(program, curve, name="plus one"))
 
 
 def _written_gelu(program: Program, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lmsize.model.encoder_blocks import Shape, read_shape
 from lmsize.model.families.gpt2 import gpt_shape
 from lmsize.model.family import family
 from lmsize.model.head_blocks import answer_head, generic_heads, task_head
-from lmsize.model.parts import Embedding, Part, Plain
+from lmsize.model.parts import Buffer, Embedding, Part, Plain
 from lmsize.model.spec import Block, ModelSpec
 
 LOCAL = ("global", "local")
@@ -63,9 +63,9 @@ def gpt_neo(config: Config) -> ModelSpec:
             out_bias=True, window=window if kind == "local" else None,
         )  # fmt: skip
         feed_forward = mlp(width=width, ffn=ffn, up="mlp.c_fc", down="mlp.c_proj")
-        return Block(
-            "layer", (layer_norm("ln_1", width), *parts, layer_norm("ln_2", width), *feed_forward)
-        )
+        seen = Buffer("attn.attention.bias", (positions, positions), n_bits=8)
+        norms = layer_norm("ln_1", width), layer_norm("ln_2", width)
+        return Block("layer", (norms[0], *parts, seen, norms[1], *feed_forward))
 
     lm = lm_head(width=width, vocab=vocab, tied=config.flag("tie_word_embeddings", True))
     return decoder(
