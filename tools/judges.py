@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import sharded_tape_vs_trace
+import tape_families
 import traced_catalogue
 from lmsize.validation.result import Answer
 from tape_rows import recorded
@@ -121,10 +122,12 @@ def traced() -> list[dict[str, Any]]:
     """The lines that recorded traces give: the tape is asked anew, the traces are not made again."""
     cases = (case for case in recorded() if "peaks" in case)
     random = [error_of(case)[0] for case in cases]
+    each = [error_of(case)[0] for case in tape_families.recorded() if "peaks" in case]
     real = [traced_catalogue.compared(row)["error"] for row in traced_catalogue.traced_rows()]
     ranks = list(sharded_tape_vs_trace.recorded_errors())
     return [
         judged("random models, traced", {"median": 0.001, "p99": 0.02, "worst": 0.05}, random),
+        judged("every family of transformers, traced", {"median": 0.001, "worst": 0.05}, each),
         judged("catalogue models at their real shape, traced", {"worst": 0.02}, real),
         judged("one rank of FSDP2, tensor parallelism or both, traced", {"worst": 0.02}, ranks),
     ]

@@ -24,7 +24,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "activations": ("kept_bytes",),
     "temporaries": ("stored_bytes", "passing_bytes", "working_bytes"),
     "inputs": ("input_bytes",),
-    "buffers": ("stored_bytes",),
+    "buffers": ("table_bytes",),
     "gathers": ("shared_bytes",),
     "main_gradients": ("stored_bytes",),
     "gathered_weights": ("stored_bytes",),

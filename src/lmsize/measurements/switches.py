@@ -13,6 +13,7 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 from lmsize.stacks.needs import without_effect
 from lmsize.stacks.switches import (
     BACKENDS,
+    CP_KINDS,
     DISPATCHERS,
     MODULES,
     ROUTER_TYPES,
@@ -24,6 +25,7 @@ REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
 MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
+GATHERED = re.compile(r"\bfp8 all-?gather\b", re.IGNORECASE)
 LAYERS = re.compile(r"\blayers (\d{1,3})-(\d{1,3})\b", re.IGNORECASE)
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
@@ -92,6 +94,8 @@ def _of_torchao(said: str, precision: str, n_layers: int) -> Iterator[str]:
     recipe = next((name for name in TORCHAO if name in said.lower()), None)
     if recipe:
         yield f"fp8-recipe={recipe}"
+    if GATHERED.search(said):
+        yield "fp8-all-gather"
     layers = LAYERS.search(said)
     if layers:
         first, last = int(layers[1]), n_layers - 1 - int(layers[2])
@@ -131,11 +135,7 @@ def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:
 
 
 def _switches(extra: Mapping[str, str]) -> Iterator[str]:
-    backend = extra.get("attention_backend", "")
-    if backend in BACKENDS:
-        yield f"attention-backend={backend}"
-    if extra.get("transformer_impl") == "local":
-        yield "transformer-impl=local"
+    yield from _of_attention(extra)
     if is_set(extra, "cross_entropy_loss_fusion"):
         kind = extra.get("cross_entropy_fusion_impl", "")
         yield f"cross-entropy={'te' if kind == 'te' else 'native'}"
@@ -155,6 +155,16 @@ def _switches(extra: Mapping[str, str]) -> Iterator[str]:
     for key, name in FLAGS.items():
         if is_set(extra, key):
             yield name
+
+
+def _of_attention(extra: Mapping[str, str]) -> Iterator[str]:
+    backend = extra.get("attention_backend", "")
+    if backend in BACKENDS:
+        yield f"attention-backend={backend}"
+    if extra.get("transformer_impl") == "local":
+        yield "transformer-impl=local"
+    if extra.get("cp_comm_type", "") in CP_KINDS:
+        yield f"cp-comm={extra['cp_comm_type']}"
 
 
 def _of_optimizer(extra: Mapping[str, str]) -> Iterator[str]:

@@ -226,6 +226,8 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
 def _rotary_numel(ask: _Ask) -> Any:
     if not ask.setting.conduct.rotary:
         return 0
+    if ask.setting.conduct.rotary_by_kind and ask.windows:
+        return ask.setting.seq_len * sum(core.head_dim for core in ask.windows)
     return ask.setting.seq_len * ask.setting.head_dim
 
 

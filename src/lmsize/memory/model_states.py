@@ -10,13 +10,19 @@ from functools import reduce
 from itertools import pairwise
 from typing import Any
 
-from lmsize.formula import Term, maximum, total
+from lmsize.formula import Term, formula, maximum, total
 from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
-from lmsize.memory.storage import storage, stored_bytes
+from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.parts import Buffer
-from lmsize.numbers import larger
+from lmsize.model.parts import AttentionCore, Buffer
+from lmsize.numbers import ceil_div, larger
+from lmsize.source import Source
+
+TABLES = Source(
+    "transformers 5.23", "modeling_gptj.py, create_sinusoidal_positions; modeling_gpt_neo.py, bias",
+    "https://github.com/huggingface/transformers",
+)  # fmt: skip
 
 WHOLE = 4  # no ZeRO stage divides it
 FP32_BITS = 32
@@ -49,27 +55,21 @@ def held_throughout(
     return held
 
 
-def kept_buffers(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """What classes keep beside parameters: every rank has them whole, in full."""
-    sums: dict[int, int] = defaultdict(int)
-    own = setup.precision(setup.recipe.weights).bits
-    for _, run in stage.runs:
-        for part in run.block.parts:
-            if isinstance(part, Buffer):
-                sums[int(part.n_bits or own)] += math.prod(part.shape) * run.n_copies
-    leaves = [
-        stored_bytes.term(f"in {bits} bits", n_numbers=n, bits_per_number=bits, n_shards=1)
-        for bits, n in sums.items()
-    ]
-    return [total("buffers", leaves)] if leaves else []
-
-
 def gathered_weights(setup: TrainingSetup, base: list[Stored]) -> list[Term]:
     """Weights that stay gathered through the forward and backward of all micro-batches."""
     if not setup.stays_whole:
         return []
-    kind = setup.recipe.gathered or setup.recipe.weights
-    return [_stored("gathered_weights", base, setup, kind, zero_stage=WHOLE)]
+    usual = setup.recipe.gathered or setup.recipe.weights
+    few = setup.switches.fp8_all_gather
+    parts = [
+        _stored("gathered_weights", alike, setup, kind, zero_stage=WHOLE)
+        for kind, alike in (
+            (usual, [s for s in base if not (few and s.is_linear)]),
+            ("fp8", [s for s in base if few and s.is_linear]),
+        )
+        if alike
+    ]
+    return [total("gathered_weights", [leaf for part in parts for leaf in part.children])]
 
 
 def main_gradients(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
@@ -93,8 +93,10 @@ def gradients(
     setup: TrainingSetup, trained: list[Stored], *, zero_stage: int | None = None
 ) -> Term:
     """Gradients as they add up over micro-batches; at a ZeRO stage's division if one is given."""
-    stage = zero_stage or (WHOLE if setup.defers_reduction else 2)
-    return _stored("gradients", trained, setup, setup.gradient_type, zero_stage=stage)
+    waits = zero_stage is None and setup.defers_reduction
+    kind = setup.unreduced_type if waits else setup.gradient_type
+    stage = zero_stage or (WHOLE if waits else 2)
+    return _stored("gradients", trained, setup, kind, zero_stage=stage)
 
 
 def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) -> Term:
@@ -237,3 +239,28 @@ def _stored(
             mine = part_of(n, share)
             leaves.append(storage(group, mine, setup.precision(kind), n_shards=n_shards))
     return total(label, leaves)
+
+
+@formula(source=TABLES)
+def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
+    """Bytes of tables that layers keep as buffers and do not train: sinusoids, causal masks.
+
+    Assumes: each layer has a table of its own, in the type that the class makes it in.
+    Valid for: classes of transformers.
+    """
+    return n_layers * layer_bytes
+
+
+def buffers(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """Tables of the stage's blocks: of the type of the weights, or of one that attention says."""
+    bits = setup.precision(setup.recipe.weights).bits
+    leaves = []
+    for _, run in stage.runs:
+        for part in run.block.parts:
+            n_bytes = part.buffer_bytes if isinstance(part, AttentionCore) else 0
+            if isinstance(part, Buffer):
+                n_bytes = ceil_div(math.prod(part.shape) * int(bits), 8)
+            if n_bytes:
+                label = f"tables of {run.n_layers} x {run.block.name}"
+                leaves.append(table_bytes.term(label, n_layers=run.n_layers, layer_bytes=n_bytes))
+    return [total("buffers", leaves)] if leaves else []

@@ -111,7 +111,8 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         if placed.role == "layer":
             here = (*here, *named)
-            if at and blocks[at - 1].role == "embedding" and not piece.keeps_input:
+            is_first = at and blocks[at - 1].role == "embedding"
+            if is_first and not piece.keeps_input and not blocks[at - 1].piece.names_rows:
                 named = (("given to the layers", 1, blocks[at - 1].piece.output),)
         held = cached + handed + before * piece.cached
         loss = placed.role in LOSS_ROLES

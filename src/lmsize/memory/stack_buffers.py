@@ -33,7 +33,9 @@ def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list
 
 def _n_masks(setup: TrainingSetup, stage: Stage) -> int:
     """Masks that are there at once: one, or one for each micro-batch that checkpoints wait for."""
-    of_attention = setup.recompute == "selective" and "core_attn" in setup.switches.recompute_modules
+    of_attention = (
+        setup.recompute == "selective" and "core_attn" in setup.switches.recompute_modules
+    )
     if setup.recompute != "full" and not of_attention:
         return 1
     schedule = setup.switches.schedule(setup.layout.vp)

@@ -13,10 +13,10 @@ from lmsize.layout.shares import Stage, Stored, alone, stages, stored_parts
 from lmsize.memory.blocks import Placed
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.model_states import (
+    buffers,
     gathered_weights,
     gradients,
     held_throughout,
-    kept_buffers,
     main_gradients,
     states,
     step_copies,
@@ -133,8 +133,8 @@ class _Rank:
         held = held_throughout(
             setup, self.base, self.own, self.trained, frozen=self.adapters is not None, uncast=uncast
         )  # fmt: skip
-        beside = kept_buffers(setup, self.stage)
-        return held + beside + standing(setup, self.stage, self.adapters)
+        tables = buffers(setup, self.stage)
+        return held + tables + standing(setup, self.stage, self.adapters)
 
     def _states(self) -> Term:
         return states(self.setup, self.trained, frozen=self.adapters is not None)
@@ -150,7 +150,13 @@ class _Rank:
         setup = self.setup
         if setup.optimizer.gradient_is_freed or not setup.accumulates:
             return None
-        return gradients(setup, self._graded())
+        return gradients(setup, self._unreduced())
+
+    def _unreduced(self) -> list[Stored]:
+        """What has gradients before a backward: whole ones lack the rows that fill shards up."""
+        if not (self.setup.defers_reduction and self.setup.is_in_units):
+            return self._graded()
+        return list(stored_parts(self.adapters or self.stage, self.setup.layout, trainable=True))
 
     def _step_gradients(self) -> list[Term]:
         """Gradients when the optimizer steps: reduced, divided as ZeRO has them."""

@@ -40,6 +40,9 @@ def shared_bytes(*, n_bytes: Any) -> Any:
     return n_bytes
 
 
+FP8 = 1  # bytes of a number
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Bytes of a unit, or of a block's part in one.
@@ -118,12 +121,14 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
     base = types(setup.base_type, recipe.gradients)
     adapter = types(recipe.adapters, recipe.adapters)
     whole = types(setup.base_type, setup.base_type)
+    linear = replace(base, gathered=FP8, is_cast=True) if setup.switches.fp8_all_gather else base
 
     def tensors(tower: Tower, run: Run) -> Iterable[tuple[Stored, Types, Any]]:
         for stored in stored_parts(alone(tower, run), setup.layout, trainable=not frozen):
             few = setup.quant if setup.quant and stored.is_linear else None
             bits = few.bits_per_value / 8 if few else 0.0
-            kind = Types(bits, 0, 0) if few else base
+            usual = linear if stored.is_linear else base
+            kind = Types(bits, 0, 0) if few else usual
             yield stored, kind, setup.shards(2, expert=stored.is_expert)
         mine = own.get((tower.name, run.block.name))
         for stored in stored_parts(alone(*mine), setup.layout, trainable=True) if mine else ():

@@ -15,6 +15,7 @@ ACTIVATION = (
 OWN_ACTIVATIONS = {
     "bloom": "bloom_gelu",
     "gpt_oss": "clamped_swiglu",
+    "minimax_m3_vl_text": "clamped_swiglu",
     "mpt": "gelu",
     "ctrl": "relu",
     "esm": "esm_gelu",
@@ -33,6 +34,8 @@ EMBEDDING_DROPOUT = (
     "embd_pdrop", "embed_dropout", "embedding_dropout", "hidden_dropout_prob", "embd_dropout",
     "dropout_rate", "dropout",
 )  # fmt: skip
+# Where a class drops out embeddings by another key, or by none.
+OWN_EMBEDDING_DROPOUT = {"gpt_neox": "hidden_dropout", "opt": ""}
 # A class that drops out by one rate of a section of its config, whatever stands beside it.
 ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
 ACTIVATION_DROPOUT = ("activation_dropout", "dropout_rate")
@@ -51,6 +54,7 @@ class Conduct:
         activation_dropout: inside the MLP.
         rotary: whether positions turn queries and keys.
         rotary_frac: the part of each head that is turned.
+        rotary_by_kind: whether each kind of attention has angles of its own.
         attention_softcap: whether scores are capped; `final_softcap` logits.
         parallel: whether attention and MLP read the same input, each through a norm of its own.
         scales_embedding: whether embeddings are multiplied by a constant.
@@ -67,6 +71,7 @@ class Conduct:
     activation_dropout: float = 0.0
     rotary: bool = True
     rotary_frac: float = 1.0
+    rotary_by_kind: bool = False
     attention_softcap: bool = False
     final_softcap: bool = False
     parallel: bool = False
@@ -99,6 +104,7 @@ def read_conduct(config: Config) -> Conduct:
         activation_dropout=_rate(rates, _mlp_dropout(section.model_type)),
         rotary=rotary,
         rotary_frac=_rotary_frac(known),
+        rotary_by_kind=_is_by_kind(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),
         final_softcap=bool(known.get("final_logit_softcapping")),
         parallel=bool(known.get("use_parallel_residual") or known.get("parallel_attn", old_falcon)),
@@ -121,6 +127,8 @@ def _text(known: Mapping[str, Any], keys: tuple[str, ...], fallback: str) -> str
 
 def _rates(model_type: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys that dropout rates are looked up in."""
+    if model_type in OWN_EMBEDDING_DROPOUT:
+        return {**known, EMBEDDING_DROPOUT[0]: known.get(OWN_EMBEDDING_DROPOUT[model_type], 0.0)}
     if model_type not in ONE_RATE:
         return known
     name, key = ONE_RATE[model_type]
@@ -148,10 +156,18 @@ def _n_relative(known: Mapping[str, Any]) -> int:
     return 2 * next((n for n in sides if isinstance(n, int) and n > 0), 0)
 
 
+def _is_by_kind(known: Mapping[str, Any]) -> bool:
+    stated = known.get("rope_parameters")
+    return isinstance(stated, dict) and any(isinstance(one, dict) for one in stated.values())
+
+
 def _rotary_frac(known: Mapping[str, Any]) -> float:
     stated = known.get("rope_parameters")
     inside = stated.get("partial_rotary_factor") if isinstance(stated, dict) else None
     for value in (inside, known.get("partial_rotary_factor"), known.get("rotary_pct")):
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
             return float(value)
+    turned, n_heads, width = (known.get(key) for key in ("rotary_dim", "n_head", "n_embd"))
+    if isinstance(turned, int) and isinstance(n_heads, int) and isinstance(width, int) and width:
+        return min(1.0, turned * n_heads / width)
     return 1.0

@@ -226,6 +226,7 @@ class AttentionCore:
         cache_width: numbers cached per token and layer while serving; None for keys and values
             of every kv head. Latent attention caches its compressed latent, a layer that reuses
             another's cache caches 0.
+        buffer_bytes: of tables that its module keeps and does not train (sinusoids, a causal mask).
     """
 
     n_heads: int
@@ -236,6 +237,7 @@ class AttentionCore:
     causal: bool = True
     cross: bool = False
     cache_width: int | None = None
+    buffer_bytes: int = 0
 
     @property
     def cached_per_token(self) -> int:
@@ -281,15 +283,10 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A tensor that the class keeps beside its parameters (a mask, sinusoids); no parameter.
-
-    Attributes:
-        n_bits: of one number; None for the type of the weights.
-    """
+    """A table that a module keeps beside its parameters, in the type of the weights (sinusoids)."""
 
     name: str
     shape: tuple[int, ...]
-    n_bits: int | None = None
 
     def parameters(self) -> Iterator[Parameter]:
         return iter(())

@@ -33,8 +33,7 @@ def attention(
         made = style.qkv if style.qkv and not core.cross else _projected
         q, k, v = made(program, x, section, core, setting)
         q, gate = _gated_query(program, q, section, core, setting)
-        q, k = _normed_heads(program, q, k, section, setting=setting, style=style)
-        q, k = _positioned(program, q, k, core, setting=setting, style=style)
+        q, k, v = _turned(program, (q, k, v), section, setting=setting, style=style)
     projected = len(program.ops)
     if setting.conduct.n_relative and not core.cross:
         out = disentangled(program, (q, k, v), section, core, setting)
@@ -54,16 +53,6 @@ def attention(
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
     return out
-
-
-def _positioned(
-    program: Program, q: Tensor, k: Tensor, core: AttentionCore, *, setting: Setting, style: Style
-) -> tuple[Tensor, Tensor]:
-    if setting.conduct.model_type in habits.SCALES_QUERIES:
-        q = ops.pointwise(program, q, name="scaled query")
-    if setting.conduct.rotary and not core.cross:
-        q, k = style.rotary(program, q, setting), style.rotary(program, k, setting)
-    return q, k
 
 
 def _projected(
@@ -95,16 +84,35 @@ def _gated_query(
     return q, ops.copy(program, gate)
 
 
+def _turned(program: Program, qkv: QKV, section: Section, *, setting: Setting, style: Style) -> QKV:
+    """Queries and keys normed and turned by their positions, in the order of the class."""
+    if setting.conduct.model_type in habits.SCALES_QUERIES:
+        qkv = ops.pointwise(program, qkv[0], name="scaled query"), *qkv[1:]
+    crosses = section.core is not None and section.core.cross
+    if not setting.conduct.rotary or crosses:
+        return _normed_heads(program, qkv, section, setting=setting, style=style)
+    turns_first = setting.conduct.model_type in habits.TURNS_FIRST
+    if turns_first:
+        q, k, v = qkv
+        qkv = style.rotary(program, q, setting), style.rotary(program, k, setting), v
+    q, k, v = _normed_heads(program, qkv, section, setting=setting, style=style)
+    if turns_first:
+        return q, k, v
+    return style.rotary(program, q, setting), style.rotary(program, k, setting), v
+
+
 def _normed_heads(
-    program: Program, q: Tensor, k: Tensor, section: Section, *, setting: Setting, style: Style
-) -> tuple[Tensor, Tensor]:
+    program: Program, qkv: QKV, section: Section, *, setting: Setting, style: Style
+) -> QKV:
+    """The norms of queries, keys and, where there is a third, values."""
     core = section.core
     if core is None or len(section.norms) < 2:
-        return q, k
-    heads = (core.n_heads, core.n_kv_heads)
-    widths = (core.n_heads * core.head_dim, core.n_kv_heads * core.head_dim)
-    made = []
-    for x, norm, n_heads, width in zip((q, k), section.norms[:2], heads, widths, strict=True):
-        rows = setting.n_tokens * (1 if norm.width == width and width != core.head_dim else n_heads)
-        made.append(normed(program, x, norm, setting, style, n_rows=rows))
-    return made[0], made[1]
+        return qkv
+    made = list(qkv)
+    heads = (core.n_heads, core.n_kv_heads, core.n_kv_heads)
+    for at, norm in enumerate(section.norms[:3]):
+        size = core.head_dim if at < 2 else core.v_head_dim
+        is_whole = norm.width == heads[at] * size and norm.width != size
+        rows = setting.n_tokens * (1 if is_whole else heads[at])
+        made[at] = normed(program, made[at], norm, setting, style, n_rows=rows)
+    return made[0], made[1], made[2]

@@ -26,7 +26,8 @@ def delta(program: Program, x: Tensor, section: Section, setting: Setting, style
     scan = section.scan
     assert scan is not None
     t, keys = setting.n_tokens, scan.n_groups * scan.k_dim
-    mixed, gate, b, a = _inputs(program, x, section, scan, setting)
+    names: list[Tensor] = []
+    mixed, gate, b, a = _inputs(program, x, section, scan, setting=setting, names=names)
     mixed = convolved(program, mixed, section.convs[0], setting)
     q, k, v = ops.split(program, mixed, (t * keys, t * keys, t * scan.width))
     beta = ops.pointwise(program, b, name="sigmoid", saves="output")
@@ -35,19 +36,21 @@ def delta(program: Program, x: Tensor, section: Section, setting: Setting, style
     step = ops.pointwise(program, raised, name="biased")
     soft = ops.pointwise(program, step, name="softplus", saves="input")
     g = ops.mul(program, soft, decay, small=decay, name="decay")
-    out = ops.cast(program, _Chunks(program, scan, setting).scanned(q, k, v, g, beta), x.itemsize)
-    program.hold(mixed, beta, g, b, a)
+    out = _Chunks(program, scan, setting).scanned(q, k, v, g, beta)
     normed = _gated_norm(program, out, gate, section, setting)
-    return applied(program, normed, section.outputs[-1], setting)
+    made = applied(program, normed, section.outputs[-1], setting)
+    program.hold(mixed, beta, g, b, a, *names)
+    return made
 
 
 def _inputs(
-    program: Program, x: Tensor, section: Section, scan: Scan, setting: Setting
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys and values in one, the output's gate, and two scalars a head."""
+    program: Program, x: Tensor, section: Section, scan: Scan, *, setting: Setting,
+    names: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Queries, keys and values in one, the output's gate, two scalars a head; what else is named."""
     t, keys, heads = setting.n_tokens, scan.n_groups * scan.k_dim, scan.n_heads
-    names = [part.name.rpartition(".")[2] for part in section.linears]
-    if "in_proj_qkvz" not in names:
+    leaves = [part.name.rpartition(".")[2] for part in section.linears]
+    if "in_proj_qkvz" not in leaves:
         mixed, gate, b, a = (applied(program, x, part, setting) for part in section.linears)
         return mixed, gate, b, a
     both = applied(program, x, named(section, "in_proj_qkvz"), setting)
@@ -57,7 +60,7 @@ def _inputs(
     v, gate, b, a = (ops.copy(program, part) for part in (v, gate, b, a))
     q, k = ops.copy(program, q), ops.copy(program, k)
     mixed = ops.cat(program, [q, k, v], name="mixed")
-    program.hold(both, scalars)
+    names += [both, scalars]
     return mixed, gate, b, a
 
 
@@ -91,11 +94,16 @@ class _Chunks:
         self._program, self._scan, self._setting = program, scan, setting
         self._n_chunks = ceil_div(setting.seq_len, scan.chunk)
         self._rows = setting.micro_batch * self._n_chunks * scan.chunk * scan.n_heads
+        self._by_token = False
 
     def scanned(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
-        """The recurrence's output, in fp32."""
+        """The recurrence's output, in the type of the queries."""
+        itemsize = q.itemsize
         program, scan = self._program, self._scan
         t = self._setting.n_tokens * scan.n_heads
+        # ``to`` leaves what is fp32 already as it lies, and so does padding that adds nothing.
+        full = bool(self._n_chunks * scan.chunk == self._setting.seq_len)
+        self._by_token = q.itemsize == FP32 and full
         if scan.n_groups != scan.n_heads:
             q, k = (ops.copy(program, x, numel=t * scan.k_dim, name="repeated") for x in (q, k))
         q, k, v, beta, g = (self._raised(x) for x in (q, k, v, beta, g))
@@ -106,13 +114,16 @@ class _Chunks:
         v_beta = ops.mul(program, v, beta, small=beta, name="v beta")
         k_beta = ops.mul(program, k, beta, small=beta, name="k beta")
         sums = ops.pointwise(program, g, name="cumulative")
-        made = self._loop(q, k, sums, self._inside(q, k, v_beta, k_beta, sums))
-        out = ops.narrow(program, made, numel=t * scan.v_dim)
-        program.hold(v, beta, g, v_beta, k_beta, sums, q, k)
-        return ops.copy(program, out)
+        *inside, decayed = self._inside(q, k, v_beta, k_beta, sums)
+        made = self._loop(q, k, sums, inside)
+        out = ops.cast(program, ops.narrow(program, made, numel=t * scan.v_dim), itemsize)
+        program.hold(v, beta, g, v_beta, k_beta, sums, q, k, decayed)
+        return ops.copy(program, out) if itemsize == FP32 else out
 
     def _raised(self, x: Tensor) -> Tensor:
         """To fp32, laid out by head."""
+        if x.itemsize == FP32:
+            return x
         made = Tensor(f"{x.name} by head", x.numel, FP32)
         return self._program.record("cast", [x], made, gradients=[Gradient(x)])
 
@@ -129,8 +140,8 @@ class _Chunks:
 
     def _inside(
         self, q: Tensor, k: Tensor, v_beta: Tensor, k_beta: Tensor, sums: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores inside of each chunk, and values and keys that solve its triangular system."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scores inside of each chunk, values and keys that solve its triangular system, of which keys."""
         program, scan, n_pairs = self._program, self._scan, self._rows * self._scan.chunk
         spread = ops.expanded(program, sums, numel=n_pairs)
         pairs = ops.pointwise(program, spread, name="differences")
@@ -142,10 +153,11 @@ class _Chunks:
         decayed = ops.mul(program, k_beta, grown, small=grown, name="decayed keys")
         values = self._solved(system, v_beta)
         keys = self._solved(system, decayed)
-        program.hold(decays, system, decayed)
-        return scores, values, keys
+        return scores, values, keys, decayed
 
     def _decayed(self, a: Tensor, b: Tensor, decays: Tensor, n_pairs: Any) -> Tensor:
+        if self._by_token:
+            a, b = ops.copy(self._program, a), ops.copy(self._program, b)
         product = ops.matmul(self._program, a, b, numel=n_pairs, name="products")
         return ops.mul(self._program, product, decays, name="decayed scores")
 
@@ -157,9 +169,7 @@ class _Chunks:
             gradients=[Gradient(right), Gradient(system, scratch_bytes=system.n_bytes)],
         )  # fmt: skip
 
-    def _loop(
-        self, q: Tensor, k: Tensor, sums: Tensor, inside: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
+    def _loop(self, q: Tensor, k: Tensor, sums: Tensor, inside: list[Tensor]) -> Tensor:
         """Chunk by chunk: each keeps its state and its new values."""
         scores, values, keys = inside
         program, scan, setting = self._program, self._scan, self._setting
@@ -169,17 +179,35 @@ class _Chunks:
         to_end = ops.pointwise(program, left, name="exp", saves="output")
         written = ops.mul(program, k, to_end, small=to_end, name="decayed key")
         state = setting.micro_batch * scan.n_heads * scan.k_dim * scan.v_dim
-        states = Tensor("states", state * (self._n_chunks + 1), FP32)
+        n = self._n_chunks  # the state after the last is let go of
+        states = Tensor("states", state * (n if program.autocast is None else n - 1), FP32)
         fresh = Tensor("new values", self._rows * scan.v_dim, FP32)
         made = Tensor("scanned", self._rows * scan.v_dim, FP32)
         reads, factors = [values, keys, read, scores, written], [keys, read, scores, written]
         side = [states, fresh]
+        chunk = fresh.numel // n
+        # The last chunk's two halves of a state and their sum, what it read of the one before.
+        last = 3 * state * FP32 + chunk * FP32
+        if self._by_token:  # products copy what they read of queries and keys, piece by piece
+            factors = [keys, scores]
+            pieces = [
+                Tensor(f"{x.name} copied", x.numel * (n - 1) // n, FP32) for x in (read, written)
+            ]
+            side += pieces
+            last += written.numel // n * FP32
         if program.autocast:  # every product casts its factors, piece by piece
-            low = program.autocast
-            factors = [Tensor(f"{x.name} cast", x.numel, low) for x in (*factors, states, fresh)]
+            # The first state asks for no gradient, nothing reads the last chunk's own update.
+            low, most = program.autocast, n - 1
+            numels = [
+                (keys, keys.numel * most // n), (read, read.numel * most // n),
+                (scores, scores.numel), (written, written.numel * most // n),
+                (states, 2 * n * state), (fresh, fresh.numel * (n + most) // n),
+            ]  # fmt: skip
+            factors = [Tensor(f"{x.name} cast", numel, low) for x, numel in numels]
             side = [states, *factors]
+            last = state * (3 * FP32 + low) + chunk * (FP32 + 2 * low) + written.numel // n * low
         kernels.scan(
-            program, reads, made, saves=[*factors, *side], side=side,
+            program, reads, made, saves=[*factors, *side], side=side, forward_bytes=last,
             gradients=[Gradient(x, scratch_bytes=made.n_bytes) for x in reads],
         )  # fmt: skip
         program.hold(read, written, values, keys, scores, states)

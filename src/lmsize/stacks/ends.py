@@ -44,7 +44,7 @@ def embedding_program(
         masks: those that layers get.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """
-    program = new_program(setting, style)
+    program = new_program(setting, style, compiles=False)
     stream, leaf = _tables(program, block, setting, style, use=use)
     if rotary_numel:
         _rotary_tables(program, rotary_numel, stream)
@@ -55,6 +55,10 @@ def embedding_program(
     ):  # a leaf that asks for a gradient is held by its node
         program.ops.append(Op("leaf", (), (), clings=(leaf,)))
     program.outputs.append(stream)
+    if setting.conduct.model_type in habits.NAMES_EMBEDDINGS:
+        rows = [op.writes[0] for op in program.ops if op.name == "embedding"]
+        program.handed += [row for row in rows if row is not stream]
+        program.names_rows = all(row is not stream for row in rows)
     return program
 
 
@@ -142,7 +146,7 @@ def head_program(
         is_read: the output is not a loss but what a decoder reads, until it is undone.
         n_further: streams of further tokens that come beside, whose losses are taken first.
     """
-    program = new_program(setting, style)
+    program = new_program(setting, style, compiles=False)
     one = setting.n_stream_tokens * width
     x = program.input("stream", one * (1 + n_further), itemsize, needs_grad=needs_grad)
     if n_further:

@@ -22,13 +22,19 @@ def mixture(
     """From the normed stream to what the experts, routed and shared, add to it."""
     bank = section.experts
     assert bank is not None
+    if setting.conduct.model_type in habits.DENSE_EXPERTS and section.router is not None:
+        return _dense_experts(program, x, section, bank, setting=setting, style=style)
+    gates = [part for part in section.linears if part.n_out == 1]
+    shared = [part for part in section.linears if part not in gates]
+    own: Tensor | None = None
+    if shared and setting.conduct.model_type in habits.SHARED_FIRST:
+        own = dense_mlp(program, x, shared, setting, style)
     weights = _routing(program, x, section, bank, setting)
-    shared = section.linears
     routed = routed_experts(program, x, weights, bank, setting=setting, style=style)
     if not shared:
         return routed
-    gates = [part for part in shared if part.n_out == 1]
-    own = dense_mlp(program, x, [p for p in shared if p not in gates], setting, style)
+    if own is None:
+        own = dense_mlp(program, x, shared, setting, style)
     for gate in gates:
         open_ = ops.pointwise(
             program, applied(program, x, gate, setting), name="sigmoid", saves="output"
@@ -58,6 +64,46 @@ def _routing(
     made = ops.mul(program, chosen, scale, small=scale, name="weights")
     program.hold(logits)
     return made
+
+
+def _dense_experts(
+    program: Program, x: Tensor, section: Section, bank: Experts, *, setting: Setting, style: Style
+) -> Tensor:
+    """Llama 4: tokens once for each expert, times their scores; the rest as one product a matrix."""
+    assert section.router is not None
+    logits = applied(program, x, section.router, setting)
+    t, (gate_up, down) = setting.n_stream_tokens, bank.matrices
+    best = ops.gather(program, logits, numel=t * bank.top_k, n_rows=t * bank.top_k)
+    raised = ops.cast(program, ops.copy(program, best, numel=logits.numel), FP32)
+    scores = ops.pointwise(program, raised, name="sigmoid", saves="output")
+    scores = ops.cast(program, scores, logits.itemsize)
+    rows = ops.copy(program, x, numel=bank.n_experts * x.numel, name="tokens of every expert")
+    rows = ops.mul(program, rows, scores, small=scores, name="scored tokens")
+    both = _product(program, rows, gate_up, bank, setting)
+    half = both.numel // 2
+    gate, other = ops.split(program, both, (half, half))
+    inner = ops.mul(
+        program, other, style.activation(program, gate, setting.conduct.activation), name="gated"
+    )
+    out = _product(program, inner, down, bank, setting)
+    program.hold(both)
+    own = dense_mlp(program, x, section.linears, setting, style)
+    total = ops.total(program, out, numel=x.numel)
+    made = ops.in_place(program, own, total, name="added")
+    program.hold(rows, scores, out)
+    return made
+
+
+def _product(
+    program: Program, x: Tensor, matrix: tuple[str, int, int], bank: Experts, setting: Setting
+) -> Tensor:
+    """A batch of products, one an expert, which autocast lowers."""
+    name, n_in, n_out = matrix
+    weight = parameter(program, f"{bank.name}.{name}", bank.n_experts * n_in * n_out, setting)
+    return ops.grouped_linear(
+        program, ops.lowered(program, x), ops.lowered(program, weight),
+        numel=x.numel // n_in * n_out, name=name,
+    )  # fmt: skip
 
 
 def routed_experts(

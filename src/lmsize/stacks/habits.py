@@ -7,16 +7,23 @@ from __future__ import annotations
 
 
 def _named(types: str) -> frozenset[str]:
-    return frozenset(types.split())
+    """Those model types, and those of their text models where these have one of their own."""
+    names = types.split()
+    return frozenset((*names, *(f"{name}_text" for name in names)))
 
 
 # RMSNorm multiplies by its weight in fp32 and casts last.
 CASTS_LAST = _named(
-    "afmoe beam flex_olmo flint gpt_oss inkling2 olmo2 olmo3 olmo_hybrid openai_privacy_filter"
+    "afmoe beam deepseek_v4 flex_olmo flint gpt_oss inkling2 olmo2 olmo3 olmo_hybrid openai_privacy_filter"
+)
+# ... and casts its weight for that.
+FP32_WEIGHT = _named(
+    "diffusion_gemma embedding_gemma2 gemma3n gemma4 gemma4_unified helium muse_glimmer muse_spark "
+    "neomme nemotron_h"
 )
 # RMSNorm scales by one plus its weight, in fp32.
 ONE_PLUS = _named(
-    "gemma gemma2 gemma3 gemma3_text minimax_m3_vl muse_glimmer muse_spark qwen3_5 qwen3_5_moe "
+    "gemma gemma2 gemma3 minimax_m3_vl muse_glimmer muse_spark qwen3_5 qwen3_5_moe "
     "qwen3_next qwen4_exp recurrent_gemma step3p7 t5gemma t5gemma2 vaultgemma"
 )
 # RMSNorm scales the stream itself, not its fp32 copy.
@@ -38,7 +45,7 @@ LEAVES_SCORES = _named("xglm")
 # Masked scores are bounded by the least number of their type.
 BOUNDS_SCORES = _named("xglm")
 # Rotary positions are a complex product in fp32, cast back.
-COMPLEX_ROTARY = _named("deepseek_v2 llama4 llama4_text")
+COMPLEX_ROTARY = _named("deepseek_v2 llama4")
 # Embeddings are multiplied by a constant outside of their module, which lets go of the first form.
 SCALES_OUTSIDE = _named(
     "falcon_h1 granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
@@ -48,7 +55,7 @@ SCALES_OUTSIDE = _named(
 NAMES_BRANCH = _named("openai-gpt stablelm")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
 SLICED_ROTARY = _named(
-    "bamba codegen glm glm4 glm4_moe glm4v gpt_neox gpt_neox_japanese gptj minimax_m2 moonshine "
+    "bamba codegen glm glm4 glm4_moe glm4v gpt_neox mimo_v2_flash gpt_neox_japanese gptj minimax_m2 minimax_m3_vl moonshine "
     "nemotron persimmon phi phi3 phi4_multimodal qwen3_5 qwen3_5_moe qwen3_next stablelm"
 )
 # Eager attention takes its softmax in the type of the scores.
@@ -61,12 +68,29 @@ OWN_SOFTMAX = _named(
     "squeezebert xglm xlm xlm-roberta xlm-roberta-xl xmod "
     "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
 )
+# Queries and keys are turned before their norms.
+TURNS_FIRST = _named("hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl llama4 nanochat")
+# What attention gives is scaled by how much of each row a learned sink of its head leaves.
+SINK_SCALES = _named("granite_swa granitemoe_swa")
+# Shared experts run before the routed ones.
+SHARED_FIRST = _named(
+    "afmoe ernie4_5_moe hunyuan_v1_moe laguna minimax_m3_vl qwen2_moe qwen3_5_moe qwen3_next "
+    "qwen3_omni_moe qwen4_exp step3p7"
+)
+# Every expert takes every token, scaled by its score, of which all but the highest are nothing.
+DENSE_EXPERTS = _named("llama4")
 # A learned sink of each head stands beside the scores of every row.
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
 CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
 # Scores are masked by a product with a buffer and a sum.
 MASKS_BY_PRODUCT = _named("openai-gpt")
+# The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
+NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
+# The layer names what its attention gave, dropped out, until it ends.
+NAMES_OUTPUT = _named("gpt2")
+# The second of two branches side by side is added to in place.
+ADDS_IN_PLACE = _named("falcon RefinedWeb RefinedWebModel")
 # A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
 OUTPUT_APART = _named(
     "bert bert-generation bros camembert data2vec-text deberta deberta-v2 electra ernie esm layoutlm "
@@ -88,6 +112,8 @@ FILLS_SCORES = _named("mpt")
 KEEPS_MLP_OUTPUT = _named("xlm-roberta-xl")
 # Embeddings are not dropped out, whatever the config says.
 KEEPS_EMBEDDINGS = _named("esm")
+# Layers written in a way that no program here follows: their parts are taken one by one.
+OWN_LAYERS = _named("beam cpmant mra neomme yoso")
 # The MLP is written in the layer's own code, where each tensor takes the name of the one before.
 INLINE_MLP = _named(
     "bigbird_pegasus biogpt blenderbot m2m_100 mbart nllb-moe opt pegasus pegasus_x xglm"
@@ -106,8 +132,10 @@ LOGITS_BIAS = _named(
 )
 # The router reads the stream in fp32.
 FP32_ROUTER = _named(
-    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 dots1 "
-    "ernie4_5_moe minimax_m2 solar_open"
+    "axk1 axk2 bailing_hybrid beam deepseek_ocr2 deepseek_v2 deepseek_v3 deepseek_v32 dots1 dots3_note "
+    "ernie4_5_moe ernie4_5_vl_moe exaone_moe flint glm4_moe glm4_moe_lite glm4v_moe glm5_next "
+    "glm_moe_dsa hy_v3 hy_v4 inkling kimi_k2 kimi_linear kolibri1 mimo_v2_flash minimax_m2 "
+    "mistral_large4 muse_spark nemotron_h solar_open unlimited_ocr"
 )
 # Masked language models whose loss takes logits to fp32 all the same.
 RAISES_LOGITS = _named("esmc eurobert modernbert neomme ultrabert")

@@ -105,6 +105,8 @@ def residual(
         x = ops.dropout(program, x, rate)
     if setting.conduct.model_type in habits.SCALES_BRANCHES:
         x = ops.pointwise(program, x, name="scaled branch")
+    if setting.conduct.model_type in habits.NAMES_OUTPUT and branch.kind == "attention":
+        program.named.append(x)
     total = ops.add(program, stream, x)
     program.end_branch()
     return total
@@ -156,15 +158,24 @@ def _parallel(
                 else normed(program, stream, branch.before, setting, style)
             )
         x = _branch(program, shared, branch, setting, style)
+        program.hold(shared)
         x = ops.dropout(program, x, setting.conduct.hidden_dropout)
-        total = x if total is None else ops.add(program, total, x)
+        made.append(x)
+        total = x if total is None else _summed(program, total, x, setting)
     stream = stream if total is None else ops.add(program, total, stream)
     program.hold(*made)  # which the layer names
     return stream
 
 
+def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Tensor:
+    """The sum of two branches: a new tensor, or the second one written over."""
+    if setting.conduct.model_type in habits.ADDS_IN_PLACE:
+        return ops.add_in_place(program, x, total)
+    return ops.add(program, total, x)
+
+
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:
-    if not is_plain(branch):
+    if not is_plain(branch) or setting.conduct.model_type in habits.OWN_LAYERS:
         width = program.inputs[0].numel // setting.n_stream_tokens
         return by_parts(program, x, branch, setting, style, width=width)
     if branch.kind == "attention":

@@ -73,7 +73,9 @@ def _in_few_bits(
         program, lower, **shape, name=linear.name, keeps_input=setting.adapting.keeps_inputs,
         n_copies=setting.adapting.n_dequantised,
     )  # fmt: skip
-    return ops.cast(program, made, x.itemsize)
+    made = ops.cast(program, made, x.itemsize)
+    program.hold(x)  # the argument of the module that is called
+    return made
 
 
 def _matrices(

@@ -149,7 +149,7 @@ class _Chunks:
         to_end = ops.pointwise(program, left, name="exp", saves="output")
         decayed = ops.mul(program, b, to_end, small=to_end, name="B decayed")
         states = _product(program, decayed, scaled, self._n_chunks * state, copies="ab")
-        zeros = Tensor("zeros", state, FP32)
+        zeros = Tensor("zeros", state, states.itemsize)
         every = ops.cat(program, [zeros, states], name="states")
         last = ops.narrow(program, sums, numel=one * self._n_chunks)
         ends = ops.copy(program, last, numel=one * (self._n_chunks + 1), name="ends")
@@ -166,7 +166,8 @@ class _Chunks:
 
 
 def _product(program: Program, a: Tensor, b: Tensor, numel: Any, *, copies: str) -> Tensor:
-    """An einsum: operands that do not lie as the product wants them are copied first."""
+    """An einsum, which autocast lowers; operands that do not lie as it wants them are copied first."""
+    a, b = ops.lowered(program, a), ops.lowered(program, b)
     a = ops.copy(program, a) if "a" in copies else a
     b = ops.copy(program, b) if "b" in copies else b
     return ops.matmul(program, a, b, numel=numel, name="einsum")

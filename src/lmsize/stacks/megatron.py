@@ -84,9 +84,14 @@ def _fused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
     elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
+    trades_heads = setting.layout.cp > 1 and setting.switches.cp_comm == "a2a"
+    if trades_heads:  # AttnFuncWithCPAndQKVOA2A of Transformer Engine's context_parallel.py
+        q, k, v = (ops.copy(program, x, numel=x.numel, name="by heads") for x in (q, k, v))
     out = kernels.fused_attention(
         program, q, k, v, numel=setting.n_tokens * width, n_log_sums=setting.n_tokens * part.n_heads
     )
+    if trades_heads:
+        out = ops.copy(program, out, numel=out.numel, name="by tokens")
     is_turned = setting.switches.attention_backend == "flash" and setting.micro_batch > 1
     return ops.copy(program, out, name="transposed back") if is_turned else out
 

@@ -11,7 +11,7 @@ from lmsize.stacks.switches import WHAT
 FP8, FULL, SELECTIVE = "--precision fp8", "--recompute full", "--recompute selective"
 DECODER = "a model with an encoder and a decoder"
 NEEDS = {
-    "fp8_recipe": FP8, "fp8_param_gather": FP8, "bf16_first_layers": FP8, "bf16_last_layers": FP8,
+    "fp8_recipe": FP8, "fp8_param_gather": FP8, "fp8_all_gather": FP8, "bf16_first_layers": FP8, "bf16_last_layers": FP8,
     "recompute_layers": FULL, "recompute_chunk": FULL, "recompute_modules": SELECTIVE,
     "decoder_seq_length": DECODER, "deferral_limit": "deferred-head",
     "exp_avg_dtype": "precision-aware", "exp_avg_sq_dtype": "precision-aware",

@@ -1,20 +1,20 @@
 """Attention that classes of transformers 5.23 write out for themselves, from projections to output.
 
 Each function is one class's ``forward``: ``modeling_mpt.py``, ``modeling_bloom.py``, ``modeling_falcon.py``,
-``modeling_gptj.py``.
+``modeling_gptj.py`` (and ``modeling_codegen.py``).
 What a frame still names when it returns is held until then; what a block hands back beside the stream
 lingers until the next block has run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.linears import applied
-from lmsize.stacks.sdpa import fused_core, repeated
+from lmsize.stacks.sdpa import composed, fused_core, repeated
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.tape import ops
@@ -37,16 +37,13 @@ def mpt(
     del style
     fused = applied(program, x, section.linears[0], setting)
     q, k, v = ops.split(program, fused, _thirds(core, setting))
-    scores = ops.matmul(
-        program, by_head(program, q, setting), by_head(program, k, setting),
-        numel=n_scores(core, setting), name="scores",
-    )  # fmt: skip
+    scores = product(program, (q, k), setting, numel=n_scores(core, setting), name="scores")
     scores = ops.pointwise(program, scores, name="scaled scores")
     scores = ops.add(program, scores, Tensor("alibi", 0, FP32, kind="given"), name="with alibi")
     scores = ops.pointwise(program, scores, name="masked scores")
     probs = ops.cast(program, ops.softmax(program, scores, itemsize=FP32), v.itemsize)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
-    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    out = product(program, (probs, v), setting, numel=q.numel, name="attention")
     made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
     program.hold(fused, scores)
     _hand_back(program, probs)
@@ -68,7 +65,7 @@ def bloom(
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(program, probs, v, numel=q.numel, name="attention")
     made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
-    program.in_branch += [fused, q, k, v, scores, masked]
+    program.in_branch += [fused, q, k, v, scores, masked, made]
     _hand_back(program, probs)
     return made
 
@@ -79,19 +76,23 @@ def gptj(
     """Positions turn a slice of each head; scores are taken in fp32, which autocast undoes."""
     core = _core(section)
     del style
-    q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
-    names = [q, k, v]
+    if len(section.linears) == 1:  # CodeGen
+        fused = applied(program, x, section.linears[0], setting)
+        q, k, v = ops.split(program, fused, _thirds(core, setting))
+        names = [fused]
+    else:
+        q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
+        table = Tensor("positions", core.buffer_bytes // FP32, FP32)  # laid out anew by each layer
+        program.record("positions", [], table)
+        names = [q, k, v, table]
     key, query = (_turned(program, part, core, setting, names) for part in (k, q))
     raised = [ops.cast(program, part, FP32) for part in (query, key)]
-    scores = ops.matmul(
-        program, *(by_head(program, part, setting) for part in raised),
-        numel=n_scores(core, setting), name="scores",
-    )  # fmt: skip
+    scores = product(program, raised, setting, numel=n_scores(core, setting), name="scores")
     scores = ops.pointwise(program, scores, name="scaled scores")
     scores = ops.add(program, scores, mask(setting), name="masked scores")
     probs = ops.cast(program, ops.softmax(program, scores, itemsize=FP32), v.itemsize)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
-    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    out = product(program, (probs, v), setting, numel=q.numel, name="attention")
     program.hold(*raised)
     made = applied(program, by_token(program, out, setting), section.outputs[0], setting)
     program.hold(*names, key, query)
@@ -110,9 +111,11 @@ def falcon(
         query, key = (style.rotary(program, part, setting) for part in (query, key))
     if setting.attention == "eager":
         out = _falcon_scores(program, (query, key, value), x.itemsize, core, setting)
+    elif _is_multi_query(core, setting):
+        out = composed(program, (query, key, value), core, setting, broadcasts=True)
     else:
-        heads = core.n_kv_heads if _is_multi_query(core, setting) else core.n_heads
-        out = fused_core(program, (query, key, value), replace(core, n_kv_heads=heads), setting)
+        whole = replace(core, n_kv_heads=core.n_heads)
+        out = fused_core(program, (query, key, value), whole, setting)
     made = applied(program, out, section.outputs[0], setting)
     program.hold(fused, query, key, value)
     return made
@@ -146,8 +149,7 @@ def _falcon_scores(
     q, k, v = qkv
     if core.n_kv_heads != core.n_heads and _is_multi_query(core, setting):
         k, v = repeated(program, k, v, core, setting)
-    read = [by_head(program, part, setting) for part in (q, k)]
-    scores = ops.matmul(program, *read, numel=n_scores(core, setting), name="scores")
+    scores = product(program, (q, k), setting, numel=n_scores(core, setting), name="scores")
     if not setting.conduct.rotary:
         alibi = Tensor("alibi", 0, setting.weight_itemsize, kind="given")
         scores = ops.add(program, ops.cast(program, scores, FP32), alibi)
@@ -159,7 +161,7 @@ def _falcon_scores(
     if not setting.conduct.rotary:
         probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     program.hold(scaled)
-    out = ops.matmul(program, probs, by_head(program, v, setting), numel=q.numel, name="attention")
+    out = product(program, (probs, v), setting, numel=q.numel, name="attention")
     _hand_back(program, probs)
     return by_token(program, out, setting)
 
@@ -204,17 +206,24 @@ def _thirds(core: AttentionCore, setting: Setting) -> list[Any]:
     return [width, width, width]
 
 
-def by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
-    """What a product over heads reads of a tensor that lies token by token.
+def product(
+    program: Program, read: Sequence[Tensor], setting: Setting, *, numel: Any, name: str
+) -> Tensor:
+    """``torch.matmul`` over heads: autocast lowers what it reads, and has it until the product is made.
 
-    Autocast lowers it, and heads are put in a row; those of one sequence are so already.
+    What lies token by token is put head by head; one sequence lies so already, and so do scores.
     """
-    lowered = ops.lowered(program, x)
-    return lowered if setting.micro_batch == 1 else ops.copy(program, lowered)
+    lowered = [ops.lowered(program, x) for x in read]
+    first = lowered[0] if name == "attention" else _reordered(program, lowered[0], setting)
+    made = ops.matmul(
+        program, first, _reordered(program, lowered[1], setting), numel=numel, name=name
+    )
+    program.hold(*lowered)
+    return made
 
 
 def _reordered(program: Program, x: Tensor, setting: Setting) -> Tensor:
-    """The same where the class does it itself, before autocast lowers it."""
+    """A tensor that lies token by token, put head by head."""
     return x if setting.micro_batch == 1 else ops.copy(program, x)
 
 
@@ -226,5 +235,5 @@ def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
 
 
 OWN_ATTENTION: Mapping[str, Attention] = {
-    "bloom": bloom, "falcon": falcon, "gptj": gptj, "mpt": mpt,
+    "bloom": bloom, "codegen": gptj, "falcon": falcon, "gptj": gptj, "mpt": mpt,
 }  # fmt: skip

@@ -17,15 +17,19 @@ def dequantised_linear(
 ) -> Tensor:  # fmt: skip
     """Bitsandbytes in 4 bits: the weight is dequantised whole, forward and backward.
 
+    Under autocast it comes back in fp32, and is cast: the forward holds both for the product, the
+    backward (``dequantize_4bit(...).to(grad.dtype)``) until the cast is made.
+
     Args:
         keeps_input: its node holds its input too, as an attribute which no backward reads.
         n_copies: of the whole weight: two where it is dequantised in one type and cast to another.
     """
     made = Tensor(name, x.numel // n_in * n_out, x.itemsize)
     whole = n_copies * Tensor("dequantised weight", n_weights, x.itemsize).n_bytes
+    raised = Tensor("weight in fp32", n_weights, FP32).n_bytes if program.autocast else 0
     return kernels.quantised_linear(
-        program, x, made, clings=[x] if keeps_input else [], forward_bytes=whole,
-        backward_bytes=whole,
+        program, x, made, clings=[x] if keeps_input else [], forward_bytes=whole + raised,
+        backward_bytes=larger(whole, whole + raised - x.n_bytes),
     )  # fmt: skip
 
 

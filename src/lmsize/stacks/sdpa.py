@@ -39,7 +39,7 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
         k, v = repeated(program, k, v, part, setting)
         is_grouped = False
     if is_grouped and setting.compute_itemsize == FP32:
-        return _math(program, (q, k, v), part, setting)
+        return composed(program, (q, k, v), part, setting)
     bias = _additive_mask(program, part, setting) if masked else None
     if program.bias is not None:
         bias = mask_of(program, program.bias, part, setting)
@@ -49,8 +49,11 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
     )  # fmt: skip
     if bias is not None:
         program.hold(bias)
-    # The 16-bit kernels lay their output out as the query lies.
-    is_turned = lies_by_head(part, setting) and setting.compute_itemsize < FP32
+    # cuDNN's kernel and flash's lay their output out as the query lies; the efficient one, for masks
+    # and for values of another width, token by token.
+    is_efficient = bias is not None or part.head_dim != part.v_head_dim
+    by_query = setting.compute_itemsize < FP32 and (_is_cudnn(part, setting) or not is_efficient)
+    is_turned = by_query and lies_by_head(part, setting)
     return ops.copy(program, out) if is_turned else out
 
 
@@ -80,12 +83,23 @@ def _is_cudnn(part: AttentionCore, setting: Setting) -> bool:
     )
 
 
-def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
-    """Torch's own composition: no kernel takes grouped queries in fp32."""
-    q, k, v = qkv
+def composed(
+    program: Program, qkv: QKV, part: AttentionCore, setting: Setting, *, broadcasts: bool = False
+) -> Tensor:
+    """Torch's own composition, in fp32 whatever comes: no kernel takes grouped queries in fp32.
+
+    Args:
+        broadcasts: one head of keys and values is spread out by the products, which no kernel does.
+    """
+    given = [ops.lowered(program, x) for x in qkv]
+    autocast, program.autocast = program.autocast, None  # which the function has seen to
+    q, k, v = raised = [ops.cast(program, x, FP32) for x in given]
     q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
+    if broadcasts:
+        k = ops.pointwise(program, k, name="scaled key")
     k, v = repeated(program, k, v, part, setting, is_copy=True)
-    k = ops.pointwise(program, k, name="scaled key")
+    if not broadcasts:
+        k = ops.pointwise(program, k, name="scaled key")
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
     if part.causal:
@@ -93,6 +107,9 @@ def _math(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> 
     probs = ops.softmax(program, scores, itemsize=FP32)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(program, probs, v, numel=q.numel // part.head_dim * part.v_head_dim)
+    out = ops.cast(program, out, given[0].itemsize)
+    program.hold(*raised)
+    program.autocast = autocast
     return ops.copy(program, out)
 
 

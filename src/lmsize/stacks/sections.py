@@ -24,6 +24,7 @@ SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
+    "v_norm", "qk_norm",
 )  # fmt: skip
 
 
@@ -86,6 +87,8 @@ def sections(block: Block) -> list[Section]:
             found[-1].after = group
         else:
             waiting.append(group)
+    if pre and waiting and found and found[-1].after is None:
+        found[-1].after = waiting.pop()  # a norm that nothing comes after
     for section in found:
         _take_router(section)
     return found

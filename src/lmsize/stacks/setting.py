@@ -209,11 +209,12 @@ class Style:
     attentions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
-def new_program(setting: Setting, style: Style) -> Program:
-    """An empty program of a setting in a style."""
+def new_program(setting: Setting, style: Style, *, compiles: bool = True) -> Program:
+    """An empty program of a setting in a style; `compiles` what a compiler of the layers takes in."""
     return Program(
         autocast=setting.autocast, fuses_weight_gradients=style.fuses_weight_gradients,
-        is_compiled=style.is_compiled, weights=setting.weights, is_last=setting.is_last,
+        is_compiled=style.is_compiled and compiles, trains_base=setting.trains_base,
+        weights=setting.weights, is_last=setting.is_last,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
 IMPLEMENTATIONS = ("transformer_engine", "local")
+CP_KINDS = ("p2p", "a2a", "allgather")
 DISPATCHERS = ("alltoall", "allgather", "flex", "hybridep")
 STATE_TYPES = ("fp32", "bf16", "fp16", "fp8")
 SCORES = ("softmax", "pre-softmax", "sigmoid")
@@ -33,6 +34,8 @@ class Switches:
             (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
+        cp_comm: how context-parallel ranks attend: keys and values go round (``p2p``) or are gathered, or
+            heads change places with tokens (``a2a``).
         dispatcher: how tokens get to their experts (``flex``: by DeepEP, or by HybridEP).
         router_dtype: number type of the router's scores; empty for that of the weights.
         router_score: softmax of the chosen experts, of all (``pre-softmax``), or ``sigmoid``.
@@ -57,6 +60,7 @@ class Switches:
         tp_comm_overlap: gathers overlap with products in buffers of Transformer Engine's own.
         fp8_recipe: how tensors are scaled where products run in 8 bits (``nvfp4``: in 4).
         fp8_param_gather: weights are held in 8 bits alone.
+        fp8_all_gather: torchtitan gathers its layers' matrices in 8 bits (``enable_fsdp_float8_all_gather``).
         bf16_first_layers, bf16_last_layers: of the model, whose products are not in 8 bits.
         mtp_layers: layers for further tokens, each with a loss.
         stage_layers: layers of every part of the pipeline, in the order in which they run.
@@ -67,6 +71,7 @@ class Switches:
         compiled_loss: the loss too (``compile.components``).
         ends_in_root: torchtitan's table, last norm and head are the root's unit, which stays gathered from
             the forward to the end of the backward; so does the last layer, until it is undone.
+        fused_norm: torchtitan's ``nn.RMSNorm`` is one kernel where it is not compiled (since torch 2.9).
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
         rope_fusion: queries and keys are turned by one kernel.
@@ -81,6 +86,7 @@ class Switches:
     attention_backend: str = "auto"
     cross_entropy: str = "eager"
     transformer_impl: str = "transformer_engine"
+    cp_comm: str = "p2p"
     dispatcher: str = "alltoall"
     router_score: str = "softmax"
     router_dtype: str = ""
@@ -97,6 +103,7 @@ class Switches:
     compile: bool = True
     compiled_loss: bool = True
     ends_in_root: bool = False
+    fused_norm: bool = True
     fp32_sums: bool = True
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
@@ -123,6 +130,7 @@ class Switches:
     tp_comm_overlap: bool = False
     fp8_recipe: str = "delayed"
     fp8_param_gather: bool = False
+    fp8_all_gather: bool = False
     bf16_first_layers: int | None = None
     bf16_last_layers: int | None = None
     mtp_layers: int | None = None
@@ -151,35 +159,17 @@ USUAL = Switches()
 Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
     "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
-    "dispatcher": DISPATCHERS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
+    "dispatcher": DISPATCHERS, "cp_comm": CP_KINDS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
     "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
 FLAGS = (
-    "deterministic",
-    "gradient_fusion",
-    "grouped_gemm",
-    "dataloader_mask",
-    "compile",
-    "compiled_loss",
-    "ends_in_root",
-    "fp32_sums",
-    "fused_adam",
-    "grad_reduce_in_bf16",
-    "precision_aware",
-    "account_for_embedding",
-    "account_for_loss",
-    "softmax_fusion",
-    "rope_fusion",
-    "fp32_softmax",
-    "overlaps_experts",
-    "deferred_head",
-    "fp8_param_gather",
-    "tp_comm_overlap",
-    "router_fusion",
-    "permute_fusion",
-    "aux_loss",
-    "pads_to_capacity",
-)
+    "deterministic", "gradient_fusion", "grouped_gemm", "dataloader_mask", "compile",
+    "compiled_loss", "ends_in_root", "fused_norm", "fp32_sums", "fused_adam",
+    "grad_reduce_in_bf16", "precision_aware", "account_for_embedding", "account_for_loss",
+    "softmax_fusion", "rope_fusion", "fp32_softmax", "overlaps_experts", "deferred_head",
+    "fp8_param_gather", "fp8_all_gather", "tp_comm_overlap", "router_fusion", "permute_fusion",
+    "aux_loss", "pads_to_capacity",
+)  # fmt: skip
 COUNTS = (
     "recompute_layers", "recompute_chunk", "optimizer_instances", "first_stage_layers", "last_stage_layers",
     "decoder_seq_length", "cublas_workspace_kib", "microbatch_group", "deferral_limit",
@@ -187,14 +177,16 @@ COUNTS = (
 )  # fmt: skip
 FACTORS = {"capacity_factor": 1000.0, "optimizer_offload": 1.0}  # the largest of each
 KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS)
+OF_TORCHTITAN = frozenset(
+    ("compile", "compiled_loss", "ends_in_root", "fused_norm", "fp8_all_gather")
+)
+OF_DEEPSPEED = frozenset(("fp32_sums", "fused_adam"))
 OF_STACK = {
-    "megatron": frozenset(KEYS) - {"compile", "compiled_loss", "ends_in_root", "fp32_sums", "fused_adam"},
-    "torchtitan": frozenset(
-        ("compile", "compiled_loss", "ends_in_root", "fp8_recipe", "bf16_first_layers", "bf16_last_layers",
-         "stage_layers")
-    ),
-    "deepspeed": frozenset(("fp32_sums", "fused_adam", "stage_layers")),
-}  # fmt: skip
+    "megatron": frozenset(KEYS) - OF_TORCHTITAN - OF_DEEPSPEED,
+    "torchtitan": OF_TORCHTITAN
+    | {"fp8_recipe", "bf16_first_layers", "bf16_last_layers", "stage_layers"},
+    "deepspeed": OF_DEEPSPEED | {"stage_layers"},
+}
 CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
 # What a stack does whatever is asked: torchtitan's pipeline_parallel.py counts table and head as layers.
 OWN: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """torchtitan: fused RMSNorm, complex rotary positions, torch's attention kernels.
 
 Compiled, what is cheap is computed again in the backward, unless a product or attention reads it
-there, and the loss is one kernel over the logits. Not compiled (``--stack-options no-compile``, or
+there, and the loss is one kernel over the logits; table, last norm and head never are. Not compiled (``--stack-options no-compile``, or
 ``no-compiled-loss`` for the loss alone), it raises them to fp32.
 """
 
@@ -23,6 +23,14 @@ FP32 = 4
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
     """``nn.RMSNorm``: one kernel that saves its input and a deviation a row."""
     return megatron.norm(program, x, part, setting, n_rows=n_rows)
+
+
+def plain_norm(
+    program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any
+) -> Tensor:  # fmt: skip
+    """The same before torch 2.9 had a kernel for it: in fp32, operation by operation, unless compiled."""
+    made = norm if program.is_compiled else transformers.norm
+    return made(program, x, part, setting, n_rows=n_rows)
 
 
 def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
@@ -114,6 +122,6 @@ EAGER = replace(PLAIN, is_compiled=False)
 
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
-    if not switches.compile:
-        return EAGER
-    return STYLE if switches.compiled_loss else PLAIN
+    usual = STYLE if switches.compiled_loss else PLAIN
+    made = usual if switches.compile else EAGER
+    return made if switches.fused_norm else replace(made, norm=plain_norm)

@@ -11,9 +11,10 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.derived import with_derived_linears
+from lmsize.stacks.masking import masked
 from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.positions import over_sequences
-from lmsize.stacks.sdpa import fused_core, is_masked, lies_by_head, repeated
+from lmsize.stacks.sdpa import fused_core, lies_by_head, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
@@ -24,17 +25,17 @@ FP32 = 4
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
     """LayerNorm is torch's; RMSNorm is written out in fp32 and cast back."""
     kind = setting.conduct.model_type
-    if not part.weight:  # OLMo: torch's, in fp32
+    if not part.weight and part.has_means:  # OLMo: torch's, in fp32
         raised = ops.cast(program, x, FP32, name="norm input in fp32")
         made = kernels.layer_norm(program, raised, None, None, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize)
-    weight = parameter(program, f"{part.name}.weight", part.width, setting)
-    if part.has_means:
+    weight = parameter(program, f"{part.name}.weight", part.width, setting) if part.weight else None
+    if weight is not None and part.has_means:
         bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
         made = kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize) if kind in habits.CASTS_LAYER_NORM else made
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
-    if kind in habits.CENTRED:
+    if weight is not None and kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
     square = ops.power(program, raised, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
@@ -42,12 +43,16 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     source = x if kind in habits.T5_NORM else raised
     scaled = ops.mul(program, source, root, small=root, name="normed")
     program.hold(raised, square, spread)
+    if weight is None:
+        return ops.cast(program, scaled, x.itemsize)
     if kind in habits.ONE_PLUS:
         scale = ops.pointwise(program, ops.cast(program, weight, FP32), name="one plus weight")
         made = ops.mul(program, scaled, scale, small=scale, name="norm")
         program.hold(scaled)
         return ops.cast(program, made, x.itemsize)
-    if kind in habits.CASTS_LAST:
+    if kind in habits.FP32_WEIGHT:
+        weight = ops.cast(program, weight, FP32)
+    if kind in habits.CASTS_LAST | habits.FP32_WEIGHT:
         return ops.cast(program, ops.mul(program, weight, scaled, small=weight), x.itemsize)
     scaled = ops.cast(program, scaled, weight.itemsize if kind in habits.T5_NORM else x.itemsize)
     return ops.mul(program, weight, scaled, small=weight, name="norm")
@@ -133,38 +138,44 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         scores = ops.pointwise(program, scores, name="times cap")
     if program.bias is not None:
         scores = ops.add(program, scores, over_sequences(program, program.bias, setting))
-    if setting.conduct.model_type in habits.MASKS_BY_PRODUCT:
-        kept = Tensor("lower triangle", 0, setting.weight_itemsize, kind="given")
-        unmasked, scores = scores, ops.mul(program, scores, kept)
-        scores = ops.add(program, scores, kept)
-        program.hold(unmasked)
-    elif part.causal or is_masked(part, setting):
-        mask = Tensor("mask", 0, setting.weight_itemsize, kind="given")
-        scores = ops.add(program, scores, mask)
-        if setting.conduct.model_type in habits.BOUNDS_SCORES:
-            bound = (scores.n_bytes, *2 * (Tensor("is", scores.numel, 1).n_bytes,))
-            scores = ops.pointwise(
-                program, scores, name="maximum", saves="input", scratch_bytes=sum(bound)
-            )
-    masked = scores
+    scores = names = masked(program, scores, part, setting)
     if setting.conduct.model_type in habits.SINKS:
         sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
         scores = ops.cat(program, [scores, sinks], name="scores and sinks")
         scores = ops.pointwise(program, scores, name="less their maximum")
+    left = _left_of_sink(program, scores, part, setting)
     probs = _probabilities(program, scores, q, v, setting)
-    program.hold(masked)  # a name that the dropped-out probabilities take
-    returned, probs = probs, ops.dropout(program, probs, setting.conduct.attention_dropout)
-    if setting.conduct.model_type not in habits.RETURNS_WHOLE:
-        returned = probs
+    program.hold(names)  # a name that the dropped-out probabilities take
+    whole, probs = probs, ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(
         program, probs, v if is_grouped else _by_head(program, v, setting),
         numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention",
     )  # fmt: skip
+    if left is not None:
+        left = ops.cast(program, left, out.itemsize)
+        out = ops.mul(program, out, left, small=left, name="scaled attention")
     out = ops.copy(program, out)
     program.hold(k, v)
     program.hold(*program.returned)  # by an attention before, whose name they take
-    program.returned = (returned,)  # attention returns them too, and the layer names both
+    # Attention returns them too, and the layer names both.
+    program.returned = (whole if setting.conduct.model_type in habits.RETURNS_WHOLE else probs,)
     return out
+
+
+def _left_of_sink(
+    program: Program, scores: Tensor, part: AttentionCore, setting: Setting
+) -> Tensor | None:
+    """``sigmoid(logsumexp(scores) - sink)`` of every row, in fp32; None without sinks."""
+    if setting.conduct.model_type not in habits.SINK_SCALES:
+        return None
+    sums = Tensor("log-sum-exp", setting.n_tokens * part.n_heads, scores.itemsize)
+    program.record(
+        "logsumexp", [scores], sums, saves=[scores, sums],
+        gradients=[Gradient(scores, scratch_bytes=scores.n_bytes)],
+    )  # fmt: skip
+    sinks = parameter(program, "self_attn.sinks", part.n_heads, setting)
+    beyond = ops.cast(program, ops.add(program, sums, sinks), FP32)
+    return ops.pointwise(program, beyond, name="sigmoid", saves="output")
 
 
 def _by_head(program: Program, x: Tensor, setting: Setting) -> Tensor:
@@ -193,10 +204,8 @@ def activation(program: Program, x: Tensor, kind: str) -> Tensor:
     if kind in ("relu", "tanh", "sigmoid"):
         return ops.pointwise(program, x, name=kind, saves="output")
     if kind == "relu2":
-        return ops.pointwise(
-            program, ops.pointwise(program, x, name="relu", saves="output"),
-            name="square", saves="input",
-        )  # fmt: skip
+        kept = ops.pointwise(program, x, name="relu", saves="output")
+        return ops.power(program, ops.raised(program, kept), name="square")
     if kind in ("gelu_new", "gelu_fast"):
         return _written_gelu(program, x)
     if kind == "quick_gelu":
@@ -204,9 +213,37 @@ def activation(program: Program, x: Tensor, kind: str) -> Tensor:
         return ops.mul(program, x, ops.pointwise(program, gate, name="sigmoid", saves="output"))
     if kind == "esm_gelu":
         return _esm_gelu(program, x)
+    if kind == "xielu":
+        return _xielu(program, x)
     if kind == "bloom_gelu":
         return _bloom_gelu(program, x)
     return ops.pointwise(program, x, name=kind, saves="input")
+
+
+def _xielu(program: Program, x: Tensor) -> Tensor:
+    """``where(x > 0, p * x * x + b * x, (expm1(min(x, e)) - x) * n + b * x)``; p and n are learned.
+
+    Source: ``XIELUActivation._xielu_python`` in ``activations.py``; its CUDA kernel is not on PyPI.
+    """
+    p, n = (
+        program.parameter(name, 1, x.itemsize if program.autocast is None else FP32,
+                          trained=program.trains_base)
+        for name in ("alpha_p", "alpha_n")
+    )  # fmt: skip
+    above = Tensor("above zero", x.numel, 1)
+    program.record("compare", [x], above)
+    square = ops.mul(program, ops.mul(program, p, x, small=p), x)
+    square = ops.add(program, square, ops.pointwise(program, x, name="times beta"))
+    least = ops.pointwise(program, x, name="at most epsilon", saves="input")
+    curve = ops.pointwise(program, ops.raised(program, least), name="expm1", saves="output")
+    curve = ops.mul(program, ops.add(program, curve, x), n, small=n)
+    curve = ops.add(program, curve, ops.pointwise(program, x, name="times beta"))
+    made = Tensor("xielu", x.numel, curve.itemsize)
+    program.record(
+        "where", [above, square, curve], made, saves=[above],
+        gradients=[Gradient(square), Gradient(curve)],
+    )  # fmt: skip
+    return made
 
 
 def _bloom_gelu(program: Program, x: Tensor) -> Tensor:

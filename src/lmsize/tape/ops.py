@@ -128,6 +128,19 @@ def grouped_linear(
     )
 
 
+def convolution(
+    program: Program, x: Tensor, weight: Tensor, *, numel: Any, bias: Tensor | None = None,
+    name: str = "",
+) -> Tensor:  # fmt: skip
+    """A convolution: its one node saves input and weight, whichever of them asks for a gradient."""
+    made = Tensor(name, numel, x.itemsize)
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return program.record(
+        "grouped_linear", inputs, made, saves=[x, weight],
+        gradients=[Gradient(one) for one in inputs],
+    )  # fmt: skip
+
+
 def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = "") -> Tensor:
     """A product of two activations."""
     a, b = lowered(program, a), lowered(program, b)
@@ -143,6 +156,14 @@ def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
     made = Tensor(name, a.numel, itemsize)
     gradients = [Gradient(x, "same" if x.itemsize == itemsize else "new") for x in (a, b)]
     return program.record("add", [a, b], made, gradients=gradients)
+
+
+def add_in_place(program: Program, x: Tensor, other: Tensor) -> Tensor:
+    """``x += other``: the sum lies where `x` did."""
+    seen = Tensor(x.name, x.numel, x.itemsize)
+    seen.base = x.base
+    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, other)]
+    return program.record("add", [x, other], seen, gradients=gradients)
 
 
 def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:

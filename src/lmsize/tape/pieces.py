@@ -38,6 +38,7 @@ class Piece:
         keeps_input: whether what it was given is among what is saved.
         largest: the largest tensor that it makes.
         again: what it keeps once it has run again, for the backward of a block before it.
+        names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
         requests: what it asks of the allocator, where its backward follows a forward at once.
     """
@@ -60,6 +61,7 @@ class Piece:
     is_named: bool = False
     stays: bool = False
     leaf: Any = 0
+    names_rows: bool = False
     lingering: Any = 0
     requests: Requests | None = None
 
@@ -121,7 +123,7 @@ def piece(
             clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
             clings=clings or stays, stays=stays,
             is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
-            lingering=through.lingering,
+            lingering=through.lingering, names_rows=program.names_rows,
             requests=requests,
         )  # fmt: skip
     once = forward(program, saving=False)

@@ -128,6 +128,7 @@ class Program:
         autocast: itemsize that matrix products cast their inputs to; None without autocast.
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
+        trains_base: whether parameters of activations get gradients.
         weights: ``made`` or ``read`` where blocks share their weights: whether this is the first of
             them; `is_last` whether it is the last, which makes their gradients first.
         memory: what another tower hands to every block of this one.
@@ -146,13 +147,15 @@ class Program:
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
         in_branch: what the code of a branch names until its sum with the stream is taken.
+        names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what a block hands back beside its output, until the next one has run.
     """
 
     def __init__(
         self, *, autocast: float | None = None, fuses_weight_gradients: bool = False,
-        is_compiled: bool = False, weights: str = "", is_last: bool = False,
+        is_compiled: bool = False, trains_base: bool = True, weights: str = "", is_last: bool = False,
     ) -> None:  # fmt: skip
+        self.trains_base = trains_base
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
@@ -173,6 +176,7 @@ class Program:
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
         self.in_branch: list[Tensor] = []
+        self.names_rows = False
         self.lingering: list[Tensor] = []
 
     def input(self, name: str, numel: Any, itemsize: float, *, needs_grad: bool) -> Tensor:

@@ -248,13 +248,13 @@ def test_embeddings_that_take_the_place_of_a_layer() -> None:
 def test_a_version_is_read_off_the_name_of_its_results() -> None:
     row = {"framework": "torchtitan", "compile": "yes"}
     old = asked(**row, source_path_or_section="benchmarks/llama3_202412.md")
-    assert old.options["stack_options"] == "no-compiled-loss,ends-in-root"
+    assert old.options["stack_options"] == "no-compiled-loss,ends-in-root,no-fused-norm"
     assert "row-version" in codes(old)
     eager = row | {"compile": "no"}
     older = option("stack_options", **eager, source_path_or_section="benchmarks/llama3_202412.md")
-    assert older == "no-compile,ends-in-root"
-    assert (
-        option("stack_options", **row, source_path_or_section="llama3_202506.md") == "ends-in-root"
+    assert older == "no-compile,ends-in-root,no-fused-norm"
+    assert option("stack_options", **row, source_path_or_section="llama3_202506.md") == (
+        "ends-in-root,no-fused-norm"
     )
     assert option("stack_options", **row, source_path_or_section="llama3_202508.md") is None
     assert option("stack_options", **row, source_path_or_section="commit 1202412") is None
@@ -271,6 +271,8 @@ def test_torchaos_recipe_is_read_off_the_precision() -> None:
     named = option("stack_options", **row, precision="nvfp4 (layers 0-26) + bf16 tail")
     assert named == "fp8-recipe=nvfp4,bf16-last-layers=5"
     assert option("stack_options", **row, precision="mxfp8_cublas") == "fp8-recipe=mxfp8"
+    gathers = option("stack_options", **row, precision="float8 tensorwise + fp8 all-gather + bf16")
+    assert gathers == "fp8-recipe=tensorwise,fp8-all-gather"
     assert option("stack_options", **row, precision="bf16") is None
 
 

@@ -234,3 +234,29 @@ def test_what_a_layer_lets_go_of_while_it_runs_again_serves_not_all_that_follows
     own = 4 * stage / 4 + table + cast + 2 * layer
     beyond = found.peak_reserved_bytes - found.peak_allocated_bytes - own
     assert 0 < beyond < 8192 * 14336 * 2  # less than the widest tensor of a layer
+
+
+def test_matrices_may_be_gathered_in_8_bits() -> None:
+    run = {"precision": "fp8", "stack_options": "fp8-all-gather,ends-in-root"}
+    found = {t.label: t.value for t in memory(**run).tree.winner.walk()}
+    matrices = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    assert found["units gathered"] == matrices + 2 * 4096 * 2  # the norms in 16 bits
+    assert found["root gathered"] == (128256 + 128257) * 4096 * 2
+    piped = memory(**run, pp=2, grad_accum=4, pipeline_stage="first").components
+    stage = 16 * (matrices + 2 * 4096 * 2) + 128256 * 4096 * 2
+    assert piped["gathered_weights"] == stage
+
+
+def test_a_norm_that_is_no_kernel_keeps_its_input_in_fp32() -> None:
+    """The last one is not compiled with the layers; those keep what they did."""
+    run = {"recompute": "full"}
+    fused, plain = (memory(**run, stack_options=how).tree for how in (None, "no-fused-norm"))
+    stream = 8192 * 4096
+
+    def most(tree: Any, label: str) -> Any:
+        return max(t.value for t in tree.walk() if t.label == label)
+
+    more = most(plain, "running: 1 x head") - most(fused, "running: 1 x head")
+    # in fp32 and once more, scaled, in 16 bits, instead of as it was
+    assert more == pytest.approx((4 + 2 - 2) * stream, rel=1e-3)
+    assert most(plain, "32 x layer") == most(fused, "32 x layer")

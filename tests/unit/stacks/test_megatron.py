@@ -102,6 +102,14 @@ def test_what_runs_again_is_there_for_the_backward() -> None:
     assert recomputed.peak == plain.peak + 2 * T * H
 
 
+def test_ranks_that_trade_heads_keep_the_output_in_both_orders() -> None:
+    alone = replace(FUSED, layout=Layout(cp=2))
+    traded = replace(alone, switches=replace(alone.switches, cp_comm="a2a"))
+    assert saved(GPT, alone) == saved(GPT, FUSED)
+    # Queries, keys and values as they were traded take the place of those that were projected.
+    assert saved(GPT, traded) - saved(GPT, alone) == 2 * T * H
+
+
 def test_attention_that_runs_again_is_given_values_where_they_were_projected() -> None:
     heads = replace(GPT.parts[2], n_kv_heads=HEADS // 2)
     qkv = replace(GPT.parts[1], n_out=2 * H)

@@ -19,10 +19,24 @@ from lmsize.model.encoder_blocks import Shape, read_shape
 from lmsize.model.families.gpt2 import gpt_shape
 from lmsize.model.family import family
 from lmsize.model.head_blocks import answer_head, generic_heads, task_head
-from lmsize.model.parts import Buffer, Embedding, Part, Plain
+from lmsize.model.parts import AttentionCore, Embedding, Part, Plain
 from lmsize.model.spec import Block, ModelSpec
 
 LOCAL = ("global", "local")
+
+
+def _with_table(parts: tuple[Part, ...], n_bytes: int) -> tuple[Part, ...]:
+    """The same attention, whose module keeps a table as a buffer."""
+    return tuple(
+        replace(part, buffer_bytes=n_bytes) if isinstance(part, AttentionCore) else part
+        for part in parts
+    )
+
+
+def _sinusoids_bytes(config: Config, shape: Shape) -> int:
+    """Sines and cosines of every position, in fp32 whatever the model is in."""
+    width = config.optional_int("rotary_dim", least=1) or shape.width
+    return config.int("n_positions") * width * 4
 
 
 def _attention_kinds(config: Config, n_layers: int) -> list[str]:
@@ -62,10 +76,11 @@ def gpt_neo(config: Config) -> ModelSpec:
             prefix="attn.attention", names=("q_proj", "k_proj", "v_proj", "out_proj"),
             out_bias=True, window=window if kind == "local" else None,
         )  # fmt: skip
+        parts = _with_table(parts, positions * positions)  # a causal mask of booleans
         feed_forward = mlp(width=width, ffn=ffn, up="mlp.c_fc", down="mlp.c_proj")
-        seen = Buffer("attn.attention.bias", (positions, positions), n_bits=8)
-        norms = layer_norm("ln_1", width), layer_norm("ln_2", width)
-        return Block("layer", (norms[0], *parts, seen, norms[1], *feed_forward))
+        return Block(
+            "layer", (layer_norm("ln_1", width), *parts, layer_norm("ln_2", width), *feed_forward)
+        )
 
     lm = lm_head(width=width, vocab=vocab, tied=config.flag("tie_word_embeddings", True))
     return decoder(
@@ -108,21 +123,23 @@ def _parallel(config: Config, shape: Shape, mixing: tuple[Part, ...]) -> ModelSp
 def gptj(config: Config) -> ModelSpec:
     """Attention and MLP side by side, rotary positions, no bias in attention."""
     shape = gpt_shape(config)
-    return _parallel(config, shape, attention(
+    mixing = attention(
         width=shape.width, n_heads=shape.n_heads, n_kv_heads=shape.n_heads,
         head_dim=shape.head_dim, prefix="attn",
         names=("q_proj", "k_proj", "v_proj", "out_proj"),
-    ))  # fmt: skip
+    )  # fmt: skip
+    return _parallel(config, shape, _with_table(mixing, _sinusoids_bytes(config, shape)))
 
 
 @family("codegen")
 def codegen(config: Config) -> ModelSpec:
     """GPT-J with query, key and value from one matrix."""
     shape = gpt_shape(config)
-    return _parallel(config, shape, fused_attention(
+    mixing = fused_attention(
         width=shape.width, n_heads=shape.n_heads, n_kv_heads=shape.n_heads,
         head_dim=shape.head_dim, qkv="attn.qkv_proj", out="attn.out_proj",
-    ))  # fmt: skip
+    )  # fmt: skip
+    return _parallel(config, shape, _with_table(mixing, _sinusoids_bytes(config, shape)))
 
 
 def _neox(

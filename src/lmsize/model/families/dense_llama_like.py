@@ -56,8 +56,8 @@ def llama_with_flags(config: Config) -> ModelSpec:
     mlp = gated_mlp(
         width=shape.width, ffn=config.int("intermediate_size"), bias=config.flag(mlp_key)
     )
-    norms = tuple(rms_norm(name, shape.width) for name in names)
-    parts = (*pre_norm(shape.width, attn, mlp), *norms)
+    after = tuple((rms_norm(name, shape.width),) for name in names) or ((), ())
+    parts = pre_norm(shape.width, (*attn, *after[0]), (*mlp, *after[1]))
     return dense_decoder(config, shape, lambda _: parts)
 
 

@@ -63,7 +63,7 @@ def olmo(config: Config) -> ModelSpec:
 
 def bare_norm(name: str, width: int) -> Norm:
     """A norm that scales nothing."""
-    return Norm(name, width, weight=False)
+    return Norm(name, width, weight=False, is_layer_norm=True)
 
 
 @family("olmo2", "olmo3")

@@ -48,13 +48,12 @@ def kolibri(config: Config) -> ModelSpec:
     shape = dense_shape(config)
     width = shape.width
     shared = shared_mlp(width, config.int("shared_expert_intermediate_size"))
-    mlp = (*sparse_mlp(config, width), *shared)
-    names = ("post_self_attn_layernorm", "post_mlp_layernorm")
-    extra = tuple(rms_norm(name, width) for name in names)
+    mlp = (*sparse_mlp(config, width), *shared, rms_norm("post_mlp_layernorm", width))
+    after = rms_norm("post_self_attn_layernorm", width)
 
     def layer(window: int | None) -> Block:
         attn = grouped_query(shape, window=window, qk_norm=True)
-        return pre_norm_layer(width, attn, (*mlp, *extra))
+        return pre_norm_layer(width, (*attn, after), mlp)
 
     windows = sliding_layers(config, shape.n_layers, lambda i: (i + 1) % 5 != 0)
     return mixture_decoder(config, shape, built(windows, layer))

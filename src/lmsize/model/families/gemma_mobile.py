@@ -55,7 +55,8 @@ def _attention(
         parts, norms = tuple(_without_keys(parts)), norms[:1]
     elif k_eq_v and heads.kind == FULL:
         parts = tuple(p for p in parts if getattr(p, "name", "") != "self_attn.v_proj")
-    return (*parts, *(Norm(name, heads.head_dim) for name in norms))
+    bare = () if heads.reuses else (Norm("self_attn.v_norm", heads.head_dim, weight=False),)
+    return (*parts, *(Norm(name, heads.head_dim) for name in norms), *bare)
 
 
 def _without_keys(parts: tuple[Part, ...]) -> Iterator[Part]:

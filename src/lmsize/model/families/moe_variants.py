@@ -40,6 +40,9 @@ def llama4_text(config: Config) -> ModelSpec:
     def layer(kind: tuple[int | None, bool]) -> Block:
         window, sparse = kind
         attn = grouped_query(shape, qkv_bias=biased, out_bias=biased, window=window)
+        if window is not None and config.flag("use_qk_norm"):  # layers that turn have both
+            bare = Norm("self_attn.qk_norm", shape.head_dim, weight=False)
+            attn = (*attn, bare, bare)
         prefix = "feed_forward"
         if not sparse:
             mlp = shared_mlp(width, config.int("intermediate_size_mlp"), prefix=prefix)

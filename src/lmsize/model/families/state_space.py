@@ -15,8 +15,9 @@ from lmsize.model.state_space_blocks import inner_width, mamba2_mixer, mamba_mix
 def mamba(config: Config) -> ModelSpec:
     """Mamba; Falcon-Mamba normalises B, C and time steps, without parameters."""
     width, n_layers, vocab = config.require("hidden_size", "num_hidden_layers", "vocab_size")
+    inner = config.optional_int("intermediate_size") or inner_width(config, "expand", width)
     mixer = mamba_mixer(
-        width=width, inner=inner_width(config, "expand", width), state=config.int("state_size"),
+        width=width, inner=inner, state=config.int("state_size"),
         rank=step_rank(config, "time_step_rank", width), kernel=config.int("conv_kernel"),
         bias=config.flag("use_bias"), conv_bias=config.flag("use_conv_bias"),
     )  # fmt: skip

@@ -1,0 +1,86 @@
+"""The tape against the trace, on one recorded case of every family of transformers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+AIM_FRAC = 0.02
+# Families that the tape misses by more than that, and what is known of them.
+KNOWN_MISSES = {
+    "1-axk2": "by parts",
+    "1-bailing_hybrid": "by parts",
+    "1-beam": "read by the usual keys, not as its class",
+    "1-convbert": "by parts",
+    "1-cpmant": "its own code is not followed yet",
+    "1-ctrl": "its own code is not followed yet",
+    "1-deepseek_v32": "by parts",
+    "1-deepseek_v4": "by parts",
+    "1-doge": "by parts",
+    "1-dots3_note_text": "by parts",
+    "1-esm": "its own code is not followed yet",
+    "1-esmc": "its own code is not followed yet",
+    "1-glm_moe_dsa": "by parts",
+    "1-gte": "its own code is not followed yet",
+    "1-hrm_text": "by parts",
+    "1-hy_v4": "by parts",
+    "1-inkling2_text": "by parts",
+    "1-inkling_text": "by parts",
+    "1-kimi_linear": "by parts",
+    "1-layoutlm": "its own code is not followed yet",
+    "1-led": "by parts",
+    "1-longcat_flash": "by parts",
+    "1-longt5": "its own code is not followed yet",
+    "1-luke": "by parts",
+    "1-minimax": "by parts",
+    "1-modernbert": "its own code is not followed yet",
+    "1-mra": "its own code is not followed yet",
+    "1-nemotron_h": "the forward of its recurrence, by small chunks",
+    "1-openai-gpt": "its own code is not followed yet",
+    "1-phi4_multimodal": "read without its towers of images and sound",
+    "1-recurrent_gemma": "by parts",
+    "1-rembert": "its own code is not followed yet",
+    "1-roc_bert": "its own code is not followed yet",
+    "1-rwkv": "by parts",
+    "1-squeezebert": "by parts",
+    "1-switch_transformers": "its own code is not followed yet",
+    "1-trocr": "by parts",
+    "1-ultravbert": "its own code is not followed yet",
+    "1-xglm": "its own code is not followed yet",
+    "1-xlstm": "by parts",
+    "1-yoso": "its own code is not followed yet",
+}
+
+
+@pytest.fixture(scope="module")
+def judges() -> Any:
+    """``benchmarks/tape_families.py`` and ``benchmarks/tape_vs_trace.py``."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import tape_families
+        import tape_vs_trace
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return tape_families, tape_vs_trace
+
+
+def test_the_tape_is_within_its_bounds_on_every_recorded_family(judges: Any) -> None:
+    families, judge = judges
+    cases = [case for case in families.recorded() if "peaks" in case]
+    errors = {case["id"]: abs(judge.error_of(case)[0]) for case in cases}
+    assert len(errors) > 150
+    assert {name for name, error in errors.items() if error > AIM_FRAC} == set(KNOWN_MISSES)
+    assert judge.quantile(errors.values(), 0.5) <= 0.002
+
+
+def test_a_recorded_row_names_its_family_and_says_what_became_of_it(judges: Any) -> None:
+    families, _ = judges
+    for row in families.TABLE.rows().values():
+        seed, _, family = row["case"].partition("-")
+        assert seed.isdigit()
+        assert family
+        assert bool(row["said"]) != bool(row["backward_bytes"])
