@@ -24,7 +24,7 @@ def attention(
     assert core is not None
     if own := style.attentions.get(setting.conduct.model_type):
         return own(program, x, section, setting, style)
-    start, gate = len(program.ops), None
+    start, gate, before = len(program.ops), None, program.returned
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
     else:
@@ -52,6 +52,8 @@ def attention(
     program.inner = out
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
+    if program.returned is not before:
+        program.hold(*before)  # by an attention before, whose names these take now
     return out
 
 

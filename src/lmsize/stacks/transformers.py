@@ -156,7 +156,6 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         out = ops.mul(program, out, left, small=left, name="scaled attention")
     out = ops.copy(program, out)
     program.hold(k, v)
-    program.hold(*program.returned)  # by an attention before, whose name they take
     # Attention returns them too, and the layer names both.
     program.returned = (whole if setting.conduct.model_type in habits.RETURNS_WHOLE else probs,)
     return out
