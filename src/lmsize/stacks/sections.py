@@ -20,6 +20,9 @@ from lmsize.model.spec import Block
 
 Kind = Literal["attention", "mlp", "experts", "scan"]
 SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
+INDEXER = frozenset(
+    f"self_attn.indexer.{leaf}" for leaf in ("wq_b", "wk", "k_norm", "weights_proj")
+)
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -34,6 +37,7 @@ class Section:
     Attributes:
         before: the norm of its input; `after` that of its output.
         norms: of queries, keys and latents.
+        index: of an indexer, which picks what attention sees.
         positions: projections of a table of positions, which no token passes through.
         table: of relative positions, where the layer makes its bias of them.
         parts: all of it, in the order in which the module lists them.
@@ -51,6 +55,7 @@ class Section:
     convs: list[Conv] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     positions: list[Linear] = field(default_factory=list)
+    index: list[Part] = field(default_factory=list)
     table: Embedding | None = None
     parts: list[Part] = field(default_factory=list)
 
@@ -107,7 +112,9 @@ def _groups(block: Block) -> list[Norm | Section]:
     for part in block.parts:
         last = groups[-1] if groups else None
         open_ = last if isinstance(last, Section) else None
-        if is_inner_norm(part, open_):
+        if open_ is not None and _is_of_indexer(part, open_):
+            open_.index.append(part)
+        elif is_inner_norm(part, open_):
             holders = (g for g in reversed(groups) if isinstance(g, Section) and (g.core or g.scan))
             owner = next(holders, open_)
             if owner is not None and isinstance(part, Norm):
@@ -121,6 +128,13 @@ def _groups(block: Block) -> list[Norm | Section]:
                 groups.append(open_)
             _extend(open_, part)
     return groups
+
+
+def _is_of_indexer(part: Part, section: Section) -> bool:
+    """Part of an indexer, its core of no values among them."""
+    if isinstance(part, AttentionCore):
+        return bool(section.index) and not part.v_head_dim
+    return getattr(part, "name", "") in INDEXER
 
 
 def _is_empty(part: Part) -> bool:
