@@ -140,7 +140,12 @@ CODES: dict[str, str] = {
     "attention kernels are chosen as on an 8.0.",
     "trace-optimizer-impl": "The implementation of the optimizer was not said: it is the one that "
     "torch chooses on the device.",
-    "trace-micro-batches": "Of a step's micro-batches two are traced; those that follow do the same.",
+    "trace-micro-batches": "Of a step's micro-batches two are traced, and the last where it alone reduces "
+    "gradients; the others do as the second.",
+    "trace-sequences": "Attention runs without a mask only where no sequence is padded and none are packed into a "
+    "row. A mask rules the flash kernel out, and is held whole, for every layer where a kernel adds it up.",
+    "trace-reduced-last": "FSDP2 reduces gradients with the last micro-batch, as accelerate and the Trainer of "
+    "transformers do unless sync_each_batch is set: until then they add up whole on every rank.",
     "trace-replicated": "Like layers are traced a few times and their events repeated; that this gives "
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "

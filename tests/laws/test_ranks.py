@@ -6,7 +6,6 @@ tensor-parallel ranks each hold what no degree divides (norms), and shards are p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
@@ -31,6 +30,7 @@ MIXTURE = LLAMA | {
     "num_experts_per_tok": 2,
 }  # fmt: skip
 # dp, tp, pp, ep, zero
+NEVER = 4  # a stage that divides nothing
 LAYOUTS = [
     (1, 1, 1, 1, 0), (1, 4, 1, 1, 0), (1, 1, 3, 1, 0), (4, 1, 1, 1, 0), (4, 2, 3, 1, 1), (8, 1, 1, 1, 1),
     (4, 1, 1, 1, 2), (3, 2, 1, 1, 2), (8, 1, 1, 1, 3), (5, 2, 1, 1, 3), (4, 1, 3, 1, 3), (4, 1, 1, 4, 1),
@@ -52,14 +52,15 @@ def over_all_ranks(setup: TrainingSetup) -> dict[str, float]:
     layout = setup.layout
     found = {"weights": 0.0, "gradients": 0.0, "states": 0.0}
     for stage in stages(setup.model, layout.pp):
-        parts: Iterable[Any] = stored_parts(stage, layout, trainable=True)
+        own = whole = list(stored_parts(stage, layout, trainable=True))
         if setup.is_in_units:
-            parts = [padded(one, setup.shards(2, expert=one.is_expert)) for one in parts]
-        own = list(parts)
+            own = [padded(one, setup.shards(2, expert=one.is_expert)) for one in whole]
         n_ranks = layout.n_accelerators // layout.pp
         held = held_throughout(setup, own, [], own, frozen=False)
         found["weights"] += n_ranks * next(t.value for t in held if t.label == "weights")
-        found["gradients"] += n_ranks * gradients(setup, own).value
+        found["gradients"] += (
+            n_ranks * gradients(setup, whole if setup.defers_reduction else own).value
+        )
         found["states"] += n_ranks * states(setup, own, frozen=False).value
     return found
 
@@ -98,9 +99,10 @@ def test_ranks_hold_the_whole_between_them(kind: str, layout: tuple[int, ...], s
     )  # fmt: skip
     found = over_all_ranks(setup)
     recipe = setup.recipe
+    waiting = (setup.unreduced_type, NEVER) if setup.defers_reduction else (recipe.gradients, 2)
     for name, dtype, stage in (
         ("weights", recipe.weights, setup.weights_stage),
-        ("gradients", recipe.gradients, 2),
+        ("gradients", *waiting),
     ):
         size = setup.precision(dtype).bits / 8
         n, padding = n_numbers(setup, divided=zero >= stage and setup.layout.n_replicas > 1)

@@ -12,6 +12,7 @@ from lmsize.layout.degrees import Layout
 from lmsize.tracing.engine import StepOptions, Traced, traced_step
 from lmsize.tracing.peaks import in_blocks, peaks
 from lmsize.tracing.running import Device
+from lmsize.tracing.storages import Storage
 from lmsize.workload.training import TrainSpec, with_defaults
 
 SHAPE = {
@@ -49,6 +50,7 @@ def held(found: Traced, category: str, phase: str = "2.optimizer") -> int:
         {"tp": 2, "zero": 0}, {"dp": 8, "recompute": "full"}, {"dp": 8, "zero": 2, "grad_accum": 3},
         {"dp": 4, "precision": "amp-bf16"}, {"dp": 4, "tp": 2},
         {"dp": 4, "method": "lora", "lora_rank": 4, "lora_targets": "all-linear"},
+        {"tp": 2, "zero": 0, "method": "lora", "lora_rank": 4, "lora_targets": "q_proj,up_proj"},
     ],
 )  # fmt: skip
 def test_repeating_layers_gives_what_all_of_them_give(asked: dict[str, Any]) -> None:
@@ -73,6 +75,30 @@ def test_stage_2_keeps_weights_gathered_until_the_backward() -> None:
         held(traced(dp=8, zero=2), "gathers", "2.forward"),
     )
     assert more > 3 * fewer
+
+
+def test_gradients_stay_whole_until_the_last_micro_batch() -> None:
+    """As under the Trainer: between micro-batches a rank holds all of them, and then its part."""
+    once, thrice = traced(dp=8), traced(dp=8, grad_accum=3)
+    weights = held(once, "weights") * 8
+    assert between(once) == 0
+    assert between(thrice) == pytest.approx(weights, rel=0.01)
+    assert held(thrice, "gradients") == held(once, "gradients")
+
+
+def between(found: Traced) -> int:
+    """Bytes of gradients that the second step's last forward finds."""
+    live: dict[int, Storage] = {}
+    before, kept = "", {}
+    for storage, is_alloc, phase, _ in found.log.entries:
+        if phase == "2.forward" != before:
+            kept = dict(live)
+        before = phase
+        if is_alloc:
+            live[id(storage)] = storage
+        else:
+            del live[id(storage)]
+    return sum(s.n_bytes for s in kept.values() if s.phase == "2.backward")
 
 
 def test_a_thousand_ranks_cost_what_eight_do() -> None:

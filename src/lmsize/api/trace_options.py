@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsize.errors import InputError, nearest_names
+from lmsize.step.batch import SEQUENCES
 from lmsize.workload.parse import flag, positive, text, word
 from lmsize.workload.training import check_choice
 
@@ -26,6 +27,7 @@ class TraceSpec:
         snapshot: a file for PyTorch's memory viewer.
         keep_outputs: the outputs live until the backward is done.
         reentrant: the older kind of checkpointing.
+        sequences: ``full``, ``padded`` (a mask says where) or ``packed`` (into one row, by positions).
     """
 
     trace_device: str = "cuda"
@@ -35,6 +37,7 @@ class TraceSpec:
     clip_grad_norm: float | None = None
     keep_outputs: bool = False
     reentrant: bool = False
+    sequences: str = "full"
 
     def as_dict(self) -> dict[str, Any]:
         """By name, as the report's inputs have them."""
@@ -44,6 +47,7 @@ class TraceSpec:
 _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "trace_device": word, "timeline": text, "snapshot": text, "optimizer_impl": word,
     "clip_grad_norm": positive(least=1e-12), "keep_outputs": flag, "reentrant": flag,
+    "sequences": word,
 }  # fmt: skip
 
 
@@ -63,6 +67,7 @@ def trace_spec(options: dict[str, Any]) -> TraceSpec:
     }  # fmt: skip
     spec = TraceSpec(**values)
     check_choice("--trace-device", spec.trace_device, DEVICES)
+    check_choice("--sequences", spec.sequences, SEQUENCES)
     if spec.timeline is not None and Path(spec.timeline).suffix.lower() not in (".html", ".png", ".svg"):  # fmt: skip
         raise InputError("--timeline", spec.timeline, "a file that ends in .html, .png or .svg")
     _check_place("--timeline", spec.timeline)
@@ -107,7 +112,8 @@ def refuse_of_catalogue(spec: TraceSpec, others: Mapping[str, Any]) -> None:
         name = next(iter(others))
         near = nearest_names(name, ("trace_device", "timeline", "snapshot"))
         raise InputError("option", name, "trace_device, timeline or snapshot", nearest=near)
-    for name in ("optimizer_impl", "clip_grad_norm", "keep_outputs", "reentrant"):
+    usual = TraceSpec()
+    for name in ("optimizer_impl", "clip_grad_norm", "keep_outputs", "reentrant", "sequences"):
         value = getattr(spec, name)
-        if value not in (None, False):
+        if value != getattr(usual, name):
             raise InputError(f"--{name.replace('_', '-')}", value, "no value: the factory says how")

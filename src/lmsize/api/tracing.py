@@ -48,14 +48,17 @@ def traced_training(
     needed = () if question.spec.method == "full" else ("peft",)
     require("torch", "transformers", *needed, why="--engine trace", extra="trace")
     refuse_without_room()
-    refuse_unknown_settings(question.spec, spread=("tp",))
+    refuse_unknown_settings(question.spec, parallel=("tp",))
     refuse_missing(question.spec.optimizer or "")
     _refuse_sharding(question)
-    from lmsize.tracing.engine import traced_step
+    from lmsize.tracing.engine import n_micro_traced, traced_step
 
     device, stated = traced_device(question.accelerator, asked)
-    if question.setup.batch.n_micro > 2:
-        text = "micro-batches from the third on do as the second, which is the last that was traced"
+    stated = (*stated, _of_sequences(asked))
+    n_micro = question.setup.batch.n_micro
+    n_run = n_micro_traced(n_micro, question.setup.layout)
+    if n_micro > n_run:
+        text = f"of {n_micro} micro-batches {n_run} are run; those left out do as the second"
         stated = (*stated, Assumption("trace-micro-batches", text))
     row = question.setup.optimizer
 
@@ -84,8 +87,11 @@ def traced_training(
 
 def _refuse_sharding(question: TrainingQuestion) -> None:
     layout = question.setup.layout
-    if layout.tp > 1 and question.spec.method != "full":
-        expected = "1: adapters on a model that is spread over ranks are not traced"
+    if layout.tp > 1 and question.spec.method == "qlora":
+        expected = (
+            "1 with --method qlora: transformers spreads weights of few bits as a checkpoint is loaded, "
+            "and none is loaded here. --engine analytic answers, or --method lora"
+        )
         raise InputError("--tp", layout.tp, expected)
     if layout.zero == 1 and layout.dp > 1:
         expected = "0, or 2 and 3, which are FSDP2: torch has no stage 1; --engine analytic has"
@@ -117,12 +123,23 @@ def traced_device(
     return Device(asked.trace_device, known or DEFAULT), tuple(stated)
 
 
+def _of_sequences(asked: TraceSpec) -> Assumption:
+    """How a micro-batch holds its sequences."""
+    text = {
+        "full": "every sequence is as long as --seq-len: nothing is padded or packed (--sequences)",
+        "padded": "shorter sequences are padded to --seq-len, and a mask is given (--sequences)",
+        "packed": "a micro-batch's sequences lie in one row, told apart by positions (--sequences)",
+    }[asked.sequences]
+    return Assumption("trace-sequences", text)
+
+
 def _options(asked: TraceSpec) -> StepOptions:
     from lmsize.tracing.engine import StepOptions
 
     return StepOptions(
-        asked.optimizer_impl, asked.clip_grad_norm, asked.keep_outputs, asked.reentrant
-    )
+        asked.optimizer_impl, asked.clip_grad_norm, asked.keep_outputs, asked.reentrant,
+        asked.sequences,
+    )  # fmt: skip
 
 
 def _with_memory(
@@ -167,6 +184,10 @@ def _of_ranks(question: TrainingQuestion) -> tuple[Assumption, ...]:
     kinds += [f"tensor parallelism over {layout.tp}"] if layout.tp > 1 else []
     text = f"the first of {layout.n_accelerators} ranks is traced: {' and '.join(kinds)}"
     stated = (Assumption("trace-one-rank", text),) if kinds else ()
+    n_micro = question.setup.batch.n_micro
+    if n_micro > 1 and layout.zero > 1 and layout.dp > 1:
+        text = f"gradients stay whole until the last of {n_micro} micro-batches, which reduces them"
+        stated = (*stated, Assumption("trace-reduced-last", text))
     if question.setup.has_buckets:
         text = f"the gradients' buckets of DDP over {layout.dp} are added to one rank's trace"
         stated = (*stated, Assumption("trace-ddp", text))
@@ -191,10 +212,10 @@ def _buckets(found: Traced, question: TrainingQuestion) -> dict[str, int]:
 
 def _executed(sums: Mapping[tuple[str, Layer | None], float], question: TrainingQuestion) -> float:
     """What all ranks do in a step, micro-batches that were not run included."""
-    from lmsize.tracing.engine import MOST_MICRO_BATCHES
+    from lmsize.tracing.engine import n_micro_traced
 
-    batch = question.setup.batch
-    repeated = batch.n_micro / min(batch.n_micro, MOST_MICRO_BATCHES)
+    n_micro = question.setup.batch.n_micro
+    repeated = n_micro / n_micro_traced(n_micro, question.setup.layout)
     steady = {key: n for key, n in sums.items() if key[0].startswith("2.")}
     inside = sum(n for (at, _), n in steady.items() if at.endswith(("forward", "backward")))
     return (

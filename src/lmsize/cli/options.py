@@ -181,4 +181,5 @@ TRACE = (
         help="Outputs live through the backward.",
     ),
     click.option("--reentrant", is_flag=True, default=None, help="Reentrant checkpointing."),
+    option("--sequences", metavar="KIND", help="full, padded or packed (full)."),
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lmsize.errors import InputError
@@ -88,20 +88,6 @@ def _fsdp(model: Any, spec: TrainSpec, *, device: str) -> Any:
 
     mesh = init_device_mesh(device, (world_size(),), mesh_dim_names=(SHARDS,))
     return sharded(model, spec, mesh)
-
-
-def synchronised(model: Any) -> Callable[[bool], AbstractContextManager[Any]]:
-    """What surrounds a micro-batch so that gradients are reduced on the last only."""
-
-    def context(last: bool) -> AbstractContextManager[Any]:
-        if hasattr(model, "set_requires_gradient_sync"):
-            model.set_requires_gradient_sync(last)
-        elif not last and hasattr(model, "no_sync"):
-            quiet: AbstractContextManager[Any] = model.no_sync()
-            return quiet
-        return nullcontext()
-
-    return context
 
 
 def gathered(value: Any) -> list[Any]:

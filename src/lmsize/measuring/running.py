@@ -15,7 +15,6 @@ from lmsize.measuring.parallel import (
     gathered,
     local_rank,
     process_group,
-    synchronised,
     world_size,
     wrapped,
 )
@@ -112,7 +111,6 @@ def _reading(case: Case, used_before: int | None, tell: Tell) -> Reading:
         return step_of(
             model, case.config, case.spec, device=case.device, dp=world_size(),
             optimizer_implementation=case.optimizer_impl, clip_grad_norm=case.clip_grad_norm,
-            synchronised=synchronised(model),
         )  # fmt: skip
 
     if case.device == "cuda":

@@ -93,8 +93,10 @@ def gradients(
     setup: TrainingSetup, trained: list[Stored], *, zero_stage: int | None = None
 ) -> Term:
     """Gradients as they add up over micro-batches; at a ZeRO stage's division if one is given."""
-    stage = zero_stage or (WHOLE if setup.defers_reduction else 2)
-    return _stored("gradients", trained, setup, setup.gradient_type, zero_stage=stage)
+    waits = zero_stage is None and setup.defers_reduction
+    kind = setup.unreduced_type if waits else setup.gradient_type
+    stage = zero_stage or (WHOLE if waits else 2)
+    return _stored("gradients", trained, setup, kind, zero_stage=stage)
 
 
 def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) -> Term:

@@ -149,7 +149,13 @@ class _Rank:
         setup = self.setup
         if setup.optimizer.gradient_is_freed or not setup.accumulates:
             return None
-        return gradients(setup, self._graded())
+        return gradients(setup, self._unreduced())
+
+    def _unreduced(self) -> list[Stored]:
+        """What has gradients before a backward: whole ones lack the rows that fill shards up."""
+        if not (self.setup.defers_reduction and self.setup.is_in_units):
+            return self._graded()
+        return list(stored_parts(self.adapters or self.stage, self.setup.layout, trainable=True))
 
     def _step_gradients(self) -> list[Term]:
         """Gradients when the optimizer steps: reduced, divided as ZeRO has them."""

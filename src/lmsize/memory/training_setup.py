@@ -82,6 +82,16 @@ class TrainingSetup:
         return self.recipe.weights if in_16bit else self.recipe.gradients
 
     @property
+    def unreduced_type(self) -> str:
+        """The type in which whole gradients wait for the last micro-batch.
+
+        FSDP2's are those of the weights as gathered, in the reduction's type if that is another
+        (torch/distributed/fsdp/_fully_shard/_fsdp_param.py, to_accumulated_grad_if_needed).
+        """
+        in_units = (self.recipe.reduced or self.recipe.gathered) if self.is_in_units else ""
+        return in_units or self.gradient_type
+
+    @property
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
         shared = self.layout.n_replicas > 1 and self.layout.zero == 0

@@ -150,9 +150,12 @@ def _falcon_scores(
     if core.n_kv_heads != core.n_heads and _is_multi_query(core, setting):
         k, v = repeated(program, k, v, core, setting)
     scores = product(program, (q, k), setting, numel=n_scores(core, setting), name="scores")
+    names: list[Tensor] = []
     if not setting.conduct.rotary:
         alibi = Tensor("alibi", 0, setting.weight_itemsize, kind="given")
-        scores = ops.add(program, ops.cast(program, scores, FP32), alibi)
+        names = [scores, ops.cast(program, scores, FP32)]
+        scores = ops.add(program, names[1], alibi)
+        names.append(scores)
     scaled = Tensor(scores.name, scores.numel, scores.itemsize)
     scaled.base = scores.base
     program.record("scaled in place", [scores], scaled, gradients=[Gradient(scores)])
@@ -162,6 +165,7 @@ def _falcon_scores(
         probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
     program.hold(scaled)
     out = product(program, (probs, v), setting, numel=q.numel, name="attention")
+    program.hold(*names)
     _hand_back(program, probs)
     return by_token(program, out, setting)
 

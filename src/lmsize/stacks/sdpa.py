@@ -97,8 +97,9 @@ def composed(
     q = ops.copy(program, ops.pointwise(program, q, name="scaled query"))
     if broadcasts:
         k = ops.pointwise(program, k, name="scaled key")
-    k, v = repeated(program, k, v, part, setting, is_copy=True)
-    if not broadcasts:
+        k = ops.copy(program, k, numel=q.numel)
+    else:
+        k, v = repeated(program, k, v, part, setting, is_copy=True)
         k = ops.pointwise(program, k, name="scaled key")
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
@@ -106,7 +107,9 @@ def composed(
         scores = ops.add(program, scores, Tensor("mask", 0, scores.itemsize, kind="given"))
     probs = ops.softmax(program, scores, itemsize=FP32)
     probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
-    out = ops.matmul(program, probs, v, numel=q.numel // part.head_dim * part.v_head_dim)
+    numel = q.numel // part.head_dim * part.v_head_dim
+    v = ops.copy(program, v, numel=numel) if broadcasts else v
+    out = ops.matmul(program, probs, v, numel=numel)
     out = ops.cast(program, out, given[0].itemsize)
     program.hold(*raised)
     program.autocast = autocast

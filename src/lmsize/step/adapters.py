@@ -33,6 +33,12 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
     require("peft", why=f"--method {spec.method}")
     from peft import LoraConfig, get_peft_model
 
+    if spec.modules_to_save and getattr(model, "_device_mesh", None) is not None:
+        expected = (
+            "no modules with --tp: peft trains a copy, whose forward transformers leaves bound to the "
+            "original, so that the copy gets no gradient in a real step either"
+        )
+        raise InputError("--modules-to-save", spec.modules_to_save, expected)
     if spec.modules_to_save and any(is_fake(param) for param in model.parameters()):
         expected = "no modules with --engine trace: views of copied fake tensors go astray"
         raise InputError("--modules-to-save", spec.modules_to_save, expected)
@@ -59,12 +65,37 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
             # which it handles.
             warnings.simplefilter("ignore")
             with _targets_as_named():
-                return get_peft_model(model, lora)
+                adapted = get_peft_model(model, lora)
     except ValueError as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(
             "--lora-targets", spec.lora_targets, f"modules that peft adapts ({said})"
         ) from error
+    _refuse_divided_twice(adapted, spec)
+    return adapted
+
+
+def _refuse_divided_twice(model: Any, spec: TrainSpec) -> None:
+    """Refuse adapters whose input tensor parallelism would divide again: their forward fails.
+
+    peft 0.21 gives the adapter of a layer divided by rows the width of this rank's part, and
+    transformers 5.23 takes a module's width for the whole (``RowwiseParallel``).
+    """
+    from torch import nn
+    from torch.distributed.tensor import DTensor
+
+    twice = {
+        path.split(".lora_A")[0].rpartition(".")[2]
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and isinstance(module.weight, DTensor)
+        and module.weight.shape[1] != module.in_features
+    }  # fmt: skip
+    if twice:
+        expected = (
+            f"layers that --tp divides by columns: peft gives adapters of {', '.join(sorted(twice))} the "
+            "width of one rank's part, which transformers divides once more, so that a real step fails too"
+        )
+        raise InputError("--lora-targets", spec.lora_targets, expected)
 
 
 def names_in(text: str | None) -> list[str] | None:

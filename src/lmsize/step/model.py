@@ -13,6 +13,7 @@ from lmsize.model.read import read_config
 from lmsize.step.adapters import with_adapters
 from lmsize.step.extras import is_installed, require
 from lmsize.step.precision import step_precision
+from lmsize.step.sharding import spread
 from lmsize.workload.training import TrainSpec
 
 # Keys that say how a checkpoint is stored or which code of the Hub to run: neither is wanted.
@@ -20,8 +21,9 @@ LEFT_OUT = ("quantization_config", "auto_map", "torch_dtype", "dtype", "transfor
 
 
 def built_model(
-    config: Mapping[str, Any], spec: TrainSpec, *, device: Any = "cpu", reentrant: bool = False
-) -> Any:
+    config: Mapping[str, Any], spec: TrainSpec, *, device: Any = "cpu", reentrant: bool = False,
+    mesh: Any = None,
+) -> Any:  # fmt: skip
     """The model ready to train: its class, types, attention, adapters and checkpointing.
 
     The class is the one whose parameters lmsize counts. Weights are random, drawn on `device`.
@@ -32,6 +34,7 @@ def built_model(
         spec: with every default filled in (:func:`lmsize.workload.training.with_defaults`).
         device: where the parameters are made; a fake or meta device makes none.
         reentrant: the older kind of checkpointing, with `recompute` full.
+        mesh: the ranks that the model is spread over (:func:`lmsize.step.sharding.spread`).
 
     Raises:
         ExtraError: torch, transformers or peft is not installed.
@@ -40,10 +43,11 @@ def built_model(
         RuntimeError: of torch, where the weights find no memory.
     """
     require("torch", "transformers")
-    refuse_unknown_settings(spec, spread=("tp",))
+    refuse_unknown_settings(spec, parallel=("tp",))
     cls = model_class(config)
     with _made_on(device):
         model = _from_config(cls, config, spec)
+        spread(model, mesh)
     if spec.method != "full":
         model = with_adapters(model, config, spec, device=device)
     model.train()
@@ -112,11 +116,11 @@ def attention_implementation(spec: TrainSpec) -> str:
     return spec.attention or "sdpa"
 
 
-def refuse_unknown_settings(spec: TrainSpec, *, spread: Collection[str] = ()) -> None:
+def refuse_unknown_settings(spec: TrainSpec, *, parallel: Collection[str] = ()) -> None:
     """Refuse what this step does not do, before anything is built.
 
     Args:
-        spread: the kinds of parallelism within a model that are seen to.
+        parallel: the kinds of parallelism within a model that are seen to.
 
     Raises:
         InputError: another stack or loss, selective recomputation, lengths that vary, or parallelism
@@ -134,8 +138,8 @@ def refuse_unknown_settings(spec: TrainSpec, *, spread: Collection[str] = ()) ->
         expected = "no: the tensor parallelism of transformers keeps the stream whole on every rank"
         raise InputError("--sequence-parallel", "yes", expected)
     for name in ("tp", "pp", "cp", "ep"):
-        if getattr(spec, name) != 1 and name not in spread:
-            kinds = ", ".join(("data", *("tensor" for one in spread if one == "tp")))
+        if getattr(spec, name) != 1 and name not in parallel:
+            kinds = ", ".join(("data", *("tensor" for one in parallel if one == "tp")))
             expected = f"1: the real step is {kinds}-parallel only"
             raise InputError(f"--{name}", getattr(spec, name), expected)
     step_precision(spec.precision or "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lmsize.errors import InputError
@@ -11,35 +13,50 @@ from lmsize.workload.training import TrainSpec
 SHARDS, TENSORS = "fsdp", "tp"  # names of a mesh's dimensions
 
 
+def spread(base: Any, mesh: Any) -> None:
+    """Spread a model over the ranks of a mesh's dimension ``tp``, if it has one, by the plan of its class.
+
+    As ``from_pretrained`` with a DistributedConfig does, so before adapters are made: peft reads off
+    the model how it was spread, and spreads them alike.
+
+    Raises:
+        InputError: a class that has no plan for it.
+    """
+    if TENSORS not in _dimensions(mesh):
+        return
+    from transformers.distributed import DistributedConfig
+
+    _tensor_parallel(base, mesh[TENSORS])
+    base._device_mesh = mesh  # noqa: SLF001 -- what from_pretrained leaves for others to read
+    base.config.distributed_config = DistributedConfig(tp_size=mesh[TENSORS].size())
+
+
 def sharded(model: Any, spec: TrainSpec, mesh: Any) -> Any:
-    """The model as one rank of a mesh has it.
+    """The model as FSDP2 shards it over a mesh's dimension ``fsdp``; itself where there is none.
 
     Args:
         mesh: a DeviceMesh with a dimension ``fsdp``, ``tp`` or both; None for a rank alone.
-
-    Raises:
-        InputError: tensor parallelism for a class that has no plan for it.
     """
-    names = mesh.mesh_dim_names if mesh is not None else ()
-    if TENSORS in names:
-        _tensor_parallel(model, mesh[TENSORS])
-    return _fully_sharded(model, spec, mesh[SHARDS]) if SHARDS in names else model
+    return _fully_sharded(model, spec, mesh[SHARDS]) if SHARDS in _dimensions(mesh) else model
 
 
-def _tensor_parallel(model: Any, mesh: Any) -> None:
-    """As ``from_pretrained`` with a DistributedConfig spreads a model, by the plan of its class."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+def _dimensions(mesh: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = mesh.mesh_dim_names if mesh is not None else ()
+    return names
+
+
+def _tensor_parallel(base: Any, mesh: Any) -> None:
     plan = dict(getattr(base, "tp_plan", None) or {})
     if not plan or not hasattr(base, "_expand_parallel_plan"):
         expected = f"1: {type(base).__name__} of this transformers has no plan for more"
         raise InputError("--tp", mesh.size(), expected)
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-    spread = base._expand_parallel_plan(plan)  # noqa: SLF001  # as from_pretrained does
+    expanded = base._expand_parallel_plan(plan)  # noqa: SLF001  # as from_pretrained does
     # A weight that is tied goes by its first name alone; the other use gets what became of it.
     names = {name for name, _ in (*base.named_modules(), *base.named_parameters())}
-    apply_tensor_parallelism(base, mesh, {k: how for k, how in spread.items() if k in names})
-    if len(names & spread.keys()) < len(spread):
+    apply_tensor_parallelism(base, mesh, {k: how for k, how in expanded.items() if k in names})
+    if len(names & expanded.keys()) < len(expanded):
         base.tie_weights()
 
 
@@ -61,3 +78,21 @@ def _fully_sharded(model: Any, spec: TrainSpec, mesh: Any) -> Any:
         if type(module).__name__ in layers:
             fully_shard(module, **options)
     return fully_shard(model, **options)
+
+
+def reduced_last(model: Any) -> Callable[[bool], AbstractContextManager[Any]]:
+    """What surrounds a micro-batch, told whether it is the last, so that gradients are reduced there only.
+
+    So do accelerate (``Accelerator.no_sync``, which for FSDP2 calls ``set_requires_gradient_sync``) and
+    the Trainer of transformers, unless ``sync_each_batch`` is set: until then FSDP2 holds gradients whole.
+    """
+
+    def context(last: bool) -> AbstractContextManager[Any]:
+        if hasattr(model, "set_requires_gradient_sync"):
+            model.set_requires_gradient_sync(last)
+        elif not last and hasattr(model, "no_sync"):
+            quiet: AbstractContextManager[Any] = model.no_sync()
+            return quiet
+        return nullcontext()
+
+    return context

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lmsize.errors import ModelError
+from lmsize.errors import InputError, ModelError
 from lmsize.step.batch import batch
 from lmsize.step.model import attention_context, built_model
 from lmsize.step.optimizer import built_optimizer
 from lmsize.step.precision import matmul_precision, step_precision
+from lmsize.step.sharding import reduced_last
 from lmsize.workload.training import TrainSpec, batch_of
 
 Phase = Literal["forward", "backward", "clip", "optimizer", "zero_grad", "end"]
@@ -137,7 +139,7 @@ def step_of(
     model: Any, config: Mapping[str, Any], spec: TrainSpec, *, device: Any = "cpu", dp: int = 1,
     optimizer_implementation: str | None = None, clip_grad_norm: float | None = None,
     keep_outputs: bool = False, scale_loss: bool = True, on_phase: OnPhase = _silent,
-    synchronised: Callable[[bool], AbstractContextManager[Any]] = _synchronised,
+    sequences: str = "full",
 ) -> TrainingStep:  # fmt: skip
     """The step around a model that was built before (made data-parallel, or of fake tensors).
 
@@ -145,6 +147,10 @@ def step_of(
         dp: data-parallel ranks, which share a global batch.
         scale_loss: scale the loss under fp16 autocast, as the Trainer does (it reads a value back
             from the device, which fake tensors do not have).
+        sequences: full, padded or packed (:func:`lmsize.step.batch.batch`).
+
+    Raises:
+        InputError: a model that takes no mask or no positions, where they are padded or packed.
     """
     import torch
 
@@ -152,9 +158,13 @@ def step_of(
     precision = step_precision(spec.precision or "")
     kind = torch.device(device).type
     micro_batches = [
-        batch(config, micro_batch=shape.micro_batch, seq_len=shape.seq_len, device=device)
+        batch(
+            config, micro_batch=shape.micro_batch, seq_len=shape.seq_len, device=device,
+            sequences=sequences,
+        )
         for _ in range(shape.n_micro)
-    ]
+    ]  # fmt: skip
+    _refuse_unread(model, micro_batches[0], sequences)
     optimizer = built_optimizer(
         model.parameters(), spec.optimizer or "", implementation=optimizer_implementation
     )
@@ -165,5 +175,14 @@ def step_of(
         model=model, optimizer=optimizer, micro_batches=micro_batches, device_type=kind,
         autocast=precision.autocast, tf32=precision.tf32, scaler=scaler,
         clip_grad_norm=clip_grad_norm, keep_outputs=keep_outputs, on_phase=on_phase,
-        surround=lambda: attention_context(spec), synchronised=synchronised,
+        surround=lambda: attention_context(spec), synchronised=reduced_last(model),
     )  # fmt: skip
+
+
+def _refuse_unread(model: Any, inputs: Mapping[str, Any], sequences: str) -> None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    taken = inspect.signature(type(base).forward).parameters
+    for name in inputs:
+        if sequences != "full" and name not in taken:
+            expected = f"full: {type(base).__name__} takes no {name}"
+            raise InputError("--sequences", sequences, expected, nearest=["full"])

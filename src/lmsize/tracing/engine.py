@@ -32,7 +32,6 @@ ONE = Layout()
 # Two short models take as long as nine units: a stack must be deeper for that to pay.
 LEAST_UNITS = N_UNITS + N_CHECK + 1
 LEAST_SHARDED = 2  # the ZeRO stage from which FSDP2 stands for it
-MOST_MICRO_BATCHES = 2  # those that follow do as the second does
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +42,14 @@ class StepOptions:
         optimizer_impl: foreach, fused or loop; None for what torch chooses on the device.
         keep_outputs: the outputs (logits) live until the backward is done.
         reentrant: the older kind of checkpointing.
+        sequences: full, padded or packed (:func:`lmsize.step.batch.batch`).
     """
 
     optimizer_impl: str | None = None
     clip_grad_norm: float | None = None
     keep_outputs: bool = False
     reentrant: bool = False
+    sequences: str = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +90,27 @@ def traced_step(
     asked = options.optimizer_impl or _implementation(spec, implementation)
     n_shards = layout.dp if layout.zero >= LEAST_SHARDED else 1
 
-    def build() -> Any:
-        with weights_left_blank():
-            return built_model(config, spec, device=device.type, reentrant=options.reentrant)
-
     with (
         explained(str(config.get("model_type", "model"))), on_fake_tensors(device),
         mesh_of_ranks(device.type, n_shards=n_shards, tp=layout.tp) as mesh,
     ):  # fmt: skip
 
+        def build() -> Any:
+            with weights_left_blank():
+                return built_model(
+                    config, spec, device=device.type, reentrant=options.reentrant, mesh=mesh
+                )
+
         def run(model: Any) -> Log:
-            step = step_of(
-                sharded(model, spec, mesh), config, spec, device=device.type, dp=layout.dp,
-                optimizer_implementation=asked, clip_grad_norm=options.clip_grad_norm,
-                keep_outputs=options.keep_outputs,
-            )  # fmt: skip
-            return logged(step, device, n_micro=MOST_MICRO_BATCHES)
+            wrapped = sharded(model, spec, mesh)
+            with Noting():  # masks and positions are read
+                step = step_of(
+                    wrapped, config, spec, device=device.type, dp=layout.dp,
+                    optimizer_implementation=asked, clip_grad_norm=options.clip_grad_norm,
+                    keep_outputs=options.keep_outputs, sequences=options.sequences,
+                )  # fmt: skip
+            n_micro = n_micro_traced(len(step.micro_batches), layout)
+            return logged(step, device, n_micro=n_micro)
 
         tell("building the model")
         model = build()
@@ -120,6 +126,14 @@ def traced_step(
         except NotAlikeError as error:
             tell("the layers are not alike: tracing all of them")
             return Traced(run(build()), *counts, 0, str(error))
+
+
+def n_micro_traced(n_micro: int, layout: Layout) -> int:
+    """Micro-batches that are run of a step's: all between the first and the last do as the second.
+
+    The last is like the second itself, unless it alone reduces gradients (FSDP2).
+    """
+    return min(n_micro, 3 if layout.zero >= LEAST_SHARDED and layout.dp > 1 else 2)
 
 
 def traced_factory(factory: Callable[[], Any], name: str, device: Device) -> Traced:

@@ -17,6 +17,7 @@ from lmsize.tracing.moved import moved_by
 from lmsize.tracing.pretence import masks_as_in_a_real_run, pretended
 from lmsize.tracing.storages import Log
 from lmsize.tracing.tracker import Tracker
+from lmsize.tracing.values import Noting
 
 N_STEPS = 2  # the first makes the optimizer's states; the second is like all that follow
 
@@ -58,7 +59,9 @@ def traced(build: Callable[[], Step], device: Device, *, fake: bool = True) -> L
         PlatformError: this torch can make no fake tensors of that device.
     """
     with on_fake_tensors(device, fake=fake):
-        return logged(build(), device)
+        with Noting() if fake else nullcontext():
+            step = build()
+        return logged(step, device)
 
 
 @contextmanager
