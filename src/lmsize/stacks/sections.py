@@ -23,6 +23,12 @@ SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
 INDEXER = frozenset(
     f"self_attn.indexer.{leaf}" for leaf in ("wq_b", "wk", "k_norm", "weights_proj")
 )
+KIMIS = tuple(
+    frozenset(("q_proj", "k_proj", "v_proj", "b_proj", *gates)) for gates in (
+        ("forget_gate.f_a_proj", "forget_gate.f_b_proj", "g_a_proj", "g_b_proj"),
+        ("forget_gate.f_proj", "g_proj"),
+    )
+)  # fmt: skip
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -176,11 +182,19 @@ def is_understood(block: Block) -> bool:
     return block.role != "layer" or all(is_plain(section) for section in sections(block))
 
 
+def recurrence(section: Section) -> str:
+    """Whose program a scan has; empty if none: delta rules differ by what makes their decays."""
+    names = [part.name for part in section.linears]
+    kind = section.scan.kind if section.scan else ""
+    if kind == "delta" and {name.removeprefix("self_attn.") for name in names} in KIMIS:
+        return "kda"
+    return kind if kind in SCANS and any(".in_proj" in name for name in names) else ""
+
+
 def is_plain(section: Section) -> bool:
     """Attention with projections for queries, keys and values; MLPs of two or three matrices."""
     if section.scan:
-        is_qwens = any(".in_proj" in part.name for part in section.linears)
-        return section.scan.kind in SCANS and is_qwens
+        return bool(recurrence(section))
     if section.convs:
         return False
     if section.experts:
