@@ -91,14 +91,15 @@ def traced_here(name: str, setting: str, **more: str) -> Row:
 
     started, asked = time.process_time(), options(name, setting) | more
     try:
-        memory = lmsize.train(name, engine="trace", **asked).memory
+        found = lmsize.train(name, engine="trace", **asked)
     except lmsize.LmsizeError as error:
         if "--attention" in str(error) and "attention" not in asked:
             return traced_here(name, setting, attention="eager")
         return {"status": "refused", "said": " ".join(str(error).split())[:300]}
+    memory = found.memory
     peaks = {moment.label: int(moment.value) for moment in memory.tree.children}
     return {
-        "seq_len": asked["seq_len"], "attention": more.get("attention", "sdpa"), "status": "traced",
+        "seq_len": asked["seq_len"], "attention": found.inputs["attention"], "status": "traced",
         "seconds": round(time.process_time() - started, 1),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "peak_bytes": memory.peak_allocated_bytes,

@@ -39,7 +39,7 @@ def against_traces() -> list[str]:
             found = [errors[case["id"]] for case in cases if belongs(case)]
             if found:
                 shares = (quantile(found, share) for share in (0.5, 0.9, 0.99, 1.0))
-                yield label, str(len(found)), *(f"{share:.2%}" for share in shares)
+                yield label, str(len(found)), *(f"{share:.3%}" for share in shares)
 
     return table(("cases", "n", "median", "90th percentile", "99th", "worst"), rows(), n_text=1)
 

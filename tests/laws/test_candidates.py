@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import lmsize
@@ -67,7 +67,11 @@ def test_each_candidate_is_the_estimate_of_it_alone(
     model: str, axes: dict[str, list[Any]], stack: str, method: str, optimizer: str
 ) -> None:
     options = {"stack": stack, "method": method, "optimizer": optimizer}
-    agree(model, axes, options)
+    try:
+        agree(model, axes, options)
+    except InputError as error:
+        assume(error.what != "--stack")  # that has no such models
+        raise
 
 
 @pytest.mark.parametrize("stack", ["transformers", "megatron", "torchtitan", "deepspeed"])

@@ -31,7 +31,9 @@ def test_there_are_traces_to_meet() -> None:
 
 
 # What the tape misses by more, and what is known of it.
-KNOWN_MISSES: dict[tuple[str, str], str] = {}
+KNOWN_MISSES = {
+    ("gemma-4-e2b", "long"): "by parts, without masks of windows",
+}
 
 
 @pytest.mark.parametrize("row", TRACED, ids=lambda row: f"{row['model']}-{row['setting']}")

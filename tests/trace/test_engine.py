@@ -61,6 +61,20 @@ def test_a_trained_bias_is_refused_by_cudnn_s_kernel_as_on_the_gpu() -> None:
     assert lmsize.train(t5, accelerator="a100-80gb", **options).memory.peak_allocated_bytes
 
 
+def test_an_adapter_on_phimoe_s_router_is_refused_as_by_peft() -> None:
+    phimoe = {
+        "model_type": "phimoe", "architectures": ["PhimoeForCausalLM"], "hidden_size": 64,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 503,
+        "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    options: dict[str, Any] = {"engine": "trace", "seq_len": 64, "method": "lora"}
+    with pytest.raises(
+        LmsizeError, match=r"a real run ends the same way: --lora-targets attention"
+    ):
+        lmsize.train(phimoe, lora_targets="all-linear", **options)
+    assert lmsize.train(phimoe, lora_targets="attention", **options).memory.peak_allocated_bytes
+
+
 def test_accumulation_holds_gradients(llama: dict[str, Any]) -> None:
     options = {"engine": "trace", "seq_len": 64, "precision": "bf16"}
     once = lmsize.train(llama, **options)

@@ -114,6 +114,7 @@ class Stack:
         expandable_segments: its launcher asks the allocator for them.
         autocasts_alone: where nothing is gathered, autocast does what gathers in 16 bits would.
         fp8_casts: whose casts products in 8 bits keep; empty where they are made at use.
+        runs_transformers: its models are transformers' classes.
         prepares_kbit: peft's ``prepare_model_for_kbit_training`` prepares a base of few bits.
     """
 
@@ -134,6 +135,7 @@ class Stack:
     expandable_segments: bool = False
     autocasts_alone: bool = False
     fp8_casts: str = ""
+    runs_transformers: bool = False
     prepares_kbit: bool = False
 
 

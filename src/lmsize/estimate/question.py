@@ -16,10 +16,11 @@ from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
+from lmsize.stacks import habits
 from lmsize.stacks.derived import has_derived_linears
 from lmsize.stacks.needs import refuse_without_effect
 from lmsize.stacks.scope import within_scope
-from lmsize.stacks.switches import USUAL, Switches, named_switches, read_switches
+from lmsize.stacks.switches import Switches, named_switches, read_switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
@@ -115,9 +116,10 @@ def training_question(
         InputError: a name that is not known, numbers that contradict each other or the model.
         LayoutError: an illegal layout.
     """
-    filled, stated = with_defaults(spec, max_positions=model.max_positions)
-    is_megatron = filled.stack == "megatron"
-    switches = read_switches(filled.stack_options) if is_megatron else USUAL
+    filled, stated = with_defaults(
+        spec, max_positions=model.max_positions, attention=_usual_attention(model, spec, catalogue)
+    )
+    switches = read_switches(filled.stack_options, filled.stack)
     model = as_built(filled.stack or "", model, switches)
     refuse_without_effect(
         named_switches(filled.stack_options, filled.stack), precision=filled.precision,
@@ -133,6 +135,13 @@ def training_question(
         (*model.assumptions, *assumed, *stated, *_defaults_of(spec), *scope, *_of_setup(setup)),
         cautions, today,
     )  # fmt: skip
+
+
+def _usual_attention(model: ModelSpec, spec: TrainSpec, catalogue: Catalogue) -> str:
+    """Eager, where the stack runs transformers' classes and the model's has no other."""
+    runs_classes = not spec.stack or catalogue.stack(spec.stack).runs_transformers
+    is_eager = runs_classes and model.conduct.model_type in habits.EAGER_ONLY
+    return "eager" if is_eager else "sdpa"
 
 
 def _setup(

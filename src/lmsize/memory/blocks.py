@@ -116,7 +116,7 @@ def placed_blocks(
                 stack, own, model.width, itemsize, needs_grad,
                 again, accumulates,
                 upcasts=style.upcasts(model), use=_use(model, tower),
-                windows=_windows(model), recomputes=recompute == "full", n_further=n_further,
+                windows=_windows(tower), recomputes=recompute == "full", n_further=n_further,
                 encoder_needs_grad=encoder_needs_grad, **_crossing(model, tower),
             )  # fmt: skip
             made, itemsize, needs_grad = _made(block, ask)
@@ -249,9 +249,9 @@ def _masks(ask: _Ask) -> Masks:
     return Masks(sum(is_masked(core, setting) for core in masked) * pairs, itemsize=1)
 
 
-def _windows(model: ModelSpec) -> tuple[AttentionCore, ...]:
+def _windows(tower: Tower) -> tuple[AttentionCore, ...]:
     """One layer's attention to itself of each window."""
-    cores = (p for _, run in model.runs() for p in run.block.parts if isinstance(p, AttentionCore))
+    cores = (p for run in tower.runs for p in run.block.parts if isinstance(p, AttentionCore))
     return tuple({(core.window, core.causal): core for core in cores if not core.cross}.values())
 
 

@@ -39,7 +39,7 @@ def attention(
         out = disentangled(program, (q, k, v), section, core, setting)
     else:
         if setting.bias:
-            program.bias = position_bias(program, section, core, setting)
+            program.bias = position_bias(program, q, section, core, setting)
         out = style.core(program, (q, k, v), core, setting)
     program.hold(q, k, v)
     if is_latent(section) and style.recomputes_modules and setting.runs_again("mla_up_proj"):

@@ -226,8 +226,7 @@ def _rotary_tables(program: Program, numel: Any, stream: Tensor | None) -> None:
 
 
 def _mask(program: Program, masks: Masks, itemsize: float, *, kept: bool) -> None:
-    """What every layer is given, until the forward ends or a backward is over."""
+    """What every layer is given, until the last of them has run or a backward is over."""
     mask = Tensor("mask", masks.numel, masks.itemsize or itemsize)
     program.ops.append(Op("mask", (), (mask,), saves=(mask,) if kept else ()))
-    if not kept:
-        program.cached.append(mask)
+    program.hand_on(mask)

@@ -46,6 +46,8 @@ SCALES_OUTSIDE = _named(
 )
 # The layer names what its first norm and its attention gave until it ends.
 NAMES_BRANCH = _named("stablelm")
+# ... or what its attention gave alone.
+NAMES_ATTENTION = _named("modernbert")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
 SLICED_ROTARY = _named(
     "bamba codegen glm glm4 glm4_moe glm4v gpt_neox mimo_v2_flash gpt_neox_japanese gptj minimax_m2 minimax_m3_vl moonshine "
@@ -89,6 +91,8 @@ OUTPUT_APART = _named(
     "luke megatron-bert mpnet nystromformer rembert roberta roberta-prelayernorm roc_bert roformer "
     "xlm-roberta xlm-roberta-xl xmod"
 )
+# What these add to the stream does not drop out.
+UNDROPPED = {"attention": _named("distilbert"), "mlp": _named("albert")}
 # The sum is written where the norm is called, so that its terms have names until that is done.
 SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert")
 # Norms of branches side by side are all taken before the first branch.
@@ -125,4 +129,12 @@ MEETS_IN_MLP = _named("glm glm4 glm4v phi3 phi4_multimodal")
 EMBEDDINGS_APART = _named(
     "bert camembert data2vec-text esm gte jina_embeddings_v3 modernbert nomic_bert roberta xlm-roberta "
     "xlm-roberta-xl"
+)
+# Classes without fused attention (`_supports_sdpa`).
+EAGER_ONLY = _named(
+    "big_bird bigbird_pegasus bloom codegen convbert cpmant deberta deberta-v2 deepseek_v4 flaubert flint fsmt "
+    "funnel gemma2 gpt_neo gpt_neox_japanese gpt_oss gptj granite_swa granitemoe_swa hy_v4 ibert inkling2_text led "
+    "longformer longt5 luke megatron-bert mimo_v2_flash mpnet mpt mra mvp nllb-moe nystromformer openai-gpt "
+    "pegasus_x prophetnet rembert roformer squeezebert switch_transformers t5gemma tapas trocr vaultgemma xglm "
+    "xlm xlnet yoso"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lmsize.model.parts import Norm
 from lmsize.model.spec import Block
 from lmsize.stacks import habits
 from lmsize.stacks.attention import attention
@@ -88,19 +89,13 @@ def residual(
     x = _branch(program, x, branch, setting, style)
     if style.recomputes_modules:
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
-    if setting.conduct.model_type in habits.NAMES_BRANCH and branch.kind == "attention":
-        program.named += [entered, x]
-    elif branch.kind != "mlp" or setting.conduct.model_type not in habits.INLINE_MLP:
-        program.hold(entered)
-    rate = setting.conduct.hidden_dropout
+    _let_go_of_branch(program, entered, x, branch, setting)
+    is_bare = setting.conduct.model_type in habits.UNDROPPED.get(branch.kind, ())
+    rate = 0.0 if is_bare else setting.conduct.hidden_dropout
     adds_first = branch.before is None and branch.after is not None and branch.after.bias
     if adds_first and branch.after is not None:  # BERT: the norm is of the sum
         x = ops.dropout(program, x, rate)
-        made = normed(program, ops.add(program, x, stream), branch.after, setting, style)
-        program.hold(stream, *([x] if setting.conduct.model_type in habits.SUMS_IN_CALL else []))
-        if program.inner is not None and setting.conduct.model_type in habits.OUTPUT_APART:
-            program.hold(program.inner)
-        return made
+        return _normed_sum(program, x, stream, branch.after, setting=setting, style=style)
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
     x = ops.dropout(program, x, rate)
@@ -109,6 +104,31 @@ def residual(
     total = ops.add(program, stream, x)
     program.end_branch()
     return total
+
+
+def _let_go_of_branch(
+    program: Program, entered: Tensor, x: Tensor, branch: Section, setting: Setting
+) -> None:
+    """What the layer's code names of a branch: what entered it until it is done, or more for longer."""
+    kind, is_attention = setting.conduct.model_type, branch.kind == "attention"
+    if kind in habits.NAMES_BRANCH and is_attention:
+        program.named += [entered, x]
+    elif branch.kind != "mlp" or kind not in habits.INLINE_MLP:
+        program.hold(entered)
+    if kind in habits.NAMES_ATTENTION and is_attention:
+        program.named.append(x)
+
+
+def _normed_sum(
+    program: Program, x: Tensor, stream: Tensor, norm: Norm, *, setting: Setting, style: Style
+) -> Tensor:
+    """The norm of a branch's sum with the stream, and what is named until it is made."""
+    kind = setting.conduct.model_type
+    made = normed(program, ops.add(program, x, stream), norm, setting, style)
+    program.hold(stream, *([x] if kind in habits.SUMS_IN_CALL else []))
+    if program.inner is not None and kind in habits.OUTPUT_APART:
+        program.hold(program.inner)
+    return made
 
 
 def _recompute(
@@ -152,7 +172,7 @@ def _parallel(
 def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Tensor:
     """The sum of two branches: a new tensor, or the second one written over."""
     if setting.conduct.model_type in habits.ADDS_IN_PLACE:
-        return ops.add_in_place(program, x, total)
+        return ops.in_place(program, x, total, name="add")
     return ops.add(program, total, x)
 
 

@@ -55,7 +55,7 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
         casts=setting.casts if linear.adaptable else None,
     )  # fmt: skip
     made = left(program, made, linear, setting)
-    return ops.add_bias(program, made, bias) if bias is not None and within is None else made
+    return made if bias is None or within is not None else ops.add(program, made, bias, is_row=True)
 
 
 def _in_few_bits(

@@ -20,11 +20,11 @@ READ_ALIGNMENT, GRADIENT_ALIGNMENT = 8, 16  # of the efficient kernel's rows of 
 
 
 def position_bias(
-    program: Program, section: Section, core: AttentionCore, setting: Setting
+    program: Program, q: Tensor, section: Section, core: AttentionCore, setting: Setting
 ) -> Tensor:
     """What is added to every head's scores, for all sequences alike; zeros in cross attention."""
     if core.cross:
-        return _zeros(program, core, setting)
+        return _zeros(program, q.itemsize, core, setting)
     if section.table is None:
         return program.given(
             "position bias", _numel(core, setting), setting.weight_itemsize,
@@ -40,14 +40,14 @@ def _numel(core: AttentionCore, setting: Setting) -> Any:
     return core.n_heads * setting.seq_len * (setting.n_keys or setting.seq_len)
 
 
-def _zeros(program: Program, core: AttentionCore, setting: Setting) -> Tensor:
+def _zeros(program: Program, itemsize: float, core: AttentionCore, setting: Setting) -> Tensor:
     """Made by the first layer, in the type of the queries.
 
     Checkpointing makes them a leaf that asks for a gradient, which the last layer makes, others add to
     and nothing uses: both are there as long as the graph.
     """
     wants = setting.recompute == "full"
-    zeros = Tensor("no bias", _numel(core, setting), setting.compute_itemsize, wants)
+    zeros = Tensor("no bias", _numel(core, setting), itemsize, wants)
     makes_gradient = setting.is_last or setting.bias == "own"
     zeros.kind = "given" if not wants else "waiting" if makes_gradient else "shared"
     if setting.bias == "read":

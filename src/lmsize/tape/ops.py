@@ -150,27 +150,21 @@ def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = ""
     )
 
 
-def add(program: Program, a: Tensor, b: Tensor, *, name: str = "sum") -> Tensor:
-    """A sum: saves nothing, and hands its gradient on as it is, cast to the type of each."""
+def add(
+    program: Program, a: Tensor, b: Tensor, *, name: str = "sum", is_row: bool = False
+) -> Tensor:
+    """A sum: saves nothing, and hands its gradient on as it is, cast to the type of each.
+
+    Args:
+        is_row: `b` is one row, added to all, over which its gradient is summed.
+    """
     itemsize = max(a.itemsize, b.itemsize)
     made = Tensor(name, a.numel, itemsize)
-    gradients = [Gradient(x, "same" if x.itemsize == itemsize else "new") for x in (a, b)]
+    gradients = [
+        Gradient(x, "new" if x.itemsize != itemsize or (is_row and x is b) else "same")
+        for x in (a, b)
+    ]
     return program.record("add", [a, b], made, gradients=gradients)
-
-
-def add_in_place(program: Program, x: Tensor, other: Tensor) -> Tensor:
-    """``x += other``: the sum lies where `x` did."""
-    seen = Tensor(x.name, x.numel, x.itemsize)
-    seen.base = x.base
-    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, other)]
-    return program.record("add", [x, other], seen, gradients=gradients)
-
-
-def add_bias(program: Program, x: Tensor, bias: Tensor) -> Tensor:
-    """A sum with one row, in the wider type of the two: a new tensor."""
-    made = Tensor(f"{x.name} with bias", x.numel, max(x.itemsize, bias.itemsize))
-    kind: GradKind = "same" if made.itemsize == x.itemsize else "new"
-    return program.record("add", [x, bias], made, gradients=[Gradient(x, kind), Gradient(bias)])
 
 
 def mul(
@@ -197,15 +191,16 @@ def mul(
 
 def pointwise(
     program: Program, x: Tensor, *, name: str, saves: str = "nothing", n_masked: Any = None,
-    scratch_bytes: Any = 0,
+    scratch_bytes: Any = 0, itemsize: float | None = None,
 ) -> Tensor:  # fmt: skip
     """A function of each number, which saves its ``input``, its ``output`` or ``nothing``.
 
     Args:
         n_masked: bytes of a mask that it saves as well, made for it.
         scratch_bytes: what its backward holds besides while it makes the gradient.
+        itemsize: of the output, if not the input's.
     """
-    made = Tensor(name, x.numel, x.itemsize, made_from=(x,))
+    made = Tensor(name, x.numel, itemsize or x.itemsize, made_from=(x,))
     kept = {"input": [x], "output": [made], "nothing": []}[saves]
     side = [Tensor("mask", n_masked, 1)] if n_masked is not None else []
     gradients = [Gradient(x, scratch_bytes=scratch_bytes)]
@@ -225,14 +220,13 @@ def in_place(program: Program, x: Tensor, *others: Tensor, name: str) -> Tensor:
     """A function written over the first that it reads, gradient and all."""
     seen = Tensor(x.name, x.numel, x.itemsize)
     seen.base = x.base
-    gradients = [Gradient(one, "same") for one in (x, *others)]
+    gradients = [Gradient(t, "same" if t.itemsize == x.itemsize else "new") for t in (x, *others)]
     return program.record(name, [x, *others], seen, gradients=gradients)
 
 
 def mean(program: Program, x: Tensor, *, numel: Any) -> Tensor:
     """A mean over the last dimension."""
-    made = Tensor("mean", numel, x.itemsize)
-    return program.record("mean", [x], made, gradients=[Gradient(x)])
+    return total(program, x, numel=numel, name="mean", kind="new")
 
 
 def copy(program: Program, x: Tensor, *, numel: Any = None, name: str = "") -> Tensor:
@@ -279,10 +273,8 @@ def softmax(program: Program, x: Tensor, *, itemsize: float, reads_half: bool = 
     Args:
         reads_half: its kernel takes fp16 and gives fp32, without a copy (``half_to_float``).
     """
-    if reads_half and itemsize > x.itemsize:
-        made = Tensor("softmax", x.numel, itemsize, made_from=(x,))
-        return program.record("softmax", [x], made, saves=[made], gradients=[Gradient(x)])
-    return pointwise(program, cast(program, x, itemsize), name="softmax", saves="output")
+    x = x if reads_half and itemsize > x.itemsize else cast(program, x, itemsize)
+    return pointwise(program, x, name="softmax", saves="output", itemsize=itemsize)
 
 
 def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
@@ -324,7 +316,9 @@ def gather(
     )  # fmt: skip
 
 
-def total(program: Program, x: Tensor, *, numel: Any, name: str = "total") -> Tensor:
-    """A sum over a dimension, whose gradient is a view spread out again."""
+def total(
+    program: Program, x: Tensor, *, numel: Any, name: str = "total", kind: GradKind = "same"
+) -> Tensor:
+    """A sum over a dimension, whose gradient is a view spread out again (or of another `kind`)."""
     made = Tensor(name, numel, x.itemsize)
-    return program.record("total", [x], made, gradients=[Gradient(x, "same")])
+    return program.record(name, [x], made, gradients=[Gradient(x, kind)])

@@ -87,6 +87,11 @@ def _message(error: Exception) -> str:
             f"positions that is trained ({where}); a real run ends the same way: --attention eager, "
             "or -g a GPU of another generation (a100-80gb), whose kernel does"
         )
+    if "'tuple' object has no attribute 'dtype'" in said and "/peft/" in where:
+        return (
+            "peft puts an adapter on a router that gives back more than one tensor, and asks for the "
+            f"type of all ({where}); a real run ends the same way: --lora-targets attention, or names"
+        )
     if "calculation overflowed" in said:
         return (
             f"a tensor is too large for any machine ({where}): shorter sequences, a smaller batch"

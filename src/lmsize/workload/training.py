@@ -97,12 +97,13 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def with_defaults(
-    spec: TrainSpec, *, max_positions: int | None
+    spec: TrainSpec, *, max_positions: int | None, attention: str = "sdpa"
 ) -> tuple[TrainSpec, tuple[Assumption, ...]]:
     """The spec with every default filled in, and an assumption for each.
 
     Args:
         max_positions: the model's longest sequence, if known.
+        attention: what the model runs by default.
 
     Raises:
         InputError: a word that is not a choice, or numbers that contradict each other.
@@ -120,7 +121,7 @@ def with_defaults(
         "seq_len": min(DEFAULT_SEQ_LEN, max_positions or DEFAULT_SEQ_LEN),
         "zero": 0,
         "recompute": "none",
-        "attention": "sdpa",
+        "attention": attention,
         "stack": "transformers",
         "loss": OWN_LOSSES.get(spec.stack or "", "plain"),
     }
