@@ -15,6 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import megatron_core
 import sharded_tape_vs_trace
 import tape_families
 import traced_catalogue
@@ -130,4 +131,7 @@ def traced() -> list[dict[str, Any]]:
         judged("every family of transformers, traced", {"median": 0.001, "worst": 0.05}, each),
         judged("catalogue models at their real shape, traced", {"worst": 0.02}, real),
         judged("one rank of FSDP2, tensor parallelism or both, traced", {"worst": 0.02}, ranks),
+        judged(
+            "Megatron core's own layers, traced", {"worst": 0.02}, megatron_core.recorded_errors()
+        ),
     ]

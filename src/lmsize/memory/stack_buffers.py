@@ -26,9 +26,16 @@ def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list
     return [
         standing_term(
             libraries, stage, setup.layout, _shape(setup), n_micro=n_micro, shapes=shapes,
-            n_masks=_n_masks(setup, stage),
+            n_masks=_n_masks(setup, stage), runs_again=_runs_again(setup),
         )
     ]  # fmt: skip
+
+
+def _runs_again(setup: TrainingSetup) -> bool:
+    """Whether every mixture runs again."""
+    is_whole = setup.recompute == "full" and setup.most_recomputed is None
+    is_named = setup.recompute == "selective" and "moe" in setup.switches.recompute_modules
+    return is_whole or is_named
 
 
 def _n_masks(setup: TrainingSetup, stage: Stage) -> int:

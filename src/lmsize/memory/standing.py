@@ -12,6 +12,7 @@ from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Experts
 from lmsize.numbers import ceil_div, chosen
 from lmsize.source import Source
+from lmsize.stacks.megatron_router import SIZES
 from lmsize.stacks.switches import Switches
 
 CUBLAS = Source(
@@ -35,7 +36,10 @@ HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
 LARGE = 32 * MIB  # from Hopper on, and what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
-ROUTED = 4 + 1  # a weight in fp32 and a byte of the mask
+MASK, MAP = (
+    1,
+    2 * 4,
+)  # bytes of the mask, and of the map by which rows are placed, a token and an expert
 N_THREADS = 2  # the forward's and autograd's, each with a handle of its own
 N_STREAMS = 4  # that grouped products run on
 N_OVERLAPS = 3  # streams of products that overlap with gathers (cpp_extensions/gemm.py there)
@@ -76,8 +80,9 @@ def score_bytes(*, n_pairs: Any, n_heads: Any, bytes_per_number: Any) -> Any:
 def routing_bytes(*, n_layers: Any, n_tokens: Any, n_experts: Any, bytes_per_number: Any) -> Any:
     """Bytes of the weights and the mask of all experts that each layer's dispatcher names.
 
-    Assumes: ``self.probs`` in fp32 and ``self.routing_map`` of core/transformer/moe/token_dispatcher.py,
-    of the last micro-batch that passed.
+    Assumes: ``self.probs`` and ``self.routing_map`` of core/transformer/moe/token_dispatcher.py, and
+    ``self.reversed_local_input_permutation_mapping`` where nothing has saved it, of the last
+    micro-batch that passed.
     Valid for: layers with experts.
     """
     return n_layers * n_tokens * n_experts * bytes_per_number
@@ -184,9 +189,16 @@ def standing_term(
     *,
     n_micro: Any,
     n_masks: Any,
+    runs_again: bool,
     shapes: Iterable[tuple[Any, Any]],
 ) -> Term:
-    """All that stays, whatever the step does; `shapes` are those of the stage's weights, each once."""
+    """All that stays, whatever the step does.
+
+    Args:
+        n_masks: of attention, that are there at once.
+        runs_again: whether mixtures run again for their backward.
+        shapes: those of the stage's weights, each once.
+    """
     switches = libraries.switches
     parts = list(workspaces(libraries, stage))
 
@@ -198,10 +210,12 @@ def standing_term(
     shared = list(_shared(libraries, stage, layout, shape))
     if shared:  # one storage for all, of the largest that was asked for
         parts.append(maximum("GlobalMemoryBuffer", shared))
+    weight = SIZES.get(switches.router_dtype, shape.bytes_per_number)
+    routed = weight + MASK + (MAP if runs_again and switches.permute_fusion else 0)
     parts += [
         routing_bytes.term(
             f"routing, {part.n_experts} experts", n_layers=run.n_layers, n_experts=part.n_experts,
-            n_tokens=shape.n_stream_tokens, bytes_per_number=ROUTED,
+            n_tokens=shape.n_stream_tokens, bytes_per_number=routed,
         )
         for _, run in stage.runs for part in run.block.parts if isinstance(part, Experts)
     ]  # fmt: skip

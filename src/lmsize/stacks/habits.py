@@ -82,7 +82,7 @@ INLINE_MLP = _named("biogpt blenderbot m2m_100 mbart opt pegasus xglm")
 # The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
 NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
 # The layer names what its attention gave, dropped out, until it ends.
-NAMES_OUTPUT = _named("gpt2")
+NAMES_OUTPUT = _named("gpt2 mpt")
 # The second of two branches side by side is added to in place.
 ADDS_IN_PLACE = _named("falcon RefinedWeb RefinedWebModel")
 # A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
@@ -137,4 +137,9 @@ EAGER_ONLY = _named(
     "longformer longt5 luke megatron-bert mimo_v2_flash mpnet mpt mra mvp nllb-moe nystromformer openai-gpt "
     "pegasus_x prophetnet rembert roformer squeezebert switch_transformers t5gemma tapas trocr vaultgemma xglm "
     "xlm xlnet yoso"
+)
+# The weights of chosen experts are cast to the type of the router's output.
+CASTS_WEIGHTS = _named(
+    "flex_olmo mellum olmoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next qwen3_omni_moe "
+    "qwen3_vl_moe qwen4_exp"
 )

@@ -234,3 +234,17 @@ def test_adapters_shared_by_the_distributed_optimizer() -> None:
     n = 32 * 16 * (4096 + 4096)
     assert (found["adapter_weights"], found["gradients"]) == (2 * n, 4 * n)
     assert (found["main_weights"], found["optimizer_states"]) == (4 * n // 8, 8 * n // 8)
+
+
+def test_maps_of_rows_stay_with_mixtures_that_run_again() -> None:
+    run = {"tp": 1, "accelerators": 8, "ep": 8, "sequence_parallel": False}
+
+    def routing(options: str, **more: Any) -> int:
+        found = lmsize.train("mixtral-8x7b", **RUN | run | more, stack_options=options)
+        return found.memory.components["workspaces"] or 0
+
+    pairs = 32 * 4096 * 8  # of 32 layers, tokens and experts
+    fused = "permute-fusion"
+    assert routing(fused, recompute="full") - routing(fused) == 8 * pairs
+    assert routing("no-permute-fusion", recompute="full") == routing(fused)
+    assert routing(f"{fused},router-dtype=fp32") - routing(fused) == 2 * pairs
