@@ -41,7 +41,9 @@ def held_throughout(
     held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
         stage = setup.weights_stage
-        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
+        # Those that no gradient reaches (of towers that stand idle, of an indexer) are there too.
+        every = [replace(stored, trainable=True) for stored in adapters]
+        held.append(_stored("adapter_weights", every, setup, recipe.adapters, zero_stage=stage))
     if setup.has_main_copies and setup.optimizer_share:
         kind, share = setup.main_weights or recipe.weights, setup.optimizer_share
         held.append(_raised("main_weights", trained, setup, kind, zero_stage=1, share=share))

@@ -101,7 +101,7 @@ NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
 # autocast casts their transposed weights each time.
 DERIVED_LINEARS = _named("falcon RefinedWeb RefinedWebModel")
 # A mask is made whatever the kernel.
-ALWAYS_MASKED = _named("falcon RefinedWeb RefinedWebModel")
+ALWAYS_MASKED = _named("deepseek_v32 falcon glm_moe_dsa RefinedWeb RefinedWebModel")
 # A mask of booleans fills scores, each layer of which saves it.
 FILLS_SCORES = _named("mpt")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.
