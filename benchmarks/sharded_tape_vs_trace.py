@@ -86,7 +86,7 @@ def _options(rng: random.Random, family: str, layout: str) -> Case:
     has_tp = layout.startswith("tp")
     tp = rng.choice([2, 4]) if has_tp else 1
     dp = 1 if layout == "tp" else rng.choice([2, 3, 8, 16] if has_tp else [2, 3, 8, 24, 64])
-    # Adapters on a model that is spread over ranks are not traced.
+    # Over tensor-parallel ranks peft spreads adapters of some layers only.
     method = "full" if has_tp else rng.choices(["full", "lora"], [3, 1])[0]
     return {
         "method": method, "precision": rng.choice(["fp32", "bf16", "amp-bf16", "amp-bf16"]),

@@ -41,7 +41,8 @@ def held_throughout(
     n_uncast = sum(s.n_params for s in uncast if s.is_linear)
     held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
-        stage = setup.weights_stage  # those of a tower that nothing passes through are there too
+        stage = setup.weights_stage
+        # Those that no gradient reaches (of towers that stand idle, of an indexer) are there too.
         every = [replace(stored, trainable=True) for stored in adapters]
         held.append(_stored("adapter_weights", every, setup, recipe.adapters, zero_stage=stage))
     if setup.has_main_copies and setup.optimizer_share:

@@ -36,7 +36,10 @@ HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
 LARGE = 32 * MIB  # from Hopper on, and what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
-MASK, MAP = 1, 2 * 4  # bytes of the mask, and of the map by which rows are placed, a token and an expert
+MASK, MAP = (
+    1,
+    2 * 4,
+)  # bytes of the mask, and of the map by which rows are placed, a token and an expert
 N_THREADS = 2  # the forward's and autograd's, each with a handle of its own
 N_STREAMS = 4  # that grouped products run on
 N_OVERLAPS = 3  # streams of products that overlap with gathers (cpp_extensions/gemm.py there)

@@ -43,6 +43,11 @@ class Parameter:
     trainable: bool = True
 
     @property
+    def learns(self) -> bool:
+        """Whether gradients reach it: an indexer, which only picks, runs without any."""
+        return self.trainable and ".indexer." not in self.name
+
+    @property
     def n_params(self) -> int:
         """Number of scalars in all the tensors."""
         return math.prod(self.shape) * self.n_tensors

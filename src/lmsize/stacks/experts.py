@@ -46,7 +46,7 @@ def mixture(
 def _routing(
     program: Program, x: Tensor, section: Section, bank: Experts, setting: Setting
 ) -> Tensor:
-    """The weights of the chosen experts, in fp32."""
+    """The weights of the chosen experts, in fp32 or in the type of the router's output."""
     t, router = setting.n_stream_tokens, section.router
     if router is None:
         return Tensor("weights", t * bank.top_k, FP32, kind="given")
@@ -62,6 +62,8 @@ def _routing(
     chosen = ops.gather(program, scores, numel=t * bank.top_k, n_rows=t * bank.top_k)
     scale = ops.total(program, chosen, numel=t)
     made = ops.mul(program, chosen, scale, small=scale, name="weights")
+    if setting.conduct.model_type in habits.CASTS_WEIGHTS:
+        made = ops.cast(program, made, logits.itemsize)
     program.hold(logits)
     return made
 

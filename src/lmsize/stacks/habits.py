@@ -109,7 +109,7 @@ NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
 # autocast casts their transposed weights each time.
 DERIVED_LINEARS = _named("falcon RefinedWeb RefinedWebModel")
 # A mask is made whatever the kernel.
-ALWAYS_MASKED = _named("falcon RefinedWeb RefinedWebModel")
+ALWAYS_MASKED = _named("deepseek_v32 falcon glm_moe_dsa RefinedWeb RefinedWebModel")
 # A mask of booleans fills scores, each layer of which saves it.
 FILLS_SCORES = _named("mpt")
 # Embeddings are not dropped out, whatever the config says.
@@ -161,4 +161,9 @@ EAGER_ONLY = _named(
     "longformer longt5 luke megatron-bert mimo_v2_flash mpnet mpt mra mvp nllb-moe nystromformer openai-gpt "
     "pegasus_x prophetnet rembert roformer squeezebert switch_transformers t5gemma tapas trocr vaultgemma xglm "
     "xlm xlnet yoso"
+)
+# The weights of chosen experts are cast to the type of the router's output.
+CASTS_WEIGHTS = _named(
+    "flex_olmo mellum olmoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next qwen3_omni_moe "
+    "qwen3_vl_moe qwen4_exp"
 )

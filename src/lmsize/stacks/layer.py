@@ -12,7 +12,7 @@ from lmsize.stacks.latent import is_latent
 from lmsize.stacks.local import local_section
 from lmsize.stacks.mlp import mlp
 from lmsize.stacks.recurrences import RECURRENCES
-from lmsize.stacks.sections import Section, is_plain, sections
+from lmsize.stacks.sections import Section, is_plain, recurrence, sections
 from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.stacks.spread import keeps_heads_whole
 from lmsize.tape import ops
@@ -189,5 +189,5 @@ def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, styl
     if branch.kind == "experts":
         return (style.mixture or mixture)(program, x, branch, setting, style)
     if branch.scan is not None:
-        return RECURRENCES[branch.scan.kind](program, x, branch, setting, style)
+        return RECURRENCES[recurrence(branch)](program, x, branch, setting, style)
     return mlp(program, x, branch, setting, style)

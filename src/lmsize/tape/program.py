@@ -129,6 +129,7 @@ class Program:
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
         trains_base: whether parameters of activations get gradients.
+        learns: whether autograd follows what is recorded.
         weights: ``made`` or ``read`` where blocks share their weights: whether this is the first of
             them; `is_last` whether it is the last, which makes their gradients first.
         memory: what another tower hands to every block of this one.
@@ -156,6 +157,7 @@ class Program:
         is_compiled: bool = False, trains_base: bool = True, weights: str = "", is_last: bool = False,
     ) -> None:  # fmt: skip
         self.trains_base = trains_base
+        self.learns = True
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
@@ -225,7 +227,7 @@ class Program:
             side: further outputs that only its own backward reads (masks, log-sum-exps).
             clings: what stays with its node after the backward.
         """
-        wanted = tuple(g for g in gradients if g.to.needs_grad)
+        wanted = tuple(g for g in gradients if g.to.needs_grad and self.learns)
         write.needs_grad = bool(wanted)
         if self.is_compiled and name not in WHOLE_INPUTS:
             saves = [dear for tensor in saves for dear in _dear(tensor)]
