@@ -221,7 +221,7 @@ def _stored(
         group="output head" if head else GROUPS[parameter.kind],
         shape=rank_shape(parameter, tp=layout.tp, ep=layout.ep, etp=layout.expert_tp),
         n_tensors=parameter.n_tensors * n_copies,
-        trainable=trainable and parameter.trainable,
+        trainable=trainable and parameter.learns,
         is_linear=linear or isinstance(part, Experts),
         is_expert=parameter.kind == "expert",
         is_hidden=not head and parameter.kind != "embedding",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,8 +15,8 @@ from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.parts import AttentionCore
-from lmsize.numbers import larger
+from lmsize.model.parts import AttentionCore, Buffer
+from lmsize.numbers import ceil_div, larger
 from lmsize.source import Source
 
 TABLES = Source(
@@ -41,7 +42,9 @@ def held_throughout(
     held = [_weights(setup, base, n_uncast=n_uncast)]
     if frozen:
         stage = setup.weights_stage
-        held.append(_stored("adapter_weights", adapters, setup, recipe.adapters, zero_stage=stage))
+        # Those that no gradient reaches (of towers that stand idle, of an indexer) are there too.
+        every = [replace(stored, trainable=True) for stored in adapters]
+        held.append(_stored("adapter_weights", every, setup, recipe.adapters, zero_stage=stage))
     if setup.has_main_copies and setup.optimizer_share:
         kind, share = setup.main_weights or recipe.weights, setup.optimizer_share
         held.append(_raised("main_weights", trained, setup, kind, zero_stage=1, share=share))
@@ -249,11 +252,16 @@ def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
     return n_layers * layer_bytes
 
 
-def buffers(stage: Stage) -> list[Term]:
-    """Tables of the stage's layers."""
-    leaves = [
-        table_bytes.term(f"tables of {run.n_layers} x {run.block.name}", n_layers=run.n_layers, layer_bytes=part.buffer_bytes)
-        for _, run in stage.runs for part in run.block.parts
-        if isinstance(part, AttentionCore) and part.buffer_bytes
-    ]  # fmt: skip
+def buffers(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """Tables of the stage's blocks: of the type of the weights, or of one that attention says."""
+    bits = setup.precision(setup.recipe.weights).bits
+    leaves = []
+    for _, run in stage.runs:
+        for part in run.block.parts:
+            n_bytes = part.buffer_bytes if isinstance(part, AttentionCore) else 0
+            if isinstance(part, Buffer):
+                n_bytes = ceil_div(math.prod(part.shape) * int(bits), 8)
+            if n_bytes:
+                label = f"tables of {run.n_layers} x {run.block.name}"
+                leaves.append(table_bytes.term(label, n_layers=run.n_layers, layer_bytes=n_bytes))
     return [total("buffers", leaves)] if leaves else []

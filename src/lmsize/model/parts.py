@@ -43,6 +43,11 @@ class Parameter:
     trainable: bool = True
 
     @property
+    def learns(self) -> bool:
+        """Whether gradients reach it: an indexer, which only picks, runs without any."""
+        return self.trainable and ".indexer." not in self.name
+
+    @property
     def n_params(self) -> int:
         """Number of scalars in all the tensors."""
         return math.prod(self.shape) * self.n_tensors
@@ -281,4 +286,15 @@ class Scan:
         return iter(())
 
 
-Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A table that a module keeps beside its parameters, in the type of the weights (sinusoids)."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def parameters(self) -> Iterator[Parameter]:
+        return iter(())
+
+
+Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan | Buffer

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part, Scan
 from lmsize.stacks.experts import routed_experts
+from lmsize.stacks.indexed import picked
 from lmsize.stacks.linears import applied
 from lmsize.stacks.mlp import gated_mlp
 from lmsize.stacks.sections import Section
@@ -34,6 +35,7 @@ def by_parts(
 ) -> Tensor:
     """From the normed stream of that width to what the branch adds to it."""
     walk = _Walk(program, x, width, setting, style)
+    walk.index = section.index
     for part in section.parts:
         walk.take(part)
     return walk.result()
@@ -48,6 +50,7 @@ class _Walk:
         self._program, self._setting, self._style = program, setting, style
         self._made = [_Made(x, width, is_read=True)]
         self._width = width
+        self.index: list[Part] = []
 
     def take(self, part: Part) -> None:
         """Run a part on what fits it."""
@@ -145,9 +148,21 @@ class _Walk:
         q, k = self._of(part.n_heads * part.head_dim), self._of(part.n_kv_heads * part.head_dim)
         if not part.v_head_dim:
             return
+        if self.index:
+            self._pick()
         v = self._of(part.n_kv_heads * part.v_head_dim)
         self._put(self._style.core(self._program, (q, k, v), part, self._setting),
                   part.n_heads * part.v_head_dim)  # fmt: skip
+
+    def _pick(self) -> None:
+        """The mask of an indexer, which reads the branch's input and the queries' bottleneck."""
+        reads = next(p for p in self.index if isinstance(p, Linear) and p.name.endswith("wq_b"))
+        core = next(p for p in self.index if isinstance(p, AttentionCore))
+        mask = picked(
+            self._program, self._made[0].tensor, self._of(reads.n_in), self.index,
+            core.head_dim // 2, setting=self._setting, style=self._style,
+        )  # fmt: skip
+        self._program.in_branch.append(mask)
 
     def _scan(self, part: Scan) -> None:
         """One kernel over all that waits; gives values of the width of the widest of them."""

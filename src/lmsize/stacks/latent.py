@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmsize.model.parts import AttentionCore, Linear, Norm
+from lmsize.stacks.indexed import picked
 from lmsize.stacks.linears import applied
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style, normed
@@ -35,7 +36,7 @@ def latent_qkv(
     n_plain = core.head_dim - n_turned
     # A norm that runs again is not saved; what it hands on is, as it is.
     entry = setting.of_shared if setting.runs_again("layernorm") else setting
-    q = _queries(program, x, section, setting, style, entry=entry)
+    q, bottleneck = _queries(program, x, section, setting, style, entry=entry)
     plain, turned = ops.split(program, q, (t * core.n_heads * n_plain, t * core.n_heads * n_turned))
     compressed = applied(program, x, down, entry)
     rows = setting.n_stream_tokens  # latents are shared over the sequence as the stream is
@@ -55,6 +56,9 @@ def latent_qkv(
     k = ops.cat(program, [k_plain, repeated], name="key")
     if style.copies_values:
         v = ops.copy(program, v, name="values")
+    if section.index:
+        mask = picked(program, x, bottleneck, section.index, n_turned, setting=setting, style=style)
+        program.in_branch.append(mask)
     program.hold(plain, turned, latent, shared, both)
     return q, k, v
 
@@ -62,16 +66,18 @@ def latent_qkv(
 def _queries(
     program: Program, x: Tensor, section: Section, setting: Setting, style: Style, *,
     entry: Setting,
-) -> Tensor:  # fmt: skip
-    """One matrix, or two with a norm between; `entry` is the setting of the first."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """By one matrix, or two with a norm between, before which they are; `entry` is for the first."""
+    bottleneck = x
     for part in section.linears:
         if _leaf(part).startswith("q"):
             is_second = _leaf(part).startswith("q_b")
+            bottleneck = x if is_second else bottleneck
             x = applied(program, x, part, setting if is_second else entry)
             norm = _norm(section, "q_a")
             if _leaf(part).startswith("q_a") and norm is not None:
                 x = normed(program, x, norm, setting, style, n_rows=setting.n_stream_tokens)
-    return x
+    return x, bottleneck
 
 
 def _leaf(part: Linear | Norm) -> str:

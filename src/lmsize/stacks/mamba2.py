@@ -91,9 +91,9 @@ class _Chunks:
         b, c = self._padded(b, scan.k_dim), self._padded(c, scan.k_dim)
         sums = ops.pointwise(program, exponent, name="cumulative")
         inside, held = self._inside(scaled, exponent, b, c)
-        between = self._between(scaled, sums, b, c)
+        between, also = self._between(scaled, sums, b, c)
         out = ops.copy(program, ops.add(program, inside, between))
-        program.hold(step, b, c, scaled, exponent, sums, inside, between, *held)
+        program.hold(step, b, c, scaled, exponent, sums, inside, between, *held, *also)
         whole = ops.add(program, out, residual)
         return ops.narrow(program, whole, numel=self._setting.n_tokens * scan.width)
 
@@ -140,8 +140,10 @@ class _Chunks:
         out = _product(program, masked, scaled, self._rows * self._scan.v_dim, copies="b")
         return out, (decays, scores, masked)
 
-    def _between(self, scaled: Tensor, sums: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """What chunks before add, by the states at their ends."""
+    def _between(
+        self, scaled: Tensor, sums: Tensor, b: Tensor, c: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What chunks before add, by the states at their ends; and what is named still."""
         program, scan, setting = self._program, self._scan, self._setting
         one = setting.micro_batch * scan.n_heads
         state = one * scan.v_dim * scan.k_dim
@@ -157,12 +159,12 @@ class _Chunks:
         spread = self._segment_sums(ends, pairs, n_pairs=(self._n_chunks + 1) ** 2)
         decays = ops.pointwise(program, spread, name="exp", saves="output")
         made = _product(program, decays, every, (self._n_chunks + 1) * state, copies="b")
+        program.hold(zeros, every)  # whose name the states at the chunks' starts take
         starts = ops.narrow(program, made, numel=self._n_chunks * state)
         from_start = ops.pointwise(program, sums, name="exp", saves="output")
         read = _product(program, c, starts, self._rows * scan.v_dim, copies="ab")
         out = ops.mul(program, read, from_start, small=from_start, name="between chunks")
-        program.hold(left, to_end, decayed, states, zeros, every, decays, made, read)
-        return out
+        return out, (left, to_end, decayed, zeros, decays, made, read)
 
 
 def _product(program: Program, a: Tensor, b: Tensor, numel: Any, *, copies: str) -> Tensor:

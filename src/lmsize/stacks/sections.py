@@ -7,6 +7,7 @@ from typing import Literal
 
 from lmsize.model.parts import (
     AttentionCore,
+    Buffer,
     Conv,
     Embedding,
     Experts,
@@ -20,6 +21,15 @@ from lmsize.model.spec import Block
 
 Kind = Literal["attention", "mlp", "experts", "scan"]
 SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
+INDEXER = frozenset(
+    f"self_attn.indexer.{leaf}" for leaf in ("wq_b", "wk", "k_norm", "weights_proj")
+)
+KIMIS = tuple(
+    frozenset(("q_proj", "k_proj", "v_proj", "b_proj", *gates)) for gates in (
+        ("forget_gate.f_a_proj", "forget_gate.f_b_proj", "g_a_proj", "g_b_proj"),
+        ("forget_gate.f_proj", "g_proj"),
+    )
+)  # fmt: skip
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -34,6 +44,7 @@ class Section:
     Attributes:
         before: the norm of its input; `after` that of its output.
         norms: of queries, keys and latents.
+        index: of an indexer, which picks what attention sees.
         positions: projections of a table of positions, which no token passes through.
         table: of relative positions, where the layer makes its bias of them.
         parts: all of it, in the order in which the module lists them.
@@ -51,6 +62,7 @@ class Section:
     convs: list[Conv] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     positions: list[Linear] = field(default_factory=list)
+    index: list[Part] = field(default_factory=list)
     table: Embedding | None = None
     parts: list[Part] = field(default_factory=list)
 
@@ -107,7 +119,9 @@ def _groups(block: Block) -> list[Norm | Section]:
     for part in block.parts:
         last = groups[-1] if groups else None
         open_ = last if isinstance(last, Section) else None
-        if is_inner_norm(part, open_):
+        if open_ is not None and _is_of_indexer(part, open_):
+            open_.index.append(part)
+        elif is_inner_norm(part, open_):
             holders = (g for g in reversed(groups) if isinstance(g, Section) and (g.core or g.scan))
             owner = next(holders, open_)
             if owner is not None and isinstance(part, Norm):
@@ -115,12 +129,19 @@ def _groups(block: Block) -> list[Norm | Section]:
                 owner.parts.append(part)
         elif isinstance(part, Norm):
             groups.append(part)
-        elif not isinstance(part, Plain) and not _is_empty(part):
+        elif not isinstance(part, Plain | Buffer) and not _is_empty(part):
             if open_ is None or _is_complete(open_, part):
                 open_ = Section("mlp")
                 groups.append(open_)
             _extend(open_, part)
     return groups
+
+
+def _is_of_indexer(part: Part, section: Section) -> bool:
+    """Part of an indexer, its core of no values among them."""
+    if isinstance(part, AttentionCore):
+        return bool(section.index) and not part.v_head_dim
+    return getattr(part, "name", "") in INDEXER
 
 
 def _is_empty(part: Part) -> bool:
@@ -162,11 +183,19 @@ def is_understood(block: Block) -> bool:
     return block.role != "layer" or all(is_plain(section) for section in sections(block))
 
 
+def recurrence(section: Section) -> str:
+    """Whose program a scan has; empty if none: delta rules differ by what makes their decays."""
+    names = [part.name for part in section.linears]
+    kind = section.scan.kind if section.scan else ""
+    if kind == "delta" and {name.removeprefix("self_attn.") for name in names} in KIMIS:
+        return "kda"
+    return kind if kind in SCANS and any(".in_proj" in name for name in names) else ""
+
+
 def is_plain(section: Section) -> bool:
     """Attention with projections for queries, keys and values; MLPs of two or three matrices."""
     if section.scan:
-        is_qwens = any(".in_proj" in part.name for part in section.linears)
-        return section.scan.kind in SCANS and is_qwens
+        return bool(recurrence(section))
     if section.convs:
         return False
     if section.experts:

@@ -129,6 +129,7 @@ class Program:
         fuses_weight_gradients: products add to gradients that are there, and make no tensor.
         is_compiled: what is cheap to compute again is not saved, but what it is made from.
         trains_base: whether parameters of activations get gradients.
+        learns: whether autograd follows what is recorded.
         weights: ``made`` or ``read`` where blocks share their weights: whether this is the first of
             them; `is_last` whether it is the last, which makes their gradients first.
         memory: what another tower hands to every block of this one.
@@ -143,6 +144,7 @@ class Program:
         inner: what the last projection of a branch read.
         casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
+        returned: what the last attention gave beside its output, which the block names until the next.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
         in_branch: what the code of a branch names until its sum with the stream is taken.
@@ -155,6 +157,7 @@ class Program:
         is_compiled: bool = False, trains_base: bool = True, weights: str = "", is_last: bool = False,
     ) -> None:  # fmt: skip
         self.trains_base = trains_base
+        self.learns = True
         self.ops: list[Op] = []
         self.autocast = autocast
         self.fuses_weight_gradients = fuses_weight_gradients
@@ -170,6 +173,7 @@ class Program:
         self.awaited: list[Tensor] = []
         self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
+        self.returned: tuple[Tensor, ...] = ()
         self.inner: Tensor | None = None
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []
@@ -223,7 +227,7 @@ class Program:
             side: further outputs that only its own backward reads (masks, log-sum-exps).
             clings: what stays with its node after the backward.
         """
-        wanted = tuple(g for g in gradients if g.to.needs_grad)
+        wanted = tuple(g for g in gradients if g.to.needs_grad and self.learns)
         write.needs_grad = bool(wanted)
         if self.is_compiled and name not in WHOLE_INPUTS:
             saves = [dear for tensor in saves for dear in _dear(tensor)]
