@@ -14,7 +14,7 @@ from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.parts import AttentionCore
+from lmsize.model.parts import AttentionCore, Scan
 from lmsize.numbers import larger
 from lmsize.source import Source
 
@@ -251,11 +251,15 @@ def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
     return n_layers * layer_bytes
 
 
-def buffers(stage: Stage) -> list[Term]:
-    """Tables of the stage's layers."""
-    leaves = [
-        table_bytes.term(f"tables of {run.n_layers} x {run.block.name}", n_layers=run.n_layers, layer_bytes=part.buffer_bytes)
+def buffers(stage: Stage, itemsize: float) -> list[Term]:
+    """Tables of the stage's layers; those of scans in the type of the weights (`itemsize` bytes)."""
+    found = [
+        (run, part.buffer_bytes if isinstance(part, AttentionCore) else part.n_table * itemsize)
         for _, run in stage.runs for part in run.block.parts
-        if isinstance(part, AttentionCore) and part.buffer_bytes
+        if isinstance(part, AttentionCore | Scan)
+    ]  # fmt: skip
+    leaves = [
+        table_bytes.term(f"tables of {run.n_layers} x {run.block.name}", n_layers=run.n_layers, layer_bytes=n_bytes)
+        for run, n_bytes in found if n_bytes
     ]  # fmt: skip
     return [total("buffers", leaves)] if leaves else []

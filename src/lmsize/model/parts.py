@@ -278,6 +278,12 @@ class Scan:
     chunk: int = 64
 
     @property
+    def n_table(self) -> int:
+        """Numbers that its module keeps as buffers: lightning attention's decays of a block."""
+        pairs = self.chunk * self.chunk + 2 * self.chunk + 1
+        return self.n_heads * pairs if self.kind == "lightning" else 0
+
+    @property
     def width(self) -> int:
         """Of the values of all heads."""
         return self.n_heads * self.v_dim
