@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,8 +15,8 @@ from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.parts import AttentionCore, Scan
-from lmsize.numbers import larger
+from lmsize.model.parts import AttentionCore, Buffer
+from lmsize.numbers import ceil_div, larger
 from lmsize.source import Source
 
 TABLES = Source(
@@ -251,15 +252,16 @@ def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
     return n_layers * layer_bytes
 
 
-def buffers(stage: Stage, itemsize: float) -> list[Term]:
-    """Tables of the stage's layers; those of scans in the type of the weights (`itemsize` bytes)."""
-    found = [
-        (run, part.buffer_bytes if isinstance(part, AttentionCore) else part.n_table * itemsize)
-        for _, run in stage.runs for part in run.block.parts
-        if isinstance(part, AttentionCore | Scan)
-    ]  # fmt: skip
-    leaves = [
-        table_bytes.term(f"tables of {run.n_layers} x {run.block.name}", n_layers=run.n_layers, layer_bytes=n_bytes)
-        for run, n_bytes in found if n_bytes
-    ]  # fmt: skip
+def buffers(setup: TrainingSetup, stage: Stage) -> list[Term]:
+    """Tables of the stage's blocks: of the type of the weights, or of one that attention says."""
+    bits = setup.precision(setup.recipe.weights).bits
+    leaves = []
+    for _, run in stage.runs:
+        for part in run.block.parts:
+            n_bytes = part.buffer_bytes if isinstance(part, AttentionCore) else 0
+            if isinstance(part, Buffer):
+                n_bytes = ceil_div(math.prod(part.shape) * int(bits), 8)
+            if n_bytes:
+                label = f"tables of {run.n_layers} x {run.block.name}"
+                leaves.append(table_bytes.term(label, n_layers=run.n_layers, layer_bytes=n_bytes))
     return [total("buffers", leaves)] if leaves else []

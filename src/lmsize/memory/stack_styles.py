@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lmsize.model.spec import Block, ModelSpec
-from lmsize.stacks import litgpt, megatron, torchtitan, transformers, unsloth
+from lmsize.model.spec import Block, ModelSpec, Run
+from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
 from lmsize.stacks.further import is_further_understood
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Style
@@ -39,9 +39,13 @@ def not_understood(model: ModelSpec) -> list[str]:
     found = (
         run.block.name
         for tower, run in model.runs()
-        if tower.stream != "idle" and not _is_understood(run.block)
+        if tower.stream != "idle" and not (_is_understood(run.block) and _has_program(run, model))
     )
     return sorted(set(found))
+
+
+def _has_program(run: Run, model: ModelSpec) -> bool:
+    return run.block.role != "layer" or model.conduct.model_type not in habits.OWN_LAYERS
 
 
 def _is_understood(block: Block) -> bool:

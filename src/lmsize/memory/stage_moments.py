@@ -133,11 +133,8 @@ class _Rank:
         held = held_throughout(
             setup, self.base, self.own, self.trained, frozen=self.adapters is not None, uncast=uncast
         )  # fmt: skip
-        return (
-            held
-            + buffers(self.stage, setup.precision(setup.recipe.weights).bits / 8)
-            + standing(setup, self.stage, self.adapters)
-        )
+        tables = buffers(setup, self.stage)
+        return held + tables + standing(setup, self.stage, self.adapters)
 
     def _states(self) -> Term:
         return states(self.setup, self.trained, frozen=self.adapters is not None)

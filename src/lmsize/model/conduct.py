@@ -10,14 +10,17 @@ from lmsize.model.config import Config
 
 ACTIVATION = (
     "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj",
-    "afn", "mlp_hidden_act", "ffn_act_fn",
+    "afn", "mlp_hidden_act", "ffn_act_fn", "dense_act_fn",
 )  # fmt: skip
 OWN_ACTIVATIONS = {
     "bloom": "bloom_gelu",
     "gpt_oss": "clamped_swiglu",
     "minimax_m3_vl_text": "clamped_swiglu",
     "mpt": "gelu",
+    "ctrl": "relu",
+    "esm": "esm_gelu",
 }  # which the class writes itself, whatever the config says
+NAMED_OTHERWISE = {("openai-gpt", "gelu"): "gelu_new"}  # what a class means by a name
 GATED_T5 = {"gated-gelu": "gelu_new", "gated-silu": "silu", "gated-relu": "relu"}
 HIDDEN_DROPOUT = (
     "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout_rate", "residual_dropout",
@@ -35,6 +38,8 @@ EMBEDDING_DROPOUT = (
 OWN_EMBEDDING_DROPOUT = {"gpt_neox": "hidden_dropout", "opt": ""}
 # A class that drops out by one rate of a section of its config, whatever stands beside it.
 ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
+ACTIVATION_DROPOUT = ("activation_dropout", "dropout_rate")
+GATES_DROPPED = ("gte", "new")  # whose MLP drops out what the gate gives at the rate of its output
 ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
 
 
@@ -83,17 +88,20 @@ def read_conduct(config: Config) -> Conduct:
     """What a config says of how its text model computes; nothing in it is an error here."""
     section = config.section("text_config") or config.section("llm_config") or config
     known = {**section.defaults, **section.raw}
-    rotary = any(key in known for key in ROTARY) and not known.get("alibi")
+    others = known.get("alibi") or known.get("position_embedding_type") == "absolute"
+    rotary = any(key in known for key in ROTARY) and not others
     activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
     rates = _rates(section.model_type, known)
     old_falcon = section.model_type.startswith("RefinedWeb")
     return Conduct(
         model_type=section.model_type or "llama",
-        activation=GATED_T5.get(activation, activation),
+        activation=NAMED_OTHERWISE.get(
+            (section.model_type, activation), GATED_T5.get(activation, activation)
+        ),
         hidden_dropout=_rate(rates, HIDDEN_DROPOUT),
         attention_dropout=_rate(rates, ATTENTION_DROPOUT),
         embedding_dropout=_rate(rates, EMBEDDING_DROPOUT),
-        activation_dropout=_rate(rates, ("activation_dropout", "dropout_rate")),
+        activation_dropout=_rate(rates, _mlp_dropout(section.model_type)),
         rotary=rotary,
         rotary_frac=_rotary_frac(known),
         rotary_by_kind=_is_by_kind(known),
@@ -107,6 +115,10 @@ def read_conduct(config: Config) -> Conduct:
             known.get("new_decoder_architecture", section.model_type == "RefinedWeb")
         ),
     )
+
+
+def _mlp_dropout(model_type: str) -> tuple[str, ...]:
+    return ("hidden_dropout_prob",) if model_type in GATES_DROPPED else ACTIVATION_DROPOUT
 
 
 def _text(known: Mapping[str, Any], keys: tuple[str, ...], fallback: str) -> str:

@@ -69,15 +69,17 @@ def decoder_flags(config: Config) -> tuple[bool, bool]:
 def bert_embedding(
     config: Config, shape: Shape, *, width: int | None = None, n_positions: int | None = None,
     n_types: int | None = None, norm: bool = True, extra: Iterable[Part] = (),
+    before: Iterable[Part] = (),
 ) -> Block:  # fmt: skip
     """Tables of tokens, positions and types, and the norm of their sum.
 
     `n_positions` and `n_types` are rows of the tables, else the config's; 0 leaves a table out.
+    `before` comes between the words and the positions, `extra` last.
     """
     size = width or shape.width
     positions = config.int("max_position_embeddings") if n_positions is None else n_positions
     types = config.int("type_vocab_size", least=0) if n_types is None else n_types
-    parts: list[Part] = []
+    parts: list[Part] = list(before)
     if positions:
         parts.append(Embedding("embeddings.position_embeddings", positions, size))
     if types:
@@ -117,30 +119,30 @@ def rotary_attention(
 def bert_layer(
     shape: Shape, *, flags: tuple[bool, bool] = (False, False),
     norms: tuple[str, str] = BERT_NORMS, bias: bool = True, window: int | None = None,
-    extra: Iterable[Part] = (),
+    norms_first: bool = False, extra: Iterable[Part] = (),
 ) -> Block:  # fmt: skip
     """Attention, feed-forward and two norms; as a decoder, cross attention between them.
 
     `flags` say causal and cross (:func:`decoder_flags`); `norms` name the norms of attention
-    and feed-forward (where they stand does not matter for any count); `bias` is that of query,
-    key and value.
+    and feed-forward, which `norms_first` puts before them, not after; `bias` is that of query, key
+    and value.
     """
     causal, cross = flags
-    across: tuple[Part, ...] = ()
+    branches: list[tuple[tuple[Part, ...], str]] = [
+        (bert_attention(shape, bias=bias, causal=causal, window=window), norms[0])
+    ]
     if cross:
-        across = (
-            *bert_attention(shape, prefix="crossattention", bias=bias, causal=False, cross=True),
-            layer_norm(norms[0].replace("attention", "crossattention", 1), shape.width),
-        )
-    parts = (
-        *bert_attention(shape, bias=bias, causal=causal, window=window),
-        layer_norm(norms[0], shape.width),
-        *across,
-        *mlp(width=shape.width, ffn=shape.ffn, up="intermediate.dense", down="output.dense"),
-        layer_norm(norms[1], shape.width),
-        *extra,
+        across = bert_attention(shape, prefix="crossattention", bias=bias, causal=False, cross=True)
+        branches.append((across, norms[0].replace("attention", "crossattention", 1)))
+    feed_forward = mlp(
+        width=shape.width, ffn=shape.ffn, up="intermediate.dense", down="output.dense"
     )
-    return Block("layer", parts)
+    branches.append((feed_forward, norms[1]))
+    parts: list[Part] = []
+    for branch, name in branches:
+        norm = layer_norm(name, shape.width)
+        parts += (norm, *branch) if norms_first else (*branch, norm)
+    return Block("layer", (*parts, *extra))
 
 
 def bert_heads(
@@ -160,6 +162,11 @@ def bert_heads(
         "SequenceClassification": (*pooled, label_head(width, labels)),
         "MultipleChoice": (*pooled, label_head(width, 1)),
     }
+
+
+def unused(*parts: Part, name: str = "pooler") -> Tower:
+    """What a class builds though its loss never reads it: no gradient reaches it."""
+    return Tower(name, (Run(Block(name, parts, "head")),), "idle")
 
 
 def encoder(

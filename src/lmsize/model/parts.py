@@ -278,12 +278,6 @@ class Scan:
     chunk: int = 64
 
     @property
-    def n_table(self) -> int:
-        """Numbers that its module keeps as buffers: lightning attention's decays of a block."""
-        pairs = self.chunk * self.chunk + 2 * self.chunk + 1
-        return self.n_heads * pairs if self.kind == "lightning" else 0
-
-    @property
     def width(self) -> int:
         """Of the values of all heads."""
         return self.n_heads * self.v_dim
@@ -292,4 +286,15 @@ class Scan:
         return iter(())
 
 
-Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A table that a module keeps beside its parameters, in the type of the weights (sinusoids)."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def parameters(self) -> Iterator[Parameter]:
+        return iter(())
+
+
+Part = Linear | Experts | Embedding | Norm | Plain | Conv | AttentionCore | Scan | Buffer

@@ -24,7 +24,7 @@ def attention(
     assert core is not None
     if own := style.attentions.get(setting.conduct.model_type):
         return own(program, x, section, setting, style)
-    start, gate = len(program.ops), None
+    start, gate, before = len(program.ops), None, program.returned
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
     else:
@@ -52,6 +52,8 @@ def attention(
     program.inner = out
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
+    if program.returned is not before:
+        program.hold(*before)  # by an attention before, whose names these take now
     return out
 
 
@@ -86,6 +88,8 @@ def _gated_query(
 
 def _turned(program: Program, qkv: QKV, section: Section, *, setting: Setting, style: Style) -> QKV:
     """Queries and keys normed and turned by their positions, in the order of the class."""
+    if setting.conduct.model_type in habits.SCALES_QUERIES:
+        qkv = ops.pointwise(program, qkv[0], name="scaled query"), *qkv[1:]
     crosses = section.core is not None and section.core.cross
     if not setting.conduct.rotary or crosses:
         return _normed_heads(program, qkv, section, setting=setting, style=style)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from lmsize.model.parts import Embedding, Linear, Norm
+from lmsize.model.parts import Embedding, Linear, Norm, Plain
 from lmsize.model.spec import Block
 from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
 from lmsize.stacks.linears import INTEGER, applied
 from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES, capped
-from lmsize.stacks.setting import Setting, Style, new_program, normed
+from lmsize.stacks.setting import Setting, Style, new_program, normed, parameter
 from lmsize.stacks.spread import table_scratch_bytes
 from lmsize.tape import ops
-from lmsize.tape.program import Op, Program, Tensor
+from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
+BY_TOKEN = ("type", "pronunciation", "shape_embed", "x_pos", "y_pos", "h_pos", "w_pos")
 Use = Literal["parameter", "shared", "waiting"]
 
 
@@ -68,24 +69,26 @@ def _tables(
 
     Dropout comes after the first norm, where there is one, and else last.
     """
-    rate = setting.conduct.embedding_dropout
+    keeps_all = setting.conduct.model_type in habits.KEEPS_EMBEDDINGS
+    rate = 0.0 if keeps_all else setting.conduct.embedding_dropout
     is_dropped = False
+    meet = _joined if _are_joined(block) else ops.add
     stream: Tensor | None = None
     leaf: Tensor | None = None
     for part in block.parts:
         if isinstance(part, Embedding):
-            n_rows = setting.n_stream_tokens if part.is_vocabulary or "type" in part.name else None
+            n_rows = setting.n_stream_tokens if _is_by_token(part) else None
             row = _looked_up(
                 program, local_embedding(part, setting.layout), setting, n_rows, use=use
             )
             leaf = row if part.is_vocabulary and setting.inputs_need_grad else leaf
-            stream = row if stream is None else ops.add(program, stream, row)
+            stream = row if stream is None else meet(program, stream, row)
         elif isinstance(part, Norm) and stream is not None:
             stream = normed(program, stream, part, setting, style)
             stream = stream if is_dropped else ops.dropout(program, stream, rate)
             is_dropped = True
         elif isinstance(part, Linear) and stream is not None:
-            stream = applied(program, stream, part, setting)
+            stream, meet = applied(program, stream, part, setting), ops.add
     if stream is None:
         raise ValueError(f"{block.name} has no embedding")
     scales_outside = setting.conduct.model_type in habits.SCALES_OUTSIDE
@@ -93,6 +96,25 @@ def _tables(
         stream = ops.pointwise(program, stream, name="scaled embedding")
         leaf = leaf if scales_outside or leaf is None else stream
     return stream if is_dropped else ops.dropout(program, stream, rate), leaf
+
+
+def _joined(program: Program, stream: Tensor, row: Tensor) -> Tensor:
+    return ops.cat(program, [stream, row], name="tables")
+
+
+def _are_joined(block: Block) -> bool:
+    """Whether the tables before a projection lie side by side for it, not on top of each other."""
+    widths: list[int] = []
+    for part in block.parts:
+        if isinstance(part, Linear):
+            return len(widths) > 1 and part.n_in == sum(widths)
+        widths += [part.width] if isinstance(part, Embedding) else []
+    return False
+
+
+def _is_by_token(part: Embedding) -> bool:
+    """Whether each token of each sequence has a row of its own; positions are alike for all."""
+    return part.is_vocabulary or any(word in part.name for word in BY_TOKEN)
 
 
 def _looked_up(
@@ -148,6 +170,7 @@ def head_program(
             x = _projected(program, x, local, setting)
             if not _is_output(part, block):
                 x = style.activation(program, x, setting.conduct.activation)
+    x = _biased(program, x, block, setting)
     if is_read:
         kept = (x,) if _is_saved(x, setting) else ()
         program.ops.append(Op("kept for the decoder", (x,), (), saves=kept))
@@ -159,6 +182,17 @@ def head_program(
         program.hold(outputs)
     program.outputs.append(x)
     return program
+
+
+def _biased(program: Program, x: Tensor, block: Block, setting: Setting) -> Tensor:
+    """The logits plus a parameter, in the larger of both types, where a class writes it so."""
+    part = next((part for part in block.parts if isinstance(part, Plain)), None)
+    if part is None or setting.conduct.model_type not in habits.BIAS_APART:
+        return x
+    bias = parameter(program, part.name, part.shape[-1], setting)
+    made = Tensor("logits", x.numel, max(x.itemsize, bias.itemsize))
+    to_logits = Gradient(x, "same" if x.itemsize == made.itemsize else "new")
+    return program.record("add", [x, bias], made, gradients=[to_logits, Gradient(bias)])
 
 
 def _is_saved(x: Tensor, setting: Setting) -> bool:

@@ -34,9 +34,16 @@ CENTRED = _named("cohere cohere2 cohere2_moe")
 RAISES_QUERIES = CENTRED | _named("qwen qwen2_vl qwen2_5_vl")
 # Rotary positions are computed in fp32 and cast back.
 FP32_ROTARY = _named(
-    "cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "
+    "beam cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe esm exaone4_5 flex_olmo glm4v glm4v_moe olmo olmo2 "
     "olmo3 olmo_hybrid qwen qwen2_vl qwen2_5_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe"
 )
+# ... of which each half of the sum has an fp32 copy of its own.
+RAISES_TWICE = _named("esm")
+# Queries are scaled before they are turned; their scores by one, or not at all.
+SCALES_QUERIES = _named("esm xglm")
+LEAVES_SCORES = _named("xglm")
+# Masked scores are bounded by the least number of their type.
+BOUNDS_SCORES = _named("xglm")
 # Rotary positions are a complex product in fp32, cast back.
 COMPLEX_ROTARY = _named("deepseek_v2 llama4")
 # Embeddings are multiplied by a constant outside of their module, which lets go of the first form.
@@ -45,7 +52,7 @@ SCALES_OUTSIDE = _named(
     "granitemoeshared hyperclovax"
 )
 # The layer names what its first norm and its attention gave until it ends.
-NAMES_BRANCH = _named("stablelm")
+NAMES_BRANCH = _named("openai-gpt stablelm")
 # ... or what its attention gave alone.
 NAMES_ATTENTION = _named("modernbert")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
@@ -55,11 +62,12 @@ SLICED_ROTARY = _named(
 )
 # Eager attention takes its softmax in the type of the scores.
 OWN_SOFTMAX = _named(
-    "albert bart bert bert-generation biogpt blenderbot blenderbot-small bros camembert codegen ctrl "
-    "data2vec-text deberta deberta-v2 distilbert electra ernie esm flaubert gpt2 gpt_neo "
-    "gpt-sw3 gpt_bigcode ibert imagegpt layoutlm luke m2m_100 marian mbart megatron-bert mobilebert "
-    "mpnet mvp nystromformer openai-gpt pegasus plbart rembert roberta roberta-prelayernorm "
-    "roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod "
+    "albert bart bert bert-generation bigbird_pegasus biogpt blenderbot blenderbot-small bros "
+    "camembert codegen ctrl data2vec-text deberta deberta-v2 distilbert electra ernie esm esmc "
+    "flaubert gpt-sw3 gpt2 gpt_bigcode gpt_neo gte ibert imagegpt jina_embeddings_v3 luke m2m_100 "
+    "marian mbart megatron-bert mobilebert mpnet mvp new nllb-moe nomic_bert nystromformer "
+    "openai-gpt pegasus pegasus_x plbart rembert roberta roberta-prelayernorm roc_bert roformer "
+    "squeezebert xglm xlm xlm-roberta xlm-roberta-xl xmod "
     "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
 )
 # Queries and keys are turned before their norms.
@@ -76,9 +84,9 @@ DENSE_EXPERTS = _named("llama4")
 # A learned sink of each head stands beside the scores of every row.
 SINKS = _named("gpt_oss")
 # ... and casts the result to the type of the values.
-CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt openai-gpt")
-# The layer computes its MLP itself, and its one variable lets go of the norm's output on the way.
-INLINE_MLP = _named("biogpt blenderbot m2m_100 mbart opt pegasus xglm")
+CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
+# Scores are masked by a product with a buffer and a sum.
+MASKS_BY_PRODUCT = _named("openai-gpt")
 # The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
 NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
 # The layer names what its attention gave, dropped out, until it ends.
@@ -92,9 +100,9 @@ OUTPUT_APART = _named(
     "xlm-roberta xlm-roberta-xl xmod"
 )
 # What these add to the stream does not drop out.
-UNDROPPED = {"attention": _named("distilbert"), "mlp": _named("albert")}
+UNDROPPED = {"attention": _named("distilbert"), "mlp": _named("albert xlm-roberta-xl")}
 # The sum is written where the norm is called, so that its terms have names until that is done.
-SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert")
+SUMS_IN_CALL = OUTPUT_APART | _named("albert distilbert openai-gpt")
 # Norms of branches side by side are all taken before the first branch.
 NORMS_FIRST = _named("falcon RefinedWeb RefinedWebModel")
 # Linears of a class of their own, derived from torch's: transformers does not quantise those, and
@@ -104,6 +112,22 @@ DERIVED_LINEARS = _named("falcon RefinedWeb RefinedWebModel")
 ALWAYS_MASKED = _named("deepseek_v32 falcon glm_moe_dsa RefinedWeb RefinedWebModel")
 # A mask of booleans fills scores, each layer of which saves it.
 FILLS_SCORES = _named("mpt")
+# Embeddings are not dropped out, whatever the config says.
+KEEPS_EMBEDDINGS = _named("esm")
+# Layers written in a way that no program here follows: their parts are taken one by one.
+OWN_LAYERS = _named("beam cpmant mra neomme yoso")
+# The MLP is written in the layer's own code, where each tensor takes the name of the one before.
+INLINE_MLP = _named(
+    "bigbird_pegasus biogpt blenderbot m2m_100 mbart nllb-moe opt pegasus pegasus_x xglm"
+)
+# Attention returns its probabilities as they were before they were dropped out.
+RETURNS_WHOLE = _named("xglm")
+# What a branch adds to the stream is scaled first.
+SCALES_BRANCHES = _named("esmc")
+# LayerNorm gives back the type that it got.
+CASTS_LAYER_NORM = _named("esmc")
+# The bias of the last projection is a parameter of its own, and a sum of its own.
+BIAS_APART = _named("esm")
 # A buffer is added to the logits: in fp32 under autocast, which makes them so.
 LOGITS_BIAS = _named(
     "bart bigbird_pegasus blenderbot blenderbot-small led marian mbart mvp pegasus plbart"

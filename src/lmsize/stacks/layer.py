@@ -53,7 +53,8 @@ def layer_program(
     else:
         for branch in branches:
             stream = residual(program, stream, branch, setting, style)
-    program.hold(given, *program.named)  # the loop over the layers still names what it was given
+    # The loop over the layers still names what it was given.
+    program.hold(given, *program.named, *program.returned)
     program.outputs.append(stream)
     return program
 
@@ -89,16 +90,19 @@ def residual(
     x = _branch(program, x, branch, setting, style)
     if style.recomputes_modules:
         _recompute(program, branch, setting, start=start, after_norm=after_norm)
-    _let_go_of_branch(program, entered, x, branch, setting)
     is_bare = setting.conduct.model_type in habits.UNDROPPED.get(branch.kind, ())
     rate = 0.0 if is_bare else setting.conduct.hidden_dropout
-    adds_first = branch.before is None and branch.after is not None and branch.after.bias
-    if adds_first and branch.after is not None:  # BERT: the norm is of the sum
+    norms_sum = branch.before is None and branch.after is not None and branch.after.bias  # BERT
+    if norms_sum or branch.after is None:
         x = ops.dropout(program, x, rate)
+    _let_go_of_branch(program, entered, x, branch, setting)
+    if norms_sum and branch.after is not None:
         return _normed_sum(program, x, stream, branch.after, setting=setting, style=style)
     if branch.after is not None:
         x = normed(program, x, branch.after, setting, style)
-    x = ops.dropout(program, x, rate)
+        x = ops.dropout(program, x, rate)
+    if setting.conduct.model_type in habits.SCALES_BRANCHES:
+        x = ops.pointwise(program, x, name="scaled branch")
     if setting.conduct.model_type in habits.NAMES_OUTPUT and branch.kind == "attention":
         program.named.append(x)
     total = ops.add(program, stream, x)
@@ -177,7 +181,7 @@ def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Ten
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:
-    if not is_plain(branch):
+    if not is_plain(branch) or setting.conduct.model_type in habits.OWN_LAYERS:
         width = program.inputs[0].numel // setting.n_stream_tokens
         return by_parts(program, x, branch, setting, style, width=width)
     if branch.kind == "attention":

@@ -7,6 +7,7 @@ from typing import Literal
 
 from lmsize.model.parts import (
     AttentionCore,
+    Buffer,
     Conv,
     Embedding,
     Experts,
@@ -128,7 +129,7 @@ def _groups(block: Block) -> list[Norm | Section]:
                 owner.parts.append(part)
         elif isinstance(part, Norm):
             groups.append(part)
-        elif not isinstance(part, Plain) and not _is_empty(part):
+        elif not isinstance(part, Plain | Buffer) and not _is_empty(part):
             if open_ is None or _is_complete(open_, part):
                 open_ = Section("mlp")
                 groups.append(open_)

@@ -11,9 +11,10 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.derived import with_derived_linears
+from lmsize.stacks.masking import masked
 from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.positions import over_sequences
-from lmsize.stacks.sdpa import fused_core, is_masked, lies_by_head, repeated
+from lmsize.stacks.sdpa import fused_core, lies_by_head, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
@@ -31,7 +32,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting) if part.weight else None
     if weight is not None and part.has_means:
         bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
-        return kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
+        made = kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
+        return ops.cast(program, made, x.itemsize) if kind in habits.CASTS_LAYER_NORM else made
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
     if weight is not None and kind in habits.CENTRED:
         return _centred(program, x, raised, weight, n_rows=n_rows)
@@ -81,7 +83,7 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
         return complex_rotary(program, x)
     if kind not in habits.SLICED_ROTARY:
         raised = ops.cast(program, x, FP32) if kind in habits.RAISES_QUERIES else x
-        turned = _turned(program, raised, table)
+        turned = _turned(program, raised, table, raises_twice=kind in habits.RAISES_TWICE)
         return ops.cast(program, turned, x.itemsize) if in_fp32 else turned
     n_turned = round_half(x.numel * setting.conduct.rotary_frac)
     part = ops.narrow(program, x, numel=n_turned)
@@ -100,8 +102,9 @@ def round_half(value: Any) -> Any:
     return value // 1
 
 
-def _turned(program: Program, x: Tensor, table: Tensor) -> Tensor:
-    straight = ops.mul(program, x, table)
+def _turned(program: Program, x: Tensor, table: Tensor, *, raises_twice: bool = False) -> Tensor:
+    straight = ops.mul(program, ops.cast(program, x, FP32) if raises_twice else x, table)
+    x = ops.cast(program, x, FP32) if raises_twice else x
     half = x.numel // 2
     first, second = ops.narrow(program, x, numel=half), ops.narrow(program, x, numel=half)
     turned = ops.cat(program, [ops.pointwise(program, second, name="negative"), first])
@@ -127,25 +130,23 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     q_by_head = q if is_by_head else _by_head(program, q, setting)
     k_by_head = k if is_by_head or is_grouped else _by_head(program, k, setting)
     scores = ops.matmul(program, q_by_head, k_by_head, numel=n_scores, name="scores")
-    scores = ops.pointwise(program, scores, name="scaled scores")
+    if setting.conduct.model_type not in habits.LEAVES_SCORES:
+        scores = ops.pointwise(program, scores, name="scaled scores")
     if setting.conduct.attention_softcap:
         scores = ops.pointwise(program, scores, name="over cap")
         scores = ops.pointwise(program, scores, name="tanh", saves="output")
         scores = ops.pointwise(program, scores, name="times cap")
     if program.bias is not None:
         scores = ops.add(program, scores, over_sequences(program, program.bias, setting))
-    if part.causal or is_masked(part, setting):
-        mask = Tensor("mask", 0, setting.weight_itemsize, kind="given")
-        scores = ops.add(program, scores, mask)
-    masked = scores
+    scores = names = masked(program, scores, part, setting)
     if setting.conduct.model_type in habits.SINKS:
         sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
         scores = ops.cat(program, [scores, sinks], name="scores and sinks")
         scores = ops.pointwise(program, scores, name="less their maximum")
     left = _left_of_sink(program, scores, part, setting)
     probs = _probabilities(program, scores, q, v, setting)
-    program.hold(masked)  # a name that the dropped-out probabilities take
-    probs = ops.dropout(program, probs, setting.conduct.attention_dropout)
+    program.hold(names)  # a name that the dropped-out probabilities take
+    whole, probs = probs, ops.dropout(program, probs, setting.conduct.attention_dropout)
     out = ops.matmul(
         program, probs, v if is_grouped else _by_head(program, v, setting),
         numel=setting.n_tokens * part.n_heads * part.v_head_dim, name="attention",
@@ -155,7 +156,8 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         out = ops.mul(program, out, left, small=left, name="scaled attention")
     out = ops.copy(program, out)
     program.hold(k, v)
-    program.named.append(probs)  # attention returns them too, and the layer names both
+    # Attention returns them too, and the layer names both.
+    program.returned = (whole if setting.conduct.model_type in habits.RETURNS_WHOLE else probs,)
     return out
 
 
@@ -208,6 +210,8 @@ def activation(program: Program, x: Tensor, kind: str) -> Tensor:
     if kind == "quick_gelu":
         gate = ops.pointwise(program, x, name="times 1.702")
         return ops.mul(program, x, ops.pointwise(program, gate, name="sigmoid", saves="output"))
+    if kind == "esm_gelu":
+        return _esm_gelu(program, x)
     if kind == "xielu":
         return _xielu(program, x)
     if kind == "bloom_gelu":
@@ -253,6 +257,16 @@ def _bloom_gelu(program: Program, x: Tensor) -> Tensor:
         "bloom_gelu", [x], made, saves=[x], gradients=[Gradient(x, scratch_bytes=4 * made.n_bytes)],
         forward_bytes=3 * made.n_bytes,
     )  # fmt: skip
+
+
+def _esm_gelu(program: Program, x: Tensor) -> Tensor:
+    """``x * 0.5 * (1 + erf(x / sqrt(2)))``; the root's backward is one expression of five tensors."""
+    half = ops.pointwise(program, x, name="half")
+    inner = ops.pointwise(program, x, name="over root 2")
+    curve = ops.pointwise(
+        program, inner, name="erf", saves="input", scratch_bytes=4 * inner.n_bytes
+    )
+    return ops.mul(program, half, ops.pointwise(program, curve, name="plus one"))
 
 
 def _written_gelu(program: Program, x: Tensor) -> Tensor:

@@ -144,6 +144,7 @@ class Program:
         inner: what the last projection of a branch read.
         casts: by tensor and itemsize, the last that was made.
         named: what local variables of the block's own code still name when it ends.
+        returned: what the last attention gave beside its output, which the block names until the next.
         returns_at: the number of operations of the model itself, after which the script has its
             outputs and lets go of those of the micro-batch before; None for all.
         in_branch: what the code of a branch names until its sum with the stream is taken.
@@ -172,6 +173,7 @@ class Program:
         self.awaited: list[Tensor] = []
         self.casts: dict[tuple[int, float], Tensor] = {}
         self.named: list[Tensor] = []
+        self.returned: tuple[Tensor, ...] = ()
         self.inner: Tensor | None = None
         self.returns_at: int | None = None
         self.outputs: list[Tensor] = []

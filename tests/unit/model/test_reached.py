@@ -1,10 +1,10 @@
-"""Which parameters gradients reach, and what recurrences keep beside them."""
+"""Which parameters gradients reach."""
 
 from __future__ import annotations
 
 import pytest
 
-from lmsize.model.parts import Linear, Norm, Scan
+from lmsize.model.parts import Linear, Norm
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,3 @@ from lmsize.model.parts import Linear, Norm, Scan
 )
 def test_what_only_picks_does_not_learn(part: Linear | Norm, learns: bool) -> None:
     assert {parameter.learns for parameter in part.parameters()} == {learns}
-
-
-def test_lightning_attention_keeps_tables_of_a_block() -> None:
-    scan = Scan(1, 1, "lightning", n_heads=3, chunk=2)
-    assert scan.n_table == 3 * (2 * 2 + 2 * 2 + 1)
-    assert Scan(1, 1, "delta", n_heads=3).n_table == 0

@@ -7,7 +7,7 @@ from lmsize.model.config import Config
 from lmsize.model.encoder_blocks import Shape, read_shape
 from lmsize.model.family import family
 from lmsize.model.head_blocks import generic_heads, label_head, lm_tasks, task_head
-from lmsize.model.parts import Embedding, Linear, Norm, Part
+from lmsize.model.parts import Buffer, Embedding, Linear, Norm, Part
 from lmsize.model.spec import Block, ModelSpec
 
 NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -89,11 +89,13 @@ def xglm(config: Config) -> ModelSpec:
     layer = _layer(shape, cross=config.flag("add_cross_attention"))
     tied = config.flag("tie_word_embeddings", True)
     lm = lm_head(width=shape.width, vocab=shape.vocab, tied=tied)
+    rows = config.int("max_position_embeddings") + PADDING_ROWS
+    table = Buffer("embed_positions.weights", (rows, shape.width))
     return decoder(
         config, width=shape.width, n_layers=shape.n_layers, n_heads=shape.n_heads,
         vocab=shape.vocab,
         embedding=token_embedding(
-            config, vocab=shape.vocab, width=shape.width, name="embed_tokens"
+            config, vocab=shape.vocab, width=shape.width, name="embed_tokens", extra=[table]
         ),
         layers=[layer] * shape.n_layers,
         head=task_head(
@@ -150,7 +152,10 @@ def ctrl(config: Config) -> ModelSpec:
     }
     return decoder(
         config, width=width, n_layers=shape.n_layers, n_heads=shape.n_heads, vocab=shape.vocab,
-        embedding=token_embedding(config, vocab=shape.vocab, width=width, name="w"),
+        embedding=token_embedding(
+            config, vocab=shape.vocab, width=width, name="w",
+            extra=[Buffer("pos_encoding", (config.int("n_positions"), width))],
+        ),
         layers=[layer] * shape.n_layers,
         head=task_head(config, heads, usual="LMHead", final=[layer_norm("layernorm", width)]),
         max_positions=config.int("n_positions"),

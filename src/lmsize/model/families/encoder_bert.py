@@ -12,9 +12,10 @@ from lmsize.model.encoder_blocks import (
     decoder_flags,
     encoder,
     read_shape,
+    unused,
 )
 from lmsize.model.family import family
-from lmsize.model.head_blocks import BERT_LM, lm_tasks, lm_transform, pooler, task_head
+from lmsize.model.head_blocks import BERT_LM, lm_tasks, lm_transform, pooler, task_head, task_of
 from lmsize.model.parts import Embedding, Linear, Part, Plain
 from lmsize.model.spec import ModelSpec
 
@@ -59,7 +60,9 @@ def bert(config: Config) -> ModelSpec:
 def megatron_bert(config: Config) -> ModelSpec:
     """BERT with its norms moved before attention and feed-forward, and one at the end."""
     shape = read_shape(config)
-    layer = bert_layer(shape, flags=decoder_flags(config), norms=("attention.ln", "ln"))
+    layer = bert_layer(
+        shape, flags=decoder_flags(config), norms=("attention.ln", "ln"), norms_first=True
+    )
     heads = sentence_pair_heads(config, shape, bert_lm(config, shape))
     final = layer_norm("encoder.ln", shape.width)
     return encoder(
@@ -89,24 +92,31 @@ def bert_generation(config: Config) -> ModelSpec:
     )  # fmt: skip
 
 
+def _beside_words(config: Config) -> tuple[list[Embedding], list[Embedding]]:
+    """RoCBERT's tables of shapes and sounds: those that are put beside words, and those left out."""
+    kinds = (("shape", "shape_embed"), ("pronunciation", "pronunciation_embed"))
+    made: tuple[list[Embedding], list[Embedding]] = ([], [])
+    for kind, name in kinds:
+        rows, width = config.int(f"{kind}_vocab_size"), config.int(f"{kind}_embed_dim")
+        is_read = config.flag("concat_input", True) and config.flag(f"enable_{kind}", True)
+        made[not is_read].append(Embedding(f"embeddings.{name}", rows, width))
+    return made
+
+
 @family("roc_bert")
 def roc_bert(config: Config) -> ModelSpec:
     """BERT over Chinese characters, their pronunciation and their shape."""
     shape = read_shape(config)
-    sound, sight = config.int("pronunciation_embed_dim"), config.int("shape_embed_dim")
-    extra: list[Part] = [
-        Embedding("embeddings.pronunciation_embed", config.int("pronunciation_vocab_size"), sound),
-        Embedding("embeddings.shape_embed", config.int("shape_vocab_size"), sight),
-    ]
+    joined, left = _beside_words(config)
+    before: list[Part] = list(joined)
     if config.flag("concat_input", True):
-        joined = shape.width
-        joined += sound if config.flag("enable_pronunciation", True) else 0
-        joined += sight if config.flag("enable_shape", True) else 0
-        extra.append(Linear("embeddings.map_inputs_layer", joined, shape.width, True))
+        wide = shape.width + sum(table.width for table in joined)
+        before.append(Linear("embeddings.map_inputs_layer", wide, shape.width, True))
     lm = bert_lm(config, shape)
     heads = bert_heads(config, shape, lm)
     return encoder(
-        config, shape, embedding=bert_embedding(config, shape, extra=extra),
+        config, shape, embedding=bert_embedding(config, shape, before=before),
+        extra_towers=(unused(*left, name="beside words"),) if left else (),
         layers=[bert_layer(shape, flags=decoder_flags(config))] * shape.n_layers,
         head=task_head(
             config, heads | {"PreTraining": (pooler(shape.width), *lm)}, usual="MaskedLM"
@@ -123,8 +133,8 @@ def rembert(config: Config) -> ModelSpec:
     widen = Linear("encoder.embedding_hidden_mapping_in", narrow, shape.width, True)
     lm: tuple[Part, ...] = (
         Linear("cls.predictions.dense", shape.width, wide, True),
-        lm_head(width=wide, vocab=shape.vocab, tied=False, bias=True, name=BERT_LM.decoder),
         layer_norm("cls.predictions.LayerNorm", wide),
+        lm_head(width=wide, vocab=shape.vocab, tied=False, bias=True, name=BERT_LM.decoder),
     )
     return encoder(
         config, shape, embedding=bert_embedding(config, shape, width=narrow, extra=[widen]),
@@ -143,12 +153,14 @@ def layoutlm(config: Config) -> ModelSpec:
         Embedding(f"embeddings.{axis}_position_embeddings", n_places, shape.width)
         for axis in ("x", "y", "h", "w")
     ]
-    heads = bert_heads(config, shape, bert_lm(config, shape), first=())
+    heads = bert_heads(config, shape, bert_lm(config, shape))
+    is_pooled = pooler(shape.width) in heads.get(task_of(config), ())
     return encoder(
         config, shape, embedding=bert_embedding(config, shape, extra=places),
         layers=[bert_layer(shape)] * shape.n_layers,
-        head=task_head(config, heads, usual="MaskedLM", final=[pooler(shape.width)]),
+        head=task_head(config, heads, usual="MaskedLM"),
         max_positions=config.int("max_position_embeddings"),
+        extra_towers=() if is_pooled else (unused(pooler(shape.width)),),
     )  # fmt: skip
 
 

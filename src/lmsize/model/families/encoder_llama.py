@@ -93,7 +93,7 @@ def esmc(config: Config) -> ModelSpec:
         layer_norm("post_attention_layernorm", width),
         layer_norm("norm", width, bias=False),
     )
-    extra = (rms_norm("self_attn.q_norm", width), rms_norm("self_attn.k_norm", width))
+    extra = tuple(layer_norm(f"self_attn.{x}_norm", width, bias=False) for x in "qk")
     return _llama_like(config, shape, heads, norms=norms, extra=extra, kv=False)
 
 

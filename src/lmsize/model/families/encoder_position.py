@@ -100,8 +100,9 @@ def esm(config: Config) -> ModelSpec:
         "contact_head.regression", shape.n_layers * shape.n_heads, 1, True, per_token=0.0
     )
     layer = bert_layer(
-        shape, flags=decoder_flags(config), norms=("attention.LayerNorm", "LayerNorm")
-    )
+        shape, flags=decoder_flags(config), norms=("attention.LayerNorm", "LayerNorm"),
+        norms_first=True,
+    )  # fmt: skip
     embedding = bert_embedding(
         config, shape, n_positions=positions if absolute else 0, n_types=0, norm=False,
         extra=[layer_norm("embeddings.layer_norm", shape.width)] if before else (),

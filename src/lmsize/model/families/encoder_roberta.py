@@ -71,7 +71,7 @@ def roberta_prelayernorm(config: Config) -> ModelSpec:
     """RoBERTa with norms before attention and feed-forward, and one at the end."""
     shape = read_shape(config)
     norms = ("attention.LayerNorm", "intermediate.LayerNorm")
-    layer = bert_layer(shape, flags=decoder_flags(config), norms=norms)
+    layer = bert_layer(shape, flags=decoder_flags(config), norms=norms, norms_first=True)
     return roberta_like(config, shape, layer=layer, final=[layer_norm("LayerNorm", shape.width)])
 
 
@@ -80,8 +80,9 @@ def xlm_roberta_xl(config: Config) -> ModelSpec:
     """Pre-norm too, and no norm of the embeddings."""
     shape = read_shape(config)
     norms = ("attention.self_attn_layer_norm", "LayerNorm")
+    layer = bert_layer(shape, flags=decoder_flags(config), norms=norms, norms_first=True)
     return roberta_like(
-        config, shape, layer=bert_layer(shape, flags=decoder_flags(config), norms=norms),
+        config, shape, layer=layer,
         embedding=bert_embedding(config, shape, norm=False),
         final=[layer_norm("encoder.LayerNorm", shape.width)],
     )  # fmt: skip

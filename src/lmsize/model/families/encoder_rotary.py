@@ -18,6 +18,7 @@ from lmsize.model.encoder_blocks import (
     encoder,
     read_shape,
     rotary_attention,
+    unused,
 )
 from lmsize.model.families.encoder_roberta import roberta_heads
 from lmsize.model.family import family
@@ -150,11 +151,14 @@ def neomme(config: Config) -> ModelSpec:
     tied = config.flag("tie_word_embeddings", True)
     stem: list[Part] = [
         Linear("embed_tokens.embedding_projection", rank, width),
+        Embedding("value_embeddings", vocab, n_kv * head_dim),
+    ]
+    patches = unused(
         layer_norm("patch_embeddings.norm", patch),
         Linear("patch_embeddings.up_proj", patch, 2 * width, per_token=0.0),
         Linear("patch_embeddings.down_proj", 2 * width, width, True, per_token=0.0),
-        Embedding("value_embeddings", vocab, n_kv * head_dim),
-    ]
+        name="patches",
+    )  # fmt: skip
     embedding = token_embedding(
         config, vocab=vocab, width=rank, name="embed_tokens.word_embeddings", extra=stem
     )
@@ -175,4 +179,5 @@ def neomme(config: Config) -> ModelSpec:
         ],
         head=task_head(config, heads, usual="MaskedLM"),
         max_positions=config.int("max_position_embeddings"), learned_positions=False,
+        extra_towers=(patches,),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from lmsize.model.config import Config
 from lmsize.model.encoder_blocks import Shape, check_heads
 from lmsize.model.family import family
 from lmsize.model.head_blocks import generic_heads, sequence_summary, task_head
-from lmsize.model.parts import AttentionCore, Embedding, Linear, Part
+from lmsize.model.parts import AttentionCore, Buffer, Embedding, Linear, Part
 from lmsize.model.spec import Block, ModelSpec
 
 CORE = ("n_embd", "n_layer", "n_head", "vocab_size")
@@ -103,5 +103,8 @@ def openai_gpt(config: Config) -> ModelSpec:
     width, n_layers, n_heads, vocab = config.require(*CORE)
     check_heads(config, "n_head", width, n_heads)
     shape = Shape(width, n_layers, n_heads, vocab, 4 * width)
-    layer = _layer(shape, n_kv_heads=n_heads)
+    norm, *attention, second, up, down = _layer(shape, n_kv_heads=n_heads).parts
+    positions = config.int("n_positions")
+    triangle = Buffer("attn.bias", (positions, positions))
+    layer = Block("layer", (*attention, triangle, norm, up, down, second))
     return _model(config, shape, layer, tables=("tokens_embed", "positions_embed"), final=False)
