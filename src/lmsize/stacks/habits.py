@@ -53,6 +53,8 @@ SCALES_OUTSIDE = _named(
 )
 # The layer names what its first norm and its attention gave until it ends.
 NAMES_BRANCH = _named("openai-gpt stablelm")
+# ... or what its attention gave, before it is dropped out.
+NAMES_PROJECTION = _named("gte jina_embeddings_v3 new nomic_bert")
 # ... or what its attention gave alone.
 NAMES_ATTENTION = _named("modernbert")
 # Rotary positions turn a slice of each head, which is then put together with the rest.
@@ -118,7 +120,8 @@ KEEPS_EMBEDDINGS = _named("esm")
 OWN_LAYERS = _named("beam cpmant mra neomme yoso")
 # The MLP is written in the layer's own code, where each tensor takes the name of the one before.
 INLINE_MLP = _named(
-    "bigbird_pegasus biogpt blenderbot m2m_100 mbart nllb-moe opt pegasus pegasus_x xglm"
+    "bigbird_pegasus biogpt blenderbot m2m_100 mbart nllb-moe opt pegasus pegasus_x "
+    "roberta-prelayernorm xglm xlm-roberta-xl"
 )
 # Attention returns its probabilities as they were before they were dropped out.
 RETURNS_WHOLE = _named("xglm")

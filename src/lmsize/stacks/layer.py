@@ -185,7 +185,10 @@ def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, styl
         width = program.inputs[0].numel // setting.n_stream_tokens
         return by_parts(program, x, branch, setting, style, width=width)
     if branch.kind == "attention":
-        return attention(program, x, branch, setting, style)
+        made = attention(program, x, branch, setting, style)
+        if setting.conduct.model_type in habits.NAMES_PROJECTION:
+            program.named.append(made)
+        return made
     if branch.kind == "experts":
         return (style.mixture or mixture)(program, x, branch, setting, style)
     if branch.scan is not None:
