@@ -39,7 +39,7 @@ def picked(
     )
     names = [q, k]
     q, k = (
-        _turned(program, part, t * n_heads * n_turned, setting, style)
+        _turned(program, part, t * n_heads * n_turned, names, setting=setting, style=style)
         for part, n_heads in ((q, core.n_heads), (k, 1))
     )
     read = [ops.lowered(program, ops.cast(program, part, FP32)) for part in (q, k)]
@@ -69,6 +69,10 @@ def _linear(index: list[Part], leaf: str) -> Linear:
     return next(p for p in index if isinstance(p, Linear) and p.name.endswith(f".{leaf}"))
 
 
-def _turned(program: Program, x: Tensor, numel: Any, setting: Setting, style: Style) -> Tensor:
+def _turned(
+    program: Program, x: Tensor, numel: Any, names: list[Tensor], *, setting: Setting, style: Style
+) -> Tensor:
+    """The first numbers of each head turned, and the rest; what was turned is named to the end."""
     part, rest = ops.split(program, x, (numel, x.numel - numel))
-    return ops.cat(program, [style.rotary(program, part, setting), rest], name="turned")
+    names.append(style.rotary(program, part, setting))
+    return ops.cat(program, [names[-1], rest], name="turned")

@@ -20,7 +20,7 @@ from lmsize.model.mixture_blocks import (
     read_shape,
     sparse_mlp,
 )
-from lmsize.model.parts import Conv, Linear, Norm, Part, Scan
+from lmsize.model.parts import Buffer, Conv, Linear, Norm, Part, Scan
 from lmsize.model.spec import Block, ModelSpec
 from lmsize.model.state_space_blocks import FULL, LINEAR, decayed_outer_product, mixer_kinds
 
@@ -178,10 +178,16 @@ def _minimax_kinds(config: Config, n_layers: int) -> list[str]:
 
 def _lightning(shape: Shape) -> tuple[Part, ...]:
     width, heads, inner = shape.width, shape.n_heads, shape.n_heads * shape.head_dim
+    scan = decayed_outer_product(heads, shape.head_dim, shape.head_dim)
+    block = scan.chunk
     return (
         Norm("self_attn.norm", inner),
         Linear("self_attn.qkv_proj", width, 3 * inner, False, "column", heads),
-        decayed_outer_product(heads, shape.head_dim, shape.head_dim),
+        Buffer("self_attn.slope_rate", (heads, 1, 1)),
+        Buffer("self_attn.query_decay", (heads, block, 1)),
+        Buffer("self_attn.key_decay", (heads, block, 1)),
+        Buffer("self_attn.diagonal_decay", (heads, block, block)),
+        scan,
         Linear("self_attn.out_proj", inner, width, False, "row", heads),
         Linear("self_attn.output_gate", width, inner, False, "column", heads),
     )
