@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -86,58 +86,94 @@ def placed_blocks(
         unit_of: what ranks share of one block; None where they share nothing layer by layer.
         vp: parts of a stage, which take turns with those of the others.
     """
-    itemsize, needs_grad = setting.weight_itemsize, setting.trains_base or stage.index > 0
     ranks, saved = ranks_of(adapters), saved_modules(adapters)
     style = style_of(stack, setting.switches)
     adapting = replace(style.adapting, has_magnitudes=has_magnitudes(adapters))
-    layers = sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
-    budget = layers if most_recomputed is None else most_recomputed
-    n_further = 0
+    walk = _Walk(
+        model, stack, style, recompute, accumulates, setting.weight_itemsize,
+        needs_grad=setting.trains_base or stage.index > 0,
+        budget=_n_layers(stage) if most_recomputed is None else most_recomputed,
+    )  # fmt: skip
     apart = ends_apart(stage, **setting.switches.bf16_ends, vp=vp)
-    encoder_needs_grad = needs_grad
     for tower, run, is_end, is_last, weights in in_order(apart, model, style):
-        block = run.block
-        if block.role == "embedding":
-            encoder_needs_grad = needs_grad
-            itemsize, needs_grad = setting.weight_itemsize, setting.trains_base
         own = replace(
-            setting, ranks=ranks.get((tower.name, block.name), ()), saved=saved,
+            setting, ranks=ranks.get((tower.name, run.block.name), ()), saved=saved,
             adapting=adapting, spreads=style.spreads, gathers_once=style.gathers_once,
             casts=None if is_end else setting.casts,
-            is_last=is_last, weights=weights, bias=origin_of_bias(model, tower, block, style),
+            is_last=is_last, weights=weights, bias=origin_of_bias(model, tower, run.block, style),
         )  # fmt: skip
-        own = _for_tower(own, tower)
-        left, first = run.n_layers, True
-        while left:
-            again = _is_checkpointed(block, style, recompute) and (
-                budget > 0 or block.role == "further"
-            )
-            ask = _Ask(
-                stack, own, model.width, itemsize, needs_grad,
-                again, accumulates,
-                upcasts=style.upcasts(model), use=_use(model, tower),
-                windows=_windows(tower), recomputes=recompute == "full", n_further=n_further,
-                encoder_needs_grad=encoder_needs_grad, **_crossing(model, tower),
-            )  # fmt: skip
-            made, itemsize, needs_grad = _made(block, ask)
-            steady = needs_grad == ask.needs_grad and itemsize == ask.itemsize
-            n = 1 if block.role == "further" or (first and not steady) else left
-            if again and block.role == "layer":
-                n = min(n, budget)
-                budget -= n
-            n_further += block.role == "further"
-            kept = gradient_shard(tower, run) if gradient_shard else made.gradients
+        for n, made, again in walk.through(tower, run, _for_tower(own, tower)):
             unit = unit_of(tower, run) if unit_of else NO_UNIT
+            kept = gradient_shard(tower, run) if gradient_shard else made.gradients
             # The root's gradients wait for the end, whole.
             kept = unit.kept if unit_of and not unit.in_root else kept
             together = (setting.switches.recompute_chunk or 1) if again else 1
             for count, each in _chunks(n, together):
-                label = f"{count} x {f'{each} ' if each > 1 else ''}{block.name}"
+                label = f"{count} x {f'{each} ' if each > 1 else ''}{run.block.name}"
                 yield Placed(
-                    label, block.role, count, chained(made, each), ask.checkpointed, each * kept,
-                    unit,
-                )  # fmt: skip
+                    label, run.block.role, count, chained(made, each), again, each * kept, unit
+                )
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What flows from block to block.
+
+    Attributes:
+        itemsize: of the stream; `needs_grad` whether a gradient flows back along it.
+        budget: layers that full recomputation may still take in.
+        n_further: blocks for further tokens so far.
+    """
+
+    model: ModelSpec
+    stack: str
+    style: Style
+    recompute: str
+    accumulates: bool
+    itemsize: float
+    needs_grad: bool
+    budget: int
+    encoder_needs_grad: bool = field(init=False)
+    n_further: int = 0
+
+    def __post_init__(self) -> None:
+        self.encoder_needs_grad = self.needs_grad
+
+    def through(
+        self, tower: Tower, run: Run, setting: Setting
+    ) -> Iterator[tuple[int, Piece, bool]]:
+        """Equal layers of a run: how many, one's piece, and whether they run again."""
+        block = run.block
+        if block.role == "embedding":
+            self.encoder_needs_grad = self.needs_grad
+            self.itemsize, self.needs_grad = setting.weight_itemsize, setting.trains_base
+        left, first = run.n_layers, True
+        while left:
+            again = _is_checkpointed(block, self.style, self.recompute) and (
+                self.budget > 0 or block.role == "further"
+            )
+            ask = self._ask(tower, setting, again=again)
+            made, self.itemsize, self.needs_grad = _made(block, ask)
+            steady = self.needs_grad == ask.needs_grad and self.itemsize == ask.itemsize
+            n = 1 if block.role == "further" or (first and not steady) else left
+            if again and block.role == "layer":
+                n = min(n, self.budget)
+                self.budget -= n
+            self.n_further += block.role == "further"
+            yield n, made, again
             left, first = left - n, False
+
+    def _ask(self, tower: Tower, setting: Setting, *, again: bool) -> _Ask:
+        return _Ask(
+            self.stack, setting, self.model.width, self.itemsize, self.needs_grad, again,
+            self.accumulates, upcasts=self.style.upcasts(self.model), use=_use(self.model, tower),
+            windows=_windows(tower), recomputes=self.recompute == "full", n_further=self.n_further,
+            encoder_needs_grad=self.encoder_needs_grad, **_crossing(self.model, tower),
+        )  # fmt: skip
+
+
+def _n_layers(stage: Stage) -> int:
+    return sum(run.n_layers for _, run in stage.ordered if run.block.role == "layer")
 
 
 def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import megatron, transformers
+from lmsize.stacks.activations import activation
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.stacks.switches import Switches
 from lmsize.tape import kernels, ops
@@ -113,7 +114,7 @@ def keeps(op: Op, n_before: int) -> bool:
 
 
 STYLE = Style(
-    norm, rotary, core, transformers.activation, loss,
+    norm, rotary, core, activation, loss,
     is_compiled=True, gathers_once=True, upcasts=transformers.upcasts_logits, keeps=keeps,
 )  # fmt: skip
 PLAIN = replace(STYLE, loss=plain_loss, spread_loss=spread_loss)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lmsize.model.parts import AttentionCore, Linear, Norm
 from lmsize.stacks import megatron, transformers
+from lmsize.stacks.activations import activation
 from lmsize.stacks.linears import applied, base_product
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style
 from lmsize.tape import kernels, ops
@@ -64,6 +65,6 @@ def down(program: Program, x: Tensor, linear: Linear, setting: Setting) -> Tenso
 
 ADAPTING = Adapting(casts=False)
 STYLE = Style(
-    norm, rotary, core, transformers.activation, transformers.loss, gated=gated,
+    norm, rotary, core, activation, transformers.loss, gated=gated,
     upcasts=transformers.upcasts_logits, adapting=ADAPTING, down=down, offloads=True, reentrant=True,
 )  # fmt: skip

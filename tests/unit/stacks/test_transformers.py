@@ -10,6 +10,7 @@ from lmsize.model.parts import Linear
 from lmsize.model.read import read_config
 from lmsize.model.spec import Block, ModelSpec
 from lmsize.stacks import transformers
+from lmsize.stacks.activations import activation
 from lmsize.stacks.layer import layer_program
 from lmsize.stacks.setting import Setting
 from lmsize.tape.liveness import forward
@@ -96,7 +97,7 @@ def test_recomputation_never_keeps_more() -> None:
 def test_blooms_gelu_holds_four_tensors_forward_and_five_backward() -> None:
     program = Program()
     x = program.input("x", 4096, 2, needs_grad=True)
-    program.outputs.append(transformers.activation(program, x, "bloom_gelu"))
+    program.outputs.append(activation(program, x, "bloom_gelu"))
     each = x.n_bytes
     assert forward(program).saved == each
     assert forward(program).peak == each + 4 * each
