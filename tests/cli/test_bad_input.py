@@ -167,7 +167,7 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
             MEGATRON + "optimizer-offload=2",
             "'2' is not valid: expected a number above 0, 1 at most",
         ),
-        (MEGATRON + "no-rope-fusion", "'no-rope-fusion' is not valid: expected one of account-for"),
+        (MEGATRON + "no-bias-fusion", "'no-bias-fusion' is not valid: expected one of account-for"),
         (
             MEGATRON + "attention-backend",
             "'attention-backend' is not valid: expected attention-backend=KIND, one of auto",
@@ -187,7 +187,7 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
         (MEGATRON + "deterministic,", "'' is not valid: expected a switch between the commas"),
         (MEGATRON + "=flash", "'=flash' is not valid: expected a switch"),
         (TRAIN + "--stack-options deterministic", "no value with --stack transformers"),
-        (TRAIN + "--stack torchtitan --stack-options fp8-recipe", "one of compile, compiled-loss"),
+        (TRAIN + "--stack torchtitan --stack-options deterministic", "compile, compiled-loss, ends-in-root"),
         (TRAIN + "--engine ''", "--engine: ''"),
         (TRAIN + "-g ''", "--accelerator: ''"),
         (TRAIN + "--optimizer ''", "--optimizer: ''"),
