@@ -187,7 +187,10 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
         (MEGATRON + "deterministic,", "'' is not valid: expected a switch between the commas"),
         (MEGATRON + "=flash", "'=flash' is not valid: expected a switch"),
         (TRAIN + "--stack-options deterministic", "no value with --stack transformers"),
-        (TRAIN + "--stack torchtitan --stack-options deterministic", "compile, compiled-loss, ends-in-root"),
+        (
+            TRAIN + "--stack torchtitan --stack-options deterministic",
+            "compile, compiled-loss, ends-in-root",
+        ),
         (TRAIN + "--engine ''", "--engine: ''"),
         (TRAIN + "-g ''", "--accelerator: ''"),
         (TRAIN + "--optimizer ''", "--optimizer: ''"),
