@@ -56,7 +56,7 @@ def agree(model: str, axes: dict[str, list[Any]], options: dict[str, Any]) -> No
         assert peak == alone(model, candidate, options), candidate
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     model=st.sampled_from(MODELS), axes=grids(),
     stack=st.sampled_from(["transformers", "megatron", "torchtitan", "deepspeed"]),
