@@ -138,11 +138,11 @@ def _columns(axes: Axes, part: Part) -> dict[str, Any]:
 
 
 def _parts(part: Part, keys: NDArray[Any]) -> Iterator[Part]:
-    """The part, cut along the axis on which fewest kinds of candidates differ."""
+    """The part, cut along the axis on which fewest kinds of candidates differ, but two at least."""
     spread = keys.reshape((1,) * (len(part) - keys.ndim) + keys.shape)
+    by_axis = ((at, _kinds(spread, at)) for at, n in enumerate(spread.shape) if n > 1)
     axis, kinds = min(
-        ((at, _kinds(spread, at)) for at, n in enumerate(spread.shape) if n > 1),
-        key=lambda found: found[1].max(),
+        (found for found in by_axis if found[1].any()), key=lambda found: found[1].max()
     )
     for kind in range(int(kinds.max()) + 1):
         yield (*part[:axis], part[axis][kinds == kind], *part[axis + 1 :])
