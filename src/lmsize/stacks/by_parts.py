@@ -129,7 +129,7 @@ class _Walk:
             self._setting,
         )  # fmt: skip
         x = ops.lowered(self._program, self._of(part.n_in))
-        made = ops.convolution(
+        made = kernels.convolution(
             self._program, x, ops.lowered(self._program, weight),
             numel=self._setting.n_tokens * part.n_out, name=part.name,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES, capped
 from lmsize.stacks.setting import Setting, Style, new_program, normed, parameter
 from lmsize.stacks.spread import table_scratch_bytes
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
@@ -131,7 +131,7 @@ def _looked_up(
         kind=use if is_shared else "parameter",
     )  # fmt: skip
     scratch = table_scratch_bytes(table, setting) if part.is_vocabulary else 0
-    made = ops.embedding(program, table, numel=numel, scratch_bytes=scratch)
+    made = kernels.embedding(program, table, numel=numel, scratch_bytes=scratch)
     made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
     return made
 

@@ -19,7 +19,7 @@ from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_linear, local_section
 from lmsize.stacks.sections import is_understood, sections
 from lmsize.stacks.setting import Setting, Style, new_program, normed
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
 
 
@@ -112,6 +112,6 @@ def _looked_up(program: Program, output: Linear, numel: Any, setting: Setting) -
         "word_embeddings", local.n_out * local.n_in, setting.weight_itemsize,
         trained=setting.trains_base, kind="shared",
     )  # fmt: skip
-    made = ops.embedding(program, table, numel=numel)
+    made = kernels.embedding(program, table, numel=numel)
     program.ops[-1] = replace(program.ops[-1], backward_bytes=table.n_bytes)
     return made

@@ -69,7 +69,7 @@ def convolved(program: Program, x: Tensor, conv: Conv, setting: Setting) -> Tens
     bias = parameter(program, f"{conv.name}.bias", n_channels, setting) if conv.bias else None
     lower = ops.lowered(program, ops.cast(program, x, weight.itemsize))
     padded = setting.micro_batch * (setting.seq_len + conv.kernel - 1) * n_channels
-    made = ops.convolution(
+    made = kernels.convolution(
         program, lower, ops.lowered(program, weight), numel=padded, name=conv.name,
         bias=None if bias is None else ops.lowered(program, bias),
     )  # fmt: skip

@@ -25,6 +25,30 @@ def layer_norm(
     )
 
 
+def convolution(
+    program: Program, x: Tensor, weight: Tensor, *, numel: Any, bias: Tensor | None = None,
+    name: str = "",
+) -> Tensor:  # fmt: skip
+    """A convolution: its one node saves input and weight, whichever of them asks for a gradient."""
+    made = Tensor(name, numel, x.itemsize)
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return program.record(
+        "grouped_linear", inputs, made, saves=[x, weight],
+        gradients=[Gradient(one) for one in inputs],
+    )  # fmt: skip
+
+
+def embedding(program: Program, table: Tensor, *, numel: Any, scratch_bytes: Any = 0) -> Tensor:
+    """Rows of a table; the ids that it saves are the step's input.
+
+    Args:
+        scratch_bytes: first forms of the table's gradient.
+    """
+    made = Tensor(table.name, numel, table.itemsize)
+    gradient = Gradient(table, scratch_bytes=scratch_bytes)
+    return program.record("embedding", [table], made, gradients=[gradient])
+
+
 def fused_attention(
     program: Program, q: Tensor, k: Tensor, v: Tensor, *, numel: Any, n_log_sums: Any,
     bias: Tensor | None = None, forward_bytes: Any = 0, backward_bytes: Any = 0,

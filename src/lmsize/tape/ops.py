@@ -128,19 +128,6 @@ def grouped_linear(
     )
 
 
-def convolution(
-    program: Program, x: Tensor, weight: Tensor, *, numel: Any, bias: Tensor | None = None,
-    name: str = "",
-) -> Tensor:  # fmt: skip
-    """A convolution: its one node saves input and weight, whichever of them asks for a gradient."""
-    made = Tensor(name, numel, x.itemsize)
-    inputs = [x, weight] if bias is None else [x, weight, bias]
-    return program.record(
-        "grouped_linear", inputs, made, saves=[x, weight],
-        gradients=[Gradient(one) for one in inputs],
-    )  # fmt: skip
-
-
 def matmul(program: Program, a: Tensor, b: Tensor, *, numel: Any, name: str = "") -> Tensor:
     """A product of two activations."""
     a, b = lowered(program, a), lowered(program, b)
@@ -283,17 +270,6 @@ def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
         return x
     made, mask = Tensor(f"{x.name} dropped", x.numel, x.itemsize), Tensor("mask", x.numel, 1)
     return program.record("dropout", [x], made, saves=[mask], gradients=[Gradient(x)], side=[mask])
-
-
-def embedding(program: Program, table: Tensor, *, numel: Any, scratch_bytes: Any = 0) -> Tensor:
-    """Rows of a table; the ids that it saves are the step's input.
-
-    Args:
-        scratch_bytes: first forms of the table's gradient.
-    """
-    made = Tensor(table.name, numel, table.itemsize)
-    gradient = Gradient(table, scratch_bytes=scratch_bytes)
-    return program.record("embedding", [table], made, gradients=[gradient])
 
 
 def gather(

@@ -25,9 +25,11 @@ class _FewBitsLinear(torch.nn.Linear):  # type: ignore[misc]  # torch is Any to 
         self.quant_state: dict[str, Any] = self._state(weight)
 
     def _packed(self, weight: Any) -> Any:
+        """The weight as it is stored, each kind's own."""
         raise NotImplementedError
 
     def _state(self, weight: Any) -> dict[str, Any]:
+        """What reads it back, each kind's own."""
         raise NotImplementedError
 
     def _keep_bias_in(self, dtype: Any) -> None:
