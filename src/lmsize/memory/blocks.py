@@ -88,7 +88,11 @@ def placed_blocks(
     """
     ranks, saved = ranks_of(adapters), saved_modules(adapters)
     style = style_of(stack, setting.switches)
-    adapting = replace(style.adapting, has_magnitudes=has_magnitudes(adapters))
+    adapting = replace(
+        style.adapting, has_magnitudes=has_magnitudes(adapters),
+        # FSDP2 that mixes precisions gathers adapters in the type of the base's weights.
+        itemsize=None if setting.casts_inputs else style.adapting.itemsize,
+    )  # fmt: skip
     walk = _Walk(
         model, stack, style, recompute, accumulates, setting.weight_itemsize,
         needs_grad=setting.trains_base or stage.index > 0,

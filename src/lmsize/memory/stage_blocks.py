@@ -53,7 +53,7 @@ def _setting(setup: TrainingSetup) -> Setting:
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, unpacks=setup.unpacks, switches=setup.switches, loss=setup.loss,
         casts=setup.casts, is_half=recipe.compute == "fp16",
-        casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
+        by_fsdp2=setup.shares_by_fsdp2, casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
 

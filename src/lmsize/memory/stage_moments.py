@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lmsize.formula import Term, total
+from lmsize.formula import Term, maximum, total
 from lmsize.layout.ends import ends
 from lmsize.layout.shares import Stage, Stored, alone, stages, stored_parts
 from lmsize.memory.blocks import Placed
@@ -35,6 +35,7 @@ from lmsize.memory.stage_blocks import stage_blocks, stage_tensors
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.memory.unit_moments import with_units
+from lmsize.memory.unsummed import summed, unsummed
 from lmsize.numbers import ceil_div
 
 
@@ -110,7 +111,8 @@ class _Rank:
     def moments(self) -> StageMoments:
         held, after = self._throughout(), [self._states(), _inputs(self.setup)]
         before = self._gradients_before()
-        grown = [*gathered_weights(self.setup, self.base), *([before] if before else [])]
+        there = [before, *unsummed(self.setup, self.stage)] if before else []
+        grown = [*gathered_weights(self.setup, self.base), *there]
         put_off = deferred(self.setup, self.stage, self.adapters)
         gathers = _gathers(self.setup, self.stage)
         passes = tuple(
@@ -162,15 +164,21 @@ class _Rank:
         """Gradients when the optimizer steps: reduced, divided as ZeRO has them."""
         if self.setup.optimizer.gradient_is_freed:
             return []
-        return [gradients(self.setup, self._graded(), zero_stage=2)]
+        reduced = gradients(self.setup, self._graded(), zero_stage=2)
+        return [reduced, *unsummed(self.setup, self.stage)]
 
     def _of_step(self) -> list[Term]:
         """What else is there when the optimizer steps."""
         setup, trained = self.setup, self.trained
         return [
             *main_gradients(setup, trained), *step_gradients(setup, trained),
-            *held_by_graph(self.blocks), *step_copies(setup, trained),
+            *held_by_graph(self.blocks), *self._step_copies(),
         ]  # fmt: skip
+
+    def _step_copies(self) -> list[Term]:
+        """Temporaries of the optimizer's arithmetic, or of its reading gradients, whichever are more."""
+        copies, rows = step_copies(self.setup, self.trained), summed(self.setup, self.stage)
+        return [total("temporaries", [maximum("optimizer", [*copies, *rows])])] if rows else copies
 
     def _instants(self) -> Iterable[Moment]:
         setup = self.setup

@@ -12,7 +12,7 @@ from lmsize.stacks.linears import INTEGER, applied
 from lmsize.stacks.local import local_embedding, local_linear
 from lmsize.stacks.losses import LOSSES, capped
 from lmsize.stacks.setting import Setting, Style, new_program, normed, parameter
-from lmsize.stacks.spread import table_scratch_bytes
+from lmsize.stacks.spread import table_gradient
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
@@ -130,8 +130,9 @@ def _looked_up(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
         kind=use if is_shared else "parameter",
     )  # fmt: skip
-    scratch = table_scratch_bytes(table, setting) if part.is_vocabulary else 0
-    made = kernels.embedding(program, table, numel=numel, scratch_bytes=scratch)
+    is_divided = part.is_vocabulary
+    gradient = table_gradient(table, setting, is_shared=use != "parameter") if is_divided else None
+    made = kernels.embedding(program, table, numel=numel, gradient=gradient)
     made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
     return made
 

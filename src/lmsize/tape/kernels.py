@@ -38,15 +38,16 @@ def convolution(
     )  # fmt: skip
 
 
-def embedding(program: Program, table: Tensor, *, numel: Any, scratch_bytes: Any = 0) -> Tensor:
+def embedding(
+    program: Program, table: Tensor, *, numel: Any, gradient: Gradient | None = None
+) -> Tensor:  # fmt: skip
     """Rows of a table; the ids that it saves are the step's input.
 
     Args:
-        scratch_bytes: first forms of the table's gradient.
+        gradient: the table's, if it is not made as it is kept.
     """
     made = Tensor(table.name, numel, table.itemsize)
-    gradient = Gradient(table, scratch_bytes=scratch_bytes)
-    return program.record("embedding", [table], made, gradients=[gradient])
+    return program.record("embedding", [table], made, gradients=[gradient or Gradient(table)])
 
 
 def fused_attention(
