@@ -134,7 +134,11 @@ def passing_term(moment: Moment) -> Term:
 
 def gradients_term(moment: Moment) -> Term:
     """Gradients of what is undone at a moment, and of the running block so far."""
-    made = [*moment.undone, (f"{RUNNING}{moment.where}", 1, moment.gradient_bytes)]
+    made = [
+        *moment.added_up,
+        *moment.undone,
+        (f"{RUNNING}{moment.where}", 1, moment.gradient_bytes),
+    ]
     return total("gradients", [
         made_gradient_bytes.term(label, n_layers=n, layer_bytes=each) for label, n, each in made if n
     ])  # fmt: skip

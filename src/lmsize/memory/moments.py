@@ -39,6 +39,7 @@ class Moment:
         at: which of the stage's blocks runs; of its layers `n_before` come before the one that
             does, and `n_after` after it.
         around: what it needs of other ranks, or for them.
+        added_up: gradients of micro-batches before, where these wait for the last one.
         at_loss: whether the running block is one that takes a loss.
     """
 
@@ -54,6 +55,7 @@ class Moment:
     n_before: int = 0
     n_after: int = 0
     around: tuple[Around, ...] = ()
+    added_up: Kept = ()
     at_loss: bool = False
 
     @property
@@ -64,7 +66,7 @@ class Moment:
     def n_bytes(self) -> Any:
         """All of it, for one micro-batch in flight."""
         kept = sum(n * each for _, n, each in self.kept)
-        made = sum(n * each for _, n, each in self.undone)
+        made = sum(n * each for _, n, each in (*self.undone, *self.added_up))
         around = sum(one.n_bytes for one in self.around)
         return kept + made + self.cached_bytes + self.peak_bytes + around
 

@@ -9,25 +9,30 @@ from lmsize.layout.shares import Stage, Stored, alone, stored_parts
 from lmsize.memory.blocks import Placed, head_dim, placed_blocks
 from lmsize.memory.model_states import gradients
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.memory.turns import Turn
 from lmsize.memory.units import padded, units_of
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks.setting import Setting
 
 
-def stage_blocks(setup: TrainingSetup, stage: Stage, *, by_unit: bool = False) -> Iterator[Placed]:
-    """The blocks in order of execution; `by_unit` with the units of weights that stay whole."""
+def stage_blocks(
+    setup: TrainingSetup, stage: Stage, *, by_unit: bool = False, turn: Turn | None = None
+) -> Iterator[Placed]:  # fmt: skip
+    """The blocks in order of execution; `by_unit` with the units of weights that stay whole.
+
+    Args:
+        turn: the micro-batch's, where these differ.
+    """
     is_divided = setup.shards_gradients and not setup.accumulates
     shard = _gradient_shard(setup) if is_divided else None
     if setup.stays_whole and setup.accumulates:
         shard = _added_up
     return placed_blocks(
-        setup.model, setup.adapters, stage, _setting(setup), stack=setup.recipe.stack,
+        setup.model, setup.adapters, stage, _setting(setup, turn), stack=setup.recipe.stack,
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
-        # FSDP2 takes a unit's gradients at its end, whatever they are added to.
-        accumulates=(setup.accumulates or setup.shards_gradients) and not setup.shares_by_fsdp2,
-        gradient_shard=shard,
-        unit_of=units_of(setup) if setup.is_in_units or by_unit else None, vp=setup.layout.vp,
+        accumulates=_adds_at_once(setup, turn), gradient_shard=shard,
+        unit_of=units_of(setup, turn) if setup.is_in_units or by_unit else None, vp=setup.layout.vp,
     )  # fmt: skip
 
 
@@ -39,7 +44,7 @@ def stage_tensors(setup: TrainingSetup, stage: Stage, *, trainable: bool) -> lis
     return [padded(stored, setup.shards(2, expert=stored.is_expert)) for stored in found]
 
 
-def _setting(setup: TrainingSetup) -> Setting:
+def _setting(setup: TrainingSetup, turn: Turn | None) -> Setting:
     recipe, batch = setup.recipe, setup.batch
     gathered = recipe.gathered if setup.gathers_weights else ""
     held = setup.base_type if setup.quant else gathered or recipe.weights
@@ -53,9 +58,19 @@ def _setting(setup: TrainingSetup) -> Setting:
         head_dim=head_dim(setup.model), layout=setup.layout.inside_replica(), recompute=setup.recompute,
         quant_itemsize=compute, unpacks=setup.unpacks, switches=setup.switches, loss=setup.loss,
         casts=setup.casts, is_half=recipe.compute == "fp16",
-        by_fsdp2=setup.shares_by_fsdp2, casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
+        reduces_at_once=setup.shares_by_fsdp2 and turn is None, casts_inputs=setup.is_in_units and weights < setup.precision(recipe.weights).bits / 8,
         inputs_need_grad=setup.adapters is not None and setup.recompute == "full",
     )  # fmt: skip
+
+
+def _adds_at_once(setup: TrainingSetup, turn: Turn | None) -> bool:
+    """Whether each gradient is added to what there is as soon as it is made.
+
+    FSDP2 takes a unit's at its end, unless sums wait in the type that they are made in.
+    """
+    if not setup.shares_by_fsdp2:
+        return setup.accumulates or setup.shards_gradients
+    return turn is not None and turn.adds and not setup.recipe.reduced
 
 
 def _added_up(_tower: Tower, _run: Run) -> int:

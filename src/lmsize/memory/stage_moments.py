@@ -34,6 +34,7 @@ from lmsize.memory.stack_buffers import deferred, standing
 from lmsize.memory.stage_blocks import stage_blocks, stage_tensors
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.memory.turns import Turn, turns
 from lmsize.memory.unit_moments import with_units
 from lmsize.memory.unsummed import summed, unsummed
 from lmsize.numbers import ceil_div
@@ -107,6 +108,7 @@ class _Rank:
         self.own = own
         self.trained = own if adapters else self.base
         self.blocks = tuple(stage_blocks(setup, stage))
+        self.turns = turns(setup)
 
     def moments(self) -> StageMoments:
         held, after = self._throughout(), [self._states(), _inputs(self.setup)]
@@ -148,17 +150,11 @@ class _Rank:
         return self.trained
 
     def _gradients_before(self) -> Term | None:
-        """Gradients that are there before a backward begins."""
+        """Gradients that are there before any backward begins."""
         setup = self.setup
-        if setup.optimizer.gradient_is_freed or not setup.accumulates:
+        if setup.optimizer.gradient_is_freed or not setup.accumulates or self.turns:
             return None
-        return gradients(setup, self._unreduced())
-
-    def _unreduced(self) -> list[Stored]:
-        """What has gradients before a backward: whole ones lack the rows that fill shards up."""
-        if not (self.setup.defers_reduction and self.setup.is_in_units):
-            return self._graded()
-        return list(stored_parts(self.adapters or self.stage, self.setup.layout, trainable=True))
+        return gradients(setup, self._graded())
 
     def _step_gradients(self) -> list[Term]:
         """Gradients when the optimizer steps: reduced, divided as ZeRO has them."""
@@ -180,13 +176,22 @@ class _Rank:
         copies, rows = step_copies(self.setup, self.trained), summed(self.setup, self.stage)
         return [total("temporaries", [maximum("optimizer", [*copies, *rows])])] if rows else copies
 
-    def _instants(self) -> Iterable[Moment]:
+    def _instants(self) -> Iterator[Moment]:
+        if not self.turns:
+            yield from self._moments_of(self.blocks, None)
+        for turn in self.turns:
+            yield from self._moments_of(
+                tuple(stage_blocks(self.setup, self.stage, turn=turn)), turn
+            )
+
+    def _moments_of(self, blocks: Sequence[Placed], turn: Turn | None) -> Iterable[Moment]:
         setup = self.setup
         units = partial(
-            with_units, stays=setup.layout.zero == 2, spans_loss=setup.switches.ends_in_root
-        )
+            with_units, stays=setup.layout.zero == 2, spans_loss=setup.switches.ends_in_root,
+            turn=turn,
+        )  # fmt: skip
         sharing = units if setup.is_in_units else None
-        found = moments(self.blocks, sharing=sharing, alike=setup.lengths == "equal")
+        found = moments(blocks, sharing=sharing, alike=setup.lengths == "equal")
         return with_joins(found) if setup.flattens else found
 
     def _activations(self, moment: Moment) -> Term:

@@ -23,6 +23,7 @@ from typing import Any
 
 from lmsize.memory.blocks import Placed
 from lmsize.memory.moments import Around, Moment
+from lmsize.memory.turns import Turn, added_up
 from lmsize.memory.units import Unit
 from lmsize.tape.heap import Requests
 
@@ -40,12 +41,23 @@ class Timeline:
         root: what is in none of them.
         stays: whether they stay gathered until they are undone (stage 2).
         spans_loss: whether the root and the last of them stay gathered between the passes.
+        turn: the micro-batch's, where these differ.
     """
 
     blocks: Sequence[Placed]
     root: Unit
     stays: bool
     spans_loss: bool = False
+    turn: Turn | None = None
+
+    @property
+    def reduces(self) -> bool:
+        """Whether units hand over their gradients."""
+        return self.turn is None or self.turn.reduces
+
+    def whole(self, placed: Placed) -> Any:
+        """Bytes of the gradients that a unit has made when it hands them over, if not added up."""
+        return 0 if self.turn else placed.piece.gradients
 
     def stands_alone(self, at: int) -> bool:
         return not self.blocks[at].unit.in_root
@@ -88,27 +100,41 @@ class Timeline:
         return 0 if self.stays or self._spans(at) else self.before(at, n_before).gathered
 
 
-def timeline(blocks: Sequence[Placed], *, stays: bool, spans_loss: bool = False) -> Timeline:
+def timeline(
+    blocks: Sequence[Placed], *, stays: bool, spans_loss: bool = False, turn: Turn | None = None
+) -> Timeline:  # fmt: skip
     """The units of a stage's blocks."""
     root = sum((b.unit for b in blocks if b.unit.in_root), NONE)
-    return Timeline(blocks, root, stays, spans_loss)
+    return Timeline(blocks, root, stays, spans_loss, turn)
 
 
 def with_units(
-    found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool, spans_loss: bool = False
-) -> Iterator[Moment]:
+    found: Iterable[Moment], blocks: Sequence[Placed], *, stays: bool, spans_loss: bool = False,
+    turn: Turn | None = None,
+) -> Iterator[Moment]:  # fmt: skip
     """The moments with what units hold then, and those that units add."""
-    line = timeline(blocks, stays=stays, spans_loss=spans_loss)
+    line = timeline(blocks, stays=stays, spans_loss=spans_loss, turn=turn)
     for moment in found:
         around = _in_backward if moment.is_backward else _in_forward
-        yield replace(moment, around=around(line, moment))
-    if not (stays or spans_loss):
+        yield _with_sums(line, replace(moment, around=around(line, moment)))
+    for moment in _of_units(line):
+        yield _with_sums(line, moment)
+
+
+def _with_sums(line: Timeline, moment: Moment) -> Moment:
+    return replace(moment, added_up=added_up(line.turn, line.blocks, moment))
+
+
+def _of_units(line: Timeline) -> Iterator[Moment]:
+    """The moments that units add."""
+    blocks = line.blocks
+    if not (line.stays or line.spans_loss):
         yield _root_gather(line)
     for at in range(len(blocks)):
         if line.stands_alone(at):
             yield from _unit_gathers(line, at)
-            yield from _unit_reductions(line, at)
-    if any(placed.unit.in_root for placed in blocks):
+            yield from _unit_reductions(line, at) if line.reduces else ()
+    if line.reduces and any(placed.unit.in_root for placed in blocks):
         yield _root_reduction(line)
 
 
@@ -130,7 +156,7 @@ def _in_backward(line: Timeline, moment: Moment) -> tuple[Around, ...]:
         Around(ROOT, line.root.gathered),
         Around(UNITS, line.staying(at, n_before) + line.running(at)),
         Around(AHEAD, line.ahead(at, n_before), in_stream=True),
-        Around(REDUCED, line.after(at, moment.n_after).reduced),
+        Around(REDUCED, line.after(at, moment.n_after).reduced if line.reduces else 0),
     )
 
 
@@ -165,6 +191,7 @@ def _root_gather(line: Timeline) -> Moment:
         (),
         saved,
         saved,
+        at=len(line.blocks) - 1,
         around=(Around(ROOT, root), Around(AHEAD, root, in_stream=True)),
     )
 
@@ -174,14 +201,14 @@ def _unit_reductions(line: Timeline, at: int) -> Iterator[Moment]:
     placed = line.blocks[at]
     kept = [(b.label, b.n_layers, b.piece.saved) for b in line.blocks[:at]]
     undone = [(b.label, b.n_layers, b.gradients) for b in line.blocks[at + 1 :]]
-    whole = placed.piece.gradients
+    whole = line.whole(placed)
     for n_after in sorted({0, placed.n_layers - 1}):
         n_before = placed.n_layers - 1 - n_after
         yield Moment(
             "unit_reduction", placed.label,
             (*kept, (placed.label, n_before, placed.piece.saved)),
             (*undone, (placed.label, n_after, placed.gradients)),
-            whole + placed.piece.output, 0, whole,
+            whole + placed.piece.output, 0, whole, at=at, n_before=n_before, n_after=n_after,
             around=(
                 Around(ROOT, line.root.gathered), Around(UNITS, line.staying(at, n_before)),
                 Around(AHEAD, line.ahead(at, n_before), in_stream=True), Around(REDUCED, placed.unit.reduced),
@@ -192,7 +219,7 @@ def _unit_reductions(line: Timeline, at: int) -> Iterator[Moment]:
 def _root_reduction(line: Timeline) -> Moment:
     first = line.blocks[0]
     undone = [(b.label, b.n_layers, b.gradients) for b in line.blocks[1:]]
-    whole = first.piece.gradients
+    whole = line.whole(first)
     return Moment(
         "root_reduction", first.label, (), tuple(undone), whole, 0, whole,
         around=(Around(REDUCED, line.root.reduced),),

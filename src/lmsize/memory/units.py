@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmsize.formula import formula
 from lmsize.layout.shares import Stored, alone, stored_parts
+from lmsize.memory.unsummed import n_of_others
 from lmsize.model.spec import Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.source import Source
@@ -22,6 +23,7 @@ from lmsize.stacks import habits
 
 if TYPE_CHECKING:
     from lmsize.memory.training_setup import TrainingSetup
+    from lmsize.memory.turns import Turn
 
 
 FSDP = Source(
@@ -51,6 +53,7 @@ class Unit:
         gathered: its weights, whole; `cast` what a rank makes of its share for that, in another type.
         reduced: its gradients, whole, in the type of the reduction.
         kept: what its gradients add to those there are, once they are reduced.
+        summed: they, whole, as they add up over micro-batches.
         in_root: whether it is a part of the root's, which are gathered and reduced together.
     """
 
@@ -59,11 +62,12 @@ class Unit:
     kept: Any = 0
     in_root: bool = False
     cast: Any = 0
+    summed: Any = 0
 
     def __add__(self, other: Unit) -> Unit:
         return Unit(
             self.gathered + other.gathered, self.reduced + other.reduced, self.kept + other.kept,
-            cast=self.cast + other.cast,
+            cast=self.cast + other.cast, summed=self.summed + other.summed,
         )  # fmt: skip
 
 
@@ -89,7 +93,7 @@ def padded(stored: Stored, n_shards: Any) -> Stored:
 
 def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
     """A unit of these tensors, each with its ranks; those not trained get no gradient."""
-    gathered = reduced = kept = cast = 0.0
+    gathered = reduced = kept = cast = summed = 0.0
     for stored, types, n_shards in tensors:
         rows = stored.shape[0]
         n = ceil_div(rows, n_shards) * n_shards * (stored.n_params // rows)
@@ -98,10 +102,11 @@ def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
         if stored.trainable:
             reduced = reduced + n * types.reduced
             kept = kept + n // n_shards * types.gradients
-    return Unit(gathered, reduced, kept, cast=cast)
+            summed = summed + stored.n_params * types.reduced
+    return Unit(gathered, reduced, kept, cast=cast, summed=summed)
 
 
-def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
+def units_of(setup: TrainingSetup, turn: Turn | None) -> Callable[[Tower, Run], Unit]:
     """What gives a block's unit; gradients that add up are there already."""
     own = {
         (tower.name, run.block.name): (tower, run)
@@ -137,10 +142,19 @@ def units_of(setup: TrainingSetup) -> Callable[[Tower, Run], Unit]:
 
     def made(tower: Tower, run: Run) -> Unit:
         found = unit(tensors(tower, run))
-        kept = 0 if setup.accumulates else found.kept
-        return replace(found, kept=kept, in_root=run.block.role not in own_roles)
+        others = n_of_others(setup, run.block) * base.reduced
+        found = replace(found, summed=found.summed + others)
+        return replace(
+            found, kept=_kept(found, setup, turn), in_root=run.block.role not in own_roles
+        )
 
     return made
+
+
+def _kept(unit: Unit, setup: TrainingSetup, turn: Turn | None) -> Any:
+    """What a unit's gradients leave, reduced, beside those that there are."""
+    hands_over = turn.reduces if turn else not setup.accumulates
+    return unit.kept if hands_over else 0
 
 
 def _own_roles(setup: TrainingSetup) -> tuple[str, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmsize.formula import Term, formula, total
 from lmsize.layout.shares import Stage, rank_shape
 from lmsize.memory.stack_styles import style_of
-from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Embedding, Linear, Parameter
+from lmsize.model.spec import Block
 from lmsize.source import Source
-from lmsize.stacks.spread import stays_partial
+
+if TYPE_CHECKING:
+    from lmsize.memory.training_setup import TrainingSetup
 
 DTENSOR = Source(
     "PyTorch 2.13", "torch/distributed/tensor/_ops/_embedding_ops.py, embedding_dense_backward",
@@ -24,7 +26,7 @@ def unsummed_bytes(*, n_numbers: Any, n_own: Any, bytes_per_number: Any) -> Any:
     """Bytes of a table's gradient beyond a rank's own rows.
 
     Assumes: ``Partial`` from the backward to the optimizer's first operation.
-    Valid for: DTensors, without FSDP2, which cuts gradients up at once; a table that no head is tied to.
+    Valid for: DTensors, without FSDP2 or while it defers its reduction; a table that no head is tied to.
     """
     return (n_numbers - n_own) * bytes_per_number
 
@@ -46,7 +48,7 @@ def unsummed(setup: TrainingSetup, stage: Stage) -> list[Term]:
             "embeddings, rows of other ranks", n_numbers=math.prod(table.shape),
             n_own=_n_own(table, setup), bytes_per_number=_gradient_bytes(setup),
         )
-        for table in _tables(setup, stage)
+        for table in _waiting(setup, stage)
     ]  # fmt: skip
     return [total("gradients", leaves)] if leaves else []
 
@@ -58,21 +60,33 @@ def summed(setup: TrainingSetup, stage: Stage) -> list[Term]:
             "embeddings' gradient, summed", n_own=_n_own(table, setup),
             bytes_per_number=_gradient_bytes(setup),
         )
-        for table in _tables(setup, stage)
+        for table in _waiting(setup, stage)
     ]  # fmt: skip
 
 
-def _tables(setup: TrainingSetup, stage: Stage) -> list[Parameter]:
-    parts = [part for _, run in stage.runs for part in run.block.parts]
+def _waiting(setup: TrainingSetup, stage: Stage) -> list[Parameter]:
+    """Tables of the stage whose gradients wait whole for the step."""
+    if setup.shares_by_fsdp2:
+        return []
+    return [table for _, run in stage.runs for table in partial_tables(setup, run.block)]
+
+
+def n_of_others(setup: TrainingSetup, block: Block) -> int:
+    """Numbers of other ranks' rows in a block's gradients until they are reduced."""
+    tables = partial_tables(setup, block)
+    return sum(math.prod(table.shape) - _n_own(table, setup) for table in tables)
+
+
+def partial_tables(setup: TrainingSetup, block: Block) -> list[Parameter]:
+    """Tables of a block whose gradients stay whole until something reduces them."""
+    parts = (part for _, run in setup.model.runs() for part in run.block.parts)
     is_tied = any(isinstance(part, Linear) and part.tied for part in parts)
-    waits = style_of(setup.recipe.stack, setup.switches).spreads and stays_partial(
-        tp=setup.layout.tp, by_fsdp2=setup.shares_by_fsdp2, is_shared=is_tied
-    )
-    if setup.adapters or not waits:
+    spreads = style_of(setup.recipe.stack, setup.switches).spreads
+    if setup.adapters or not spreads or setup.layout.tp == 1 or is_tied:
         return []
     return [
         parameter
-        for part in parts if isinstance(part, Embedding) and part.is_vocabulary
+        for part in block.parts if isinstance(part, Embedding) and part.is_vocabulary
         for parameter in part.parameters() if parameter.split is not None
     ]  # fmt: skip
 

@@ -70,7 +70,7 @@ class Setting:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
-        by_fsdp2: whether FSDP2 takes gradients as they are made.
+        reduces_at_once: whether FSDP2 reduces gradients as they are made.
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
         casts: how hidden linears cast their operands to few bits; None where they do not.
         is_last: whether the layer is the last of its tower, which is undone first.
@@ -102,7 +102,7 @@ class Setting:
     adapting: Adapting = PEFT
     casts_inputs: bool = False
     spreads: bool = False
-    by_fsdp2: bool = False
+    reduces_at_once: bool = False
     gathers_once: bool = False
     loss: str = ""
     casts: Casts | None = None

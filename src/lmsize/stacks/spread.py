@@ -80,29 +80,21 @@ def _gathered(program: Program, x: Tensor, setting: Setting) -> Tensor:
     return ops.copy(program, flat, numel=numel, name=f"{x.name} gathered")
 
 
-def stays_partial(*, tp: int, by_fsdp2: bool, is_shared: bool) -> bool:
-    """Whether the gradient of a DTensor's table, which ranks share by rows, waits whole for the step.
-
-    FSDP2 divides it at once; so does its sum with that of a tied head, which is divided already.
-    """
-    return tp > 1 and not by_fsdp2 and not is_shared
-
-
 def table_gradient(table: Tensor, setting: Setting, *, is_shared: bool) -> Gradient:
     """The gradient of a table of which a rank has some rows.
 
     ``embedding_dense_backward`` knows no division by rows: each rank makes the gradient of the whole
     table, which waits like that, or is reduced to the rank's rows (``Partial`` to ``Shard(0)``) once
-    the node is done, or while it is summed with that of a tied head.
+    the node is done, or while it is summed with that of a tied head, which is divided already.
     """
     if not setting.spreads or setting.layout.tp == 1:
         return Gradient(table)
     whole = Tensor("gradient of the whole table", table.numel * setting.layout.tp, table.itemsize)
     if is_shared:
         return Gradient(table, scratch_bytes=whole.n_bytes + table.n_bytes)
-    if stays_partial(tp=setting.layout.tp, by_fsdp2=setting.by_fsdp2, is_shared=is_shared):
-        return Gradient(table, scratch_bytes=whole.n_bytes - table.n_bytes)
-    return Gradient(table, form_bytes=whole.n_bytes)
+    if setting.reduces_at_once:
+        return Gradient(table, form_bytes=whole.n_bytes)
+    return Gradient(table, scratch_bytes=whole.n_bytes - table.n_bytes)
 
 
 def keeps_heads_whole(setting: Setting) -> bool:
