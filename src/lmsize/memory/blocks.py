@@ -241,6 +241,8 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             masks=_masks(ask), keeps_mask=ask.recomputes,
         )  # fmt: skip
+    written = style.own(ask.setting.conduct.model_type)
+    n_streams = ask.setting.conduct.n_streams if written.layer else 1
     if block.role == "further":
         return further_program(
             block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
@@ -248,12 +250,12 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
         )  # fmt: skip
     if block.role == "head":
         return head_program(
-            block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+            block, ask.setting, style, width=ask.width * n_streams, itemsize=ask.itemsize,
             needs_grad=ask.needs_grad, upcasts=ask.upcasts, is_read=ask.is_read,
             n_further=ask.n_further,
         )  # fmt: skip
     return layer_program(
-        block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+        block, ask.setting, style, width=ask.width * n_streams, itemsize=ask.itemsize,
         needs_grad=ask.needs_grad, reads_encoder=ask.reads_encoder,
         encoder_needs_grad=ask.encoder_needs_grad,
     )  # fmt: skip

@@ -22,8 +22,6 @@ def attention(
     """From the normed stream to what attention adds to it."""
     core = section.core
     assert core is not None
-    if own := style.attentions.get(setting.conduct.model_type):
-        return own(program, x, section, setting, style)
     start, gate, before = len(program.ops), None, program.returned
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)

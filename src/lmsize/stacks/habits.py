@@ -21,6 +21,10 @@ FP32_WEIGHT = _named(
     "diffusion_gemma embedding_gemma2 gemma3n gemma4 gemma4_unified helium muse_glimmer muse_spark "
     "neomme nemotron_h"
 )
+# ... and takes the root as a power, which saves what it takes it of.
+POWER_ROOT = _named(
+    "diffusion_gemma embedding_gemma2 gemma3n gemma4 gemma4_unified muse_glimmer muse_spark neomme"
+)
 # RMSNorm scales by one plus its weight, in fp32.
 ONE_PLUS = _named(
     "gemma gemma2 gemma3 minimax_m3_vl muse_glimmer muse_spark qwen3_5 qwen3_5_moe "
@@ -70,7 +74,7 @@ OWN_SOFTMAX = _named(
     "marian mbart megatron-bert mobilebert mpnet mvp new nllb-moe nomic_bert nystromformer "
     "openai-gpt pegasus pegasus_x plbart rembert roberta roberta-prelayernorm roc_bert roformer "
     "squeezebert xglm xlm xlm-roberta xlm-roberta-xl xmod "
-    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
+    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop deepseek_v4 gpt_oss hy_v4"
 )
 # Queries and keys are turned before their norms.
 TURNS_FIRST = _named("hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl llama4 nanochat")
@@ -83,10 +87,12 @@ SHARED_FIRST = _named(
 )
 # Every expert takes every token, scaled by its score, of which all but the highest are nothing.
 DENSE_EXPERTS = _named("llama4")
+# Gates and other halves of routed experts, not of shared ones, are clamped.
+LIMITS_EXPERTS = _named("hy_v4")
 # A learned sink of each head stands beside the scores of every row.
-SINKS = _named("gpt_oss")
+SINKS = _named("deepseek_v4 gpt_oss hy_v4")
 # ... and casts the result to the type of the values.
-CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
+CASTS_PROBABILITIES = _named("deepseek_v4 hy_v4 gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
 # Scores are masked by a product with a buffer and a sum.
 MASKS_BY_PRODUCT = _named("openai-gpt")
 # The model names what it looked up until it returns, beside the sum of it or what dropout leaves.

@@ -178,11 +178,6 @@ def _extend(section: Section, part: Part) -> None:
         (section.outputs if after else section.linears).append(part)
 
 
-def is_understood(block: Block) -> bool:
-    """Whether every branch of a layer has a program of its own."""
-    return block.role != "layer" or all(is_plain(section) for section in sections(block))
-
-
 def recurrence(section: Section) -> str:
     """Whose program a scan has; empty if none: delta rules differ by what makes their decays."""
     names = [part.name for part in section.linears]

@@ -11,16 +11,16 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.activations import activation
+from lmsize.stacks.classes import own
 from lmsize.stacks.derived import with_derived_linears
 from lmsize.stacks.masking import masked
-from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.positions import over_sequences
 from lmsize.stacks.sdpa import fused_core, lies_by_head, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
-FP32 = 4
+FP32, INT64 = 4, 8
 
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
@@ -40,7 +40,10 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         return _centred(program, x, raised, weight, n_rows=n_rows)
     square = ops.power(program, raised, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
-    root = ops.pointwise(program, spread, name="rsqrt", saves="output")
+    if kind in habits.POWER_ROOT:
+        root = ops.power(program, spread, name="power")
+    else:
+        root = ops.pointwise(program, spread, name="rsqrt", saves="output")
     source = x if kind in habits.T5_NORM else raised
     scaled = ops.mul(program, source, root, small=root, name="normed")
     program.hold(raised, square, spread)
@@ -125,7 +128,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     if is_grouped:
         # Products want one stride over sequences and heads together.
         is_copy = part.n_kv_heads > 1 or bool(setting.micro_batch > 1)
-        k, v = repeated(program, k, v, part, setting, is_copy=is_copy)
+        k, v = repeated(program, k, v, part, is_copy=is_copy)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     is_by_head = lies_by_head(part, setting)
     q_by_head = q if is_by_head else _by_head(program, q, setting)
@@ -143,7 +146,8 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     if setting.conduct.model_type in habits.SINKS:
         sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
         scores = ops.cat(program, [scores, sinks], name="scores and sinks")
-        scores = ops.pointwise(program, scores, name="less their maximum")
+        places = sinks.numel * INT64  # of the maxima, which their backward puts a gradient at
+        scores = ops.pointwise(program, scores, name="less their maximum", n_masked=places)
     left = _left_of_sink(program, scores, part, setting)
     probs = _probabilities(program, scores, q, v, setting)
     program.hold(names)  # a name that the dropped-out probabilities take
@@ -233,6 +237,6 @@ STYLE = Style(
     upcasts=upcasts_logits,
     spreads=True,
     has_position_bias=True,
-    attentions=OWN_ATTENTION,
+    own=own,
     built=with_derived_linears,
 )
