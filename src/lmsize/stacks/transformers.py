@@ -33,6 +33,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting) if part.weight else None
     if weight is not None and part.has_means:
         bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
+        if kind in habits.LOWERED_LAYER_NORM:
+            return _lowered_layer_norm(program, x, weight, bias, n_rows=n_rows)
         made = kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize) if kind in habits.CASTS_LAYER_NORM else made
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
@@ -60,6 +62,19 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         return ops.cast(program, ops.mul(program, weight, scaled, small=weight), x.itemsize)
     scaled = ops.cast(program, scaled, weight.itemsize if kind in habits.T5_NORM else x.itemsize)
     return ops.mul(program, weight, scaled, small=weight, name="norm")
+
+
+def _lowered_layer_norm(
+    program: Program, x: Tensor, weight: Tensor, bias: Tensor | None, *, n_rows: Any
+) -> Tensor:
+    """Nemotron's: autocast lowers it as it does a product."""
+    weight = ops.pointwise(program, weight, name="one plus weight")
+    lowered = [None if y is None else ops.lowered(program, y) for y in (x, weight, bias)]
+    autocast, program.autocast = program.autocast, None
+    assert lowered[0] is not None
+    made = kernels.layer_norm(program, lowered[0], lowered[1], lowered[2], n_rows=n_rows)
+    program.autocast = autocast
+    return made
 
 
 def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_rows: Any) -> Tensor:
@@ -143,11 +158,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     if program.bias is not None:
         scores = ops.add(program, scores, over_sequences(program, program.bias, setting))
     scores = names = masked(program, scores, part, setting)
-    if setting.conduct.model_type in habits.SINKS:
-        sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
-        scores = ops.cat(program, [scores, sinks], name="scores and sinks")
-        places = sinks.numel * INT64  # of the maxima, which their backward puts a gradient at
-        scores = ops.pointwise(program, scores, name="less their maximum", n_masked=places)
+    scores = _beside_sinks(program, scores, part, setting)
     left = _left_of_sink(program, scores, part, setting)
     probs = _probabilities(program, scores, q, v, setting)
     program.hold(names)  # a name that the dropped-out probabilities take
@@ -164,6 +175,20 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     # Attention returns them too, and the layer names both.
     program.returned = (whole if setting.conduct.model_type in habits.RETURNS_WHOLE else probs,)
     return out
+
+
+def _beside_sinks(
+    program: Program, scores: Tensor, part: AttentionCore, setting: Setting
+) -> Tensor:
+    """With a learned sink of each head beside them, and less their maximum, whose places are saved."""
+    kind = setting.conduct.model_type
+    if kind not in habits.SINKS | habits.WINDOW_SINKS:
+        return scores
+    n_rows = setting.n_tokens * part.n_heads
+    if kind in habits.SINKS or part.window is not None:
+        sinks = Tensor("sinks", n_rows, scores.itemsize, kind="given")
+        scores = ops.cat(program, [scores, sinks], name="scores and sinks")
+    return ops.pointwise(program, scores, name="less their maximum", n_masked=n_rows * INT64)
 
 
 def _left_of_sink(
