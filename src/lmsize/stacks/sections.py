@@ -31,6 +31,7 @@ KIMIS = tuple(
     )
 )  # fmt: skip
 GATES = ("self_attn.gate_proj", "self_attn.g_proj")  # of attention's output
+OLMOS = frozenset(("q_proj", "k_proj", "v_proj", "a_proj", "b_proj", "g_proj"))
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -189,6 +190,8 @@ def recurrence(section: Section) -> str:
     kind = section.scan.kind if section.scan else ""
     if kind == "delta" and {name.removeprefix("self_attn.") for name in names} in KIMIS:
         return "kda"
+    if kind == "delta" and OLMOS <= {name.rpartition(".")[2] for name in names}:
+        return kind
     return kind if kind in SCANS and any(".in_proj" in name for name in names) else ""
 
 
