@@ -99,7 +99,10 @@ USUAL = Conduct()
 def read_conduct(config: Config) -> Conduct:
     """What a config says of how its text model computes; nothing in it is an error here."""
     section = config.section("text_config") or config.section("llm_config") or config
-    known = {**section.defaults, **section.raw}
+    pair = isinstance(section.raw.get("decoder"), dict)
+    decoder = section.section("decoder") if pair else None  # of a pair, whose own config says little
+    under = {**decoder.defaults, **decoder.raw} if decoder else {}
+    known = {**under, **section.defaults, **section.raw}
     others = known.get("alibi") or known.get("position_embedding_type") == "absolute"
     rotary = any(key in known for key in ROTARY) and not others
     activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
