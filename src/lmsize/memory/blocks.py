@@ -143,7 +143,7 @@ class _Walk:
         self, tower: Tower, run: Run, setting: Setting
     ) -> Iterator[tuple[int, Piece, bool]]:
         """Equal layers of a run: how many, one's piece, and whether they run again."""
-        block = run.block
+        block = run.block.of_text
         if block.role == "embedding":
             self.encoder_needs_grad = self.needs_grad
             self.itemsize, self.needs_grad = setting.weight_itemsize, setting.trains_base
@@ -187,7 +187,7 @@ def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
 
 def _is_tied(model: ModelSpec) -> bool:
     return any(
-        isinstance(part, Linear) and part.tied
+        isinstance(part, Linear) and part.tied and part.per_token > 0
         for _, run in model.runs()
         for part in run.block.parts
     )

@@ -37,7 +37,7 @@ def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelS
 def not_understood(model: ModelSpec, style: Style = transformers.STYLE) -> list[str]:
     """Names of the blocks that have no program of their own, and are taken part by part."""
     written = style.own(model.conduct.model_type)
-    blocks = [run.block for tower, run in model.runs() if tower.stream != "idle"]
+    blocks = [run.block.of_text for tower, run in model.runs() if tower.stream != "idle"]
     return sorted({block.name for block in blocks if not _has_program(block, written, model)})
 
 
