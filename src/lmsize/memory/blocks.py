@@ -147,7 +147,7 @@ class _Walk:
         self, tower: Tower, run: Run, setting: Setting
     ) -> Iterator[tuple[int, Piece, bool]]:
         """Equal layers of a run: how many, one's piece, and whether they run again."""
-        block = run.block
+        block = run.block.of_text
         if block.role == "embedding":
             self.encoder_needs_grad = self.needs_grad
             self.itemsize, self.needs_grad = setting.weight_itemsize, setting.trains_base
@@ -191,7 +191,7 @@ def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
 
 def _is_tied(model: ModelSpec) -> bool:
     return any(
-        isinstance(part, Linear) and part.tied
+        isinstance(part, Linear) and part.tied and part.per_token > 0
         for _, run in model.runs()
         for part in run.block.parts
     )
@@ -245,6 +245,8 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
             masks=_masks(ask), keeps_mask=ask.recomputes,
         )  # fmt: skip
+    written = style.own(ask.setting.conduct.model_type)
+    n_streams = ask.setting.conduct.n_streams if written.layer else 1
     if block.role == "further":
         return further_program(
             block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
@@ -252,12 +254,12 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
         )  # fmt: skip
     if block.role == "head":
         return head_program(
-            block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+            block, ask.setting, style, width=ask.width * n_streams, itemsize=ask.itemsize,
             needs_grad=ask.needs_grad, upcasts=ask.upcasts, is_read=ask.is_read,
             n_further=ask.n_further,
         )  # fmt: skip
     return layer_program(
-        block, ask.setting, style, width=ask.width, itemsize=ask.itemsize,
+        block, ask.setting, style, width=ask.width * n_streams, itemsize=ask.itemsize,
         needs_grad=ask.needs_grad, reads_encoder=ask.reads_encoder,
         encoder_needs_grad=ask.encoder_needs_grad,
     )  # fmt: skip

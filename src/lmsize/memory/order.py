@@ -88,7 +88,8 @@ def _is_whole(tower: Tower, rest: Iterable[tuple[Run, bool]]) -> bool:
 def _shares(model: ModelSpec, tower: Tower, style: Style) -> bool:
     """Whether the layers of a tower read what gets gradients from all of them."""
     is_decoder = model.is_encoder_decoder and tower.stream == "labels"
-    return is_decoder or _has_position_bias(model, style)
+    shares = style.own(model.conduct.model_type).shares
+    return is_decoder or shares or _has_position_bias(model, style)
 
 
 def _has_position_bias(model: ModelSpec, style: Style) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lmsize.model.spec import Block, ModelSpec, Run
+from lmsize.model.spec import Block, ModelSpec
 from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
 from lmsize.stacks.further import is_further_understood
-from lmsize.stacks.sections import is_understood
+from lmsize.stacks.own import Own, is_understood
 from lmsize.stacks.setting import Style
 from lmsize.stacks.switches import USUAL, Switches
 
@@ -34,19 +34,16 @@ def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelS
     return style_of(stack, switches).built(model) if stack in STYLES else model
 
 
-def not_understood(model: ModelSpec) -> list[str]:
+def not_understood(model: ModelSpec, style: Style = transformers.STYLE) -> list[str]:
     """Names of the blocks that have no program of their own, and are taken part by part."""
-    found = (
-        run.block.name
-        for tower, run in model.runs()
-        if tower.stream != "idle" and not (_is_understood(run.block) and _has_program(run, model))
-    )
-    return sorted(set(found))
+    written = style.own(model.conduct.model_type)
+    blocks = [run.block.of_text for tower, run in model.runs() if tower.stream != "idle"]
+    return sorted({block.name for block in blocks if not _has_program(block, written, model)})
 
 
-def _has_program(run: Run, model: ModelSpec) -> bool:
-    return run.block.role != "layer" or model.conduct.model_type not in habits.OWN_LAYERS
-
-
-def _is_understood(block: Block) -> bool:
-    return is_further_understood(block) if block.role == "further" else is_understood(block)
+def _has_program(block: Block, written: Own, model: ModelSpec) -> bool:
+    if block.role == "further":
+        return is_further_understood(block)
+    if block.role == "layer" and model.conduct.model_type in habits.OWN_LAYERS:
+        return False
+    return is_understood(block, written)

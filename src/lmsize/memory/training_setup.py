@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lmsize.catalogue import Optimizer, Precision, Recipe, Stack
 from lmsize.layout.degrees import Layout
-from lmsize.memory.stack_styles import not_understood
+from lmsize.memory.stack_styles import not_understood, style_of
 from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks.few_bits import torchao, transformer_engine
@@ -108,7 +108,7 @@ class TrainingSetup:
     @property
     def blocks_by_parts(self) -> list[str]:
         """Blocks without a program of their own, which are taken part by part."""
-        return not_understood(self.model)
+        return not_understood(self.model, style_of(self.recipe.stack, self.switches))
 
     @property
     def casts(self) -> Casts | None:

@@ -16,6 +16,7 @@ OWN_ACTIVATIONS = {
     "bloom": "bloom_gelu",
     "gpt_oss": "clamped_swiglu",
     "minimax_m3_vl_text": "clamped_swiglu",
+    "deepseek_v4": "limited_silu",
     "mpt": "gelu",
     "ctrl": "relu",
     "esm": "esm_gelu",
@@ -41,6 +42,7 @@ ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
 ACTIVATION_DROPOUT = ("activation_dropout", "dropout_rate")
 GATES_DROPPED = ("gte", "new")  # whose MLP drops out what the gate gives at the rate of its output
 ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
+NUMBERS = ("hc_sinkhorn_iters", "qk_rope_head_dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,9 @@ class Conduct:
         scales_embedding: whether embeddings are multiplied by a constant.
         repeats_keys: whether the class repeats grouped keys and values itself (newer Falcons).
         n_relative: rows of DeBERTa's table of relative positions; 0 without one.
+        n_streams: of the residual, side by side (hyper-connections, AltUp).
+        layer_inputs: numbers that a token's embeddings for all layers have (Gemma's smallest); 0 without.
+        numbers: what single families' classes read beside the shapes, by the config's keys.
         fp32_stream: whether the stream between the layers is fp32 whatever the weights are.
     """
 
@@ -79,6 +84,13 @@ class Conduct:
     fp32_stream: bool = False
     n_relative: int = 0
     repeats_keys: bool = False
+    n_streams: int = 1
+    layer_inputs: int = 0
+    numbers: tuple[tuple[str, int], ...] = ()
+
+    def number(self, key: str, otherwise: int) -> int:
+        """A number that single families' classes read, by the config's key."""
+        return next((n for name, n in self.numbers if name == key), otherwise)
 
 
 USUAL = Conduct()
@@ -87,7 +99,10 @@ USUAL = Conduct()
 def read_conduct(config: Config) -> Conduct:
     """What a config says of how its text model computes; nothing in it is an error here."""
     section = config.section("text_config") or config.section("llm_config") or config
-    known = {**section.defaults, **section.raw}
+    pair = isinstance(section.raw.get("decoder"), dict)
+    decoder = section.section("decoder") if pair else None  # of a pair, whose own config says little
+    under = {**decoder.defaults, **decoder.raw} if decoder else {}
+    known = {**under, **section.defaults, **section.raw}
     others = known.get("alibi") or known.get("position_embedding_type") == "absolute"
     rotary = any(key in known for key in ROTARY) and not others
     activation = OWN_ACTIVATIONS.get(section.model_type) or _text(known, ACTIVATION, "silu")
@@ -111,6 +126,9 @@ def read_conduct(config: Config) -> Conduct:
         scales_embedding=section.model_type.startswith("gemma"),
         fp32_stream=bool(known.get("residual_in_fp32")),
         n_relative=_n_relative(known),
+        n_streams=_n_streams(known),
+        layer_inputs=_layer_inputs(known),
+        numbers=tuple((key, known[key]) for key in NUMBERS if isinstance(known.get(key), int)),
         repeats_keys=bool(
             known.get("new_decoder_architecture", section.model_type == "RefinedWeb")
         ),
@@ -143,6 +161,16 @@ def _rate(known: Mapping[str, Any], keys: tuple[str, ...]) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value) if 0 <= value < 1 else 0.0
     return 0.0
+
+
+def _n_streams(known: Mapping[str, Any]) -> int:
+    found = (known.get(key) for key in ("hc_mult", "altup_num_inputs"))
+    return next((n for n in found if isinstance(n, int) and n > 0), 1)
+
+
+def _layer_inputs(known: Mapping[str, Any]) -> int:
+    width, n_layers = known.get("hidden_size_per_layer_input"), known.get("num_hidden_layers")
+    return width * n_layers if isinstance(width, int) and isinstance(n_layers, int) else 0
 
 
 def _n_relative(known: Mapping[str, Any]) -> int:

@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+# Of modules for entities (LUKE) and for tokens that see all (Longformer), which a plain text has none of.
+UNREACHED = (
+    "entity_embeddings.", "entity_predictions.", ".w2e_query", ".e2w_query", ".e2e_query",
+    "query_global", "key_global", "value_global",
+)  # fmt: skip
 Kind = Literal["matrix", "expert", "embedding", "vector"]
 Split = Literal["column", "row"]
 
@@ -44,13 +49,18 @@ class Parameter:
 
     @property
     def learns(self) -> bool:
-        """Whether gradients reach it: an indexer, which only picks, runs without any."""
-        return self.trainable and ".indexer." not in self.name
+        """Whether gradients of a text reach it: an indexer, which only picks, runs without any."""
+        return self.trainable and ".indexer." not in self.name and is_reached(self.name)
 
     @property
     def n_params(self) -> int:
         """Number of scalars in all the tensors."""
         return math.prod(self.shape) * self.n_tensors
+
+
+def is_reached(name: str) -> bool:
+    """Whether a plain text passes through a module of that path."""
+    return not any(word in name for word in UNREACHED)
 
 
 @dataclass(frozen=True, slots=True)

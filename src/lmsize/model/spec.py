@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
 from lmsize.assumption import Assumption
 from lmsize.model.conduct import USUAL, Conduct
-from lmsize.model.parts import Parameter, Part
+from lmsize.model.parts import Parameter, Part, is_reached
 
 Role = Literal["embedding", "layer", "further", "head"]
 Stream = Literal["input", "labels", "idle"]
@@ -38,6 +38,12 @@ class Block:
     def parameters(self) -> Iterator[Parameter]:
         for part in self.parts:
             yield from part.parameters()
+
+    @property
+    def of_text(self) -> Block:
+        """Without the parts that no plain text passes through."""
+        reached = tuple(p for p in self.parts if is_reached(getattr(p, "name", "")))
+        return self if len(reached) == len(self.parts) else replace(self, parts=reached)
 
 
 @dataclass(frozen=True, slots=True)

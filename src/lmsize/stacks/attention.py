@@ -15,6 +15,8 @@ from lmsize.stacks.setting import QKV, Setting, Style, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
+FP32 = 4
+
 
 def attention(
     program: Program, x: Tensor, section: Section, setting: Setting, style: Style
@@ -22,8 +24,6 @@ def attention(
     """From the normed stream to what attention adds to it."""
     core = section.core
     assert core is not None
-    if own := style.attentions.get(setting.conduct.model_type):
-        return own(program, x, section, setting, style)
     start, gate, before = len(program.ops), None, program.returned
     if is_latent(section):
         q, k, v = latent_qkv(program, x, section, core, setting=setting, style=style)
@@ -33,6 +33,8 @@ def attention(
         made = style.qkv if style.qkv and not core.cross else _projected
         q, k, v = made(program, x, section, core, setting)
         q, gate = _gated_query(program, q, section, core, setting)
+        if section.gate is not None and setting.conduct.model_type not in habits.GATES_LAST:
+            gate = applied(program, x, section.gate, setting)
         q, k, v = _turned(program, (q, k, v), section, setting=setting, style=style)
     projected = len(program.ops)
     if setting.conduct.n_relative and not core.cross:
@@ -45,16 +47,34 @@ def attention(
     if is_latent(section) and style.recomputes_modules and setting.runs_again("mla_up_proj"):
         compressed = [part.name for part in section.linears if is_compressing(part)]
         program.recompute(start, stop=projected, outputs=True, spared=compressed)
-    if gate is not None:
-        opened = ops.pointwise(program, gate, name="sigmoid", saves="output")
-        out = ops.mul(program, out, opened, name="gated")
-        program.hold(gate)
+    out = _opened(program, out, x, gate, section, setting=setting)
     program.inner = out
     for linear in section.outputs:
         out = applied(program, out, linear, setting.of_shared)
     if program.returned is not before:
         program.hold(*before)  # by an attention before, whose names these take now
     return out
+
+
+def _opened(
+    program: Program, out: Tensor, x: Tensor, gate: Tensor | None, section: Section, *,
+    setting: Setting,
+) -> Tensor:  # fmt: skip
+    """Attention's output times a sigmoid of its gate, or of one projected only now a softplus, in fp32."""
+    if section.gate is not None and setting.conduct.model_type in habits.GATES_LAST:
+        raised = ops.cast(program, applied(program, x, section.gate, setting), FP32)
+        soft = ops.pointwise(program, raised, name="softplus", saves="input")
+        soft = ops.cast(program, soft, out.itemsize)
+        is_by_head = section.core is not None and section.gate.n_out == section.core.n_heads
+        made = ops.mul(program, out, soft, small=soft if is_by_head else (), name="gated")
+        program.hold(soft)
+        return made
+    if gate is None:
+        return out
+    opened = ops.pointwise(program, gate, name="sigmoid", saves="output")
+    made = ops.mul(program, out, opened, name="gated")
+    program.hold(gate)
+    return made
 
 
 def _projected(
@@ -91,7 +111,8 @@ def _turned(program: Program, qkv: QKV, section: Section, *, setting: Setting, s
     if setting.conduct.model_type in habits.SCALES_QUERIES:
         qkv = ops.pointwise(program, qkv[0], name="scaled query"), *qkv[1:]
     crosses = section.core is not None and section.core.cross
-    if not setting.conduct.rotary or crosses:
+    is_bare = core_is_bare(section, setting)
+    if not setting.conduct.rotary or crosses or is_bare:
         return _normed_heads(program, qkv, section, setting=setting, style=style)
     turns_first = setting.conduct.model_type in habits.TURNS_FIRST
     if turns_first:
@@ -101,6 +122,12 @@ def _turned(program: Program, qkv: QKV, section: Section, *, setting: Setting, s
     if turns_first:
         return q, k, v
     return style.rotary(program, q, setting), style.rotary(program, k, setting), v
+
+
+def core_is_bare(section: Section, setting: Setting) -> bool:
+    """Whether positions turn only what sees a window, and it sees all."""
+    only_windows = setting.conduct.model_type in habits.TURNS_WINDOWS
+    return only_windows and section.core is not None and section.core.window is None
 
 
 def _normed_heads(

@@ -18,6 +18,7 @@ from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32 = 4
+APART = ("q_proj", "k_proj", "v_proj")
 
 
 def delta(program: Program, x: Tensor, section: Section, setting: Setting, style: Style) -> Tensor:
@@ -37,6 +38,8 @@ def delta(program: Program, x: Tensor, section: Section, setting: Setting, style
     soft = ops.pointwise(program, step, name="softplus", saves="input")
     g = ops.mul(program, soft, decay, small=decay, name="decay")
     out = _Chunks(program, scan, setting).scanned(q, k, v, g, beta)
+    if gate is None:
+        gate = applied(program, x, named(section, "g_proj"), setting)
     normed = _gated_norm(program, out, gate, section, setting)
     made = applied(program, normed, section.outputs[-1], setting)
     program.hold(mixed, beta, g, b, a, *names)
@@ -46,10 +49,21 @@ def delta(program: Program, x: Tensor, section: Section, setting: Setting, style
 def _inputs(
     program: Program, x: Tensor, section: Section, scan: Scan, *, setting: Setting,
     names: list[Tensor],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Queries, keys and values in one, the output's gate, two scalars a head; what else is named."""
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:  # fmt: skip
+    """Queries, keys and values in one, the output's gate, two scalars a head; what else is named.
+
+    OLMo's projects each for itself, the gate once the scan is done (None here).
+    """
     t, keys, heads = setting.n_tokens, scan.n_groups * scan.k_dim, scan.n_heads
     leaves = [part.name.rpartition(".")[2] for part in section.linears]
+    if "q_proj" in leaves:
+        mixed = ops.cat(
+            program,
+            [applied(program, x, named(section, leaf), setting) for leaf in APART],
+            name="mixed",
+        )
+        b, a = (applied(program, x, named(section, leaf), setting) for leaf in ("b_proj", "a_proj"))
+        return mixed, None, b, a
     if "in_proj_qkvz" not in leaves:
         mixed, gate, b, a = (applied(program, x, part, setting) for part in section.linears)
         return mixed, gate, b, a

@@ -69,6 +69,8 @@ def _tables(
 
     Dropout comes after the first norm, where there is one, and else last.
     """
+    if tables := style.own(setting.conduct.model_type).tables:
+        return tables(program, block, setting, style, use=use)
     keeps_all = setting.conduct.model_type in habits.KEEPS_EMBEDDINGS
     rate = 0.0 if keeps_all else setting.conduct.embedding_dropout
     is_dropped = False
@@ -78,7 +80,7 @@ def _tables(
     for part in block.parts:
         if isinstance(part, Embedding):
             n_rows = setting.n_stream_tokens if _is_by_token(part) else None
-            row = _looked_up(
+            row = looked_up(
                 program, local_embedding(part, setting.layout), setting, n_rows, use=use
             )
             leaf = row if part.is_vocabulary and setting.inputs_need_grad else leaf
@@ -117,7 +119,7 @@ def _is_by_token(part: Embedding) -> bool:
     return part.is_vocabulary or any(word in part.name for word in BY_TOKEN)
 
 
-def _looked_up(
+def looked_up(
     program: Program, part: Embedding, setting: Setting, n_rows: Any, *, use: Use
 ) -> Tensor:
     """Rows of tokens; positions are looked up once for all sequences."""
@@ -153,9 +155,11 @@ def head_program(
     if n_further:
         x, *others = ops.split(program, x, (one,) * (1 + n_further))
         _further_losses(program, others, block, setting, style, upcasts=upcasts)
+    ending = style.own(setting.conduct.model_type).ending
+    x, parts = ending(program, x, block, setting, style)
     last: Linear | None = None
     outputs = x  # of the model below the head, which names them until the loss is taken
-    for part in block.parts:
+    for part in parts:
         if isinstance(part, Norm):
             x = normed(program, x, part, setting, style)
             if setting.conduct.model_type in habits.T5_NORM:

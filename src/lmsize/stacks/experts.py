@@ -144,7 +144,8 @@ def _activated(
     program: Program, made: list[Tensor], setting: Setting, style: Style
 ) -> Tensor:  # fmt: skip
     """The activation of the first product, times the second if there is one."""
-    kind = setting.conduct.activation
+    limits = setting.conduct.model_type in habits.LIMITS_EXPERTS
+    kind = "limited_silu" if limits else setting.conduct.activation
     if len(made) == 1:
         return style.activation(program, made[0], kind)
     return gated_mlp(program, made[0], lambda: made[1], kind, style)

@@ -17,7 +17,8 @@ from lmsize.model.spec import Block, ModelSpec, Run
 from lmsize.stacks.layer import residual
 from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_linear, local_section
-from lmsize.stacks.sections import is_understood, sections
+from lmsize.stacks.own import USUAL, is_understood
+from lmsize.stacks.sections import sections
 from lmsize.stacks.setting import Setting, Style, new_program, normed
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
@@ -70,7 +71,7 @@ def parts_of(block: Block) -> Further:
 
 def is_further_understood(block: Block) -> bool:
     """Whether a program can be built of its layer."""
-    return is_understood(parts_of(block).layer)
+    return is_understood(parts_of(block).layer, USUAL)
 
 
 def further_program(

@@ -21,6 +21,10 @@ FP32_WEIGHT = _named(
     "diffusion_gemma embedding_gemma2 gemma3n gemma4 gemma4_unified helium muse_glimmer muse_spark "
     "neomme nemotron_h"
 )
+# ... and takes the root as a power, which saves what it takes it of.
+POWER_ROOT = _named(
+    "diffusion_gemma embedding_gemma2 gemma3n gemma4 gemma4_unified muse_glimmer muse_spark neomme"
+)
 # RMSNorm scales by one plus its weight, in fp32.
 ONE_PLUS = _named(
     "gemma gemma2 gemma3 minimax_m3_vl muse_glimmer muse_spark qwen3_5 qwen3_5_moe "
@@ -49,7 +53,7 @@ COMPLEX_ROTARY = _named("deepseek_v2 llama4")
 # Embeddings are multiplied by a constant outside of their module, which lets go of the first form.
 SCALES_OUTSIDE = _named(
     "falcon_h1 granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
-    "granitemoeshared hyperclovax"
+    "granitemoeshared hyperclovax t5gemma"
 )
 # The layer names what its first norm and its attention gave until it ends.
 NAMES_BRANCH = _named("openai-gpt stablelm")
@@ -70,10 +74,14 @@ OWN_SOFTMAX = _named(
     "marian mbart megatron-bert mobilebert mpnet mvp new nllb-moe nomic_bert nystromformer "
     "openai-gpt pegasus pegasus_x plbart rembert roberta roberta-prelayernorm roc_bert roformer "
     "squeezebert xglm xlm xlm-roberta xlm-roberta-xl xmod "
-    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop gpt_oss"
+    "t5 mt5 umt5 longt5 switch_transformers pop2piano udop deepseek_v4 gpt_oss hy_v4 mimo_v2_flash"
 )
 # Queries and keys are turned before their norms.
 TURNS_FIRST = _named("hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl llama4 nanochat")
+# Positions turn queries and keys of windows alone.
+TURNS_WINDOWS = _named("afmoe cohere2 cohere2_moe")
+# The gate of what attention gives is projected last: a softplus in fp32.
+GATES_LAST = _named("laguna")
 # What attention gives is scaled by how much of each row a learned sink of its head leaves.
 SINK_SCALES = _named("granite_swa granitemoe_swa")
 # Shared experts run before the routed ones.
@@ -83,10 +91,14 @@ SHARED_FIRST = _named(
 )
 # Every expert takes every token, scaled by its score, of which all but the highest are nothing.
 DENSE_EXPERTS = _named("llama4")
+# Gates and other halves of routed experts, not of shared ones, are clamped.
+LIMITS_EXPERTS = _named("hy_v4")
 # A learned sink of each head stands beside the scores of every row.
-SINKS = _named("gpt_oss")
+SINKS = _named("deepseek_v4 gpt_oss hy_v4")
+# ... or of those that see a window.
+WINDOW_SINKS = _named("mimo_v2_flash")
 # ... and casts the result to the type of the values.
-CASTS_PROBABILITIES = _named("gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
+CASTS_PROBABILITIES = _named("deepseek_v4 hy_v4 mimo_v2_flash gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
 # Scores are masked by a product with a buffer and a sum.
 MASKS_BY_PRODUCT = _named("openai-gpt")
 # The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
@@ -126,7 +138,12 @@ INLINE_MLP = _named(
 # Attention returns its probabilities as they were before they were dropped out.
 RETURNS_WHOLE = _named("xglm")
 # What a branch adds to the stream is scaled first.
-SCALES_BRANCHES = _named("esmc")
+SCALES_BRANCHES = _named(
+    "esmc granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
+    "granitemoeshared hyperclovax"
+)
+# LayerNorm scales by one plus its weight, in the type that autocast lowers products to.
+LOWERED_LAYER_NORM = _named("nemotron")
 # LayerNorm gives back the type that it got.
 CASTS_LAYER_NORM = _named("esmc")
 # The bias of the last projection is a parameter of its own, and a sum of its own.

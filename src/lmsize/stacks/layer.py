@@ -44,19 +44,29 @@ def layer_program(
             "encoder output", read * width, itemsize, needs_grad=encoder_needs_grad,
             awaited=not setting.is_last,
         )  # fmt: skip
+    if layer := style.own(setting.conduct.model_type).layer:
+        stream = layer(program, stream, block, setting, style)
+    else:
+        stream = _usual(program, stream, block, setting, style)
+    # The loop over the layers still names what it was given.
+    program.hold(given, *program.named, *program.returned)
+    program.outputs.append(stream)
+    return program
+
+
+def _usual(
+    program: Program, stream: Tensor, block: Block, setting: Setting, style: Style
+) -> Tensor:
+    """Branches one after the other, or side by side."""
     whole = keeps_heads_whole(setting)
     branches = [
         local_section(section, setting.layout, whole_heads=whole) for section in sections(block)
     ]
     if _is_parallel(branches, setting):
-        stream = _parallel(program, stream, branches, setting, style)
-    else:
-        for branch in branches:
-            stream = residual(program, stream, branch, setting, style)
-    # The loop over the layers still names what it was given.
-    program.hold(given, *program.named, *program.returned)
-    program.outputs.append(stream)
-    return program
+        return _parallel(program, stream, branches, setting, style)
+    for branch in branches:
+        stream = residual(program, stream, branch, setting, style)
+    return stream
 
 
 def _cast_tables(program: Program, setting: Setting, itemsize: float) -> None:
@@ -181,11 +191,14 @@ def _summed(program: Program, total: Tensor, x: Tensor, setting: Setting) -> Ten
 
 
 def _branch(program: Program, x: Tensor, branch: Section, setting: Setting, style: Style) -> Tensor:
-    if not is_plain(branch) or setting.conduct.model_type in habits.OWN_LAYERS:
+    own = style.own(setting.conduct.model_type).branches.get(branch.kind)
+    if own is None and (not is_plain(branch) or setting.conduct.model_type in habits.OWN_LAYERS):
         width = program.inputs[0].numel // setting.n_stream_tokens
         return by_parts(program, x, branch, setting, style, width=width)
+    if own is not None and branch.kind != "attention":
+        return own(program, x, branch, setting, style)
     if branch.kind == "attention":
-        made = attention(program, x, branch, setting, style)
+        made = (own or attention)(program, x, branch, setting, style)
         if setting.conduct.model_type in habits.NAMES_PROJECTION:
             program.named.append(made)
         return made

@@ -17,13 +17,15 @@ def local_section(section: Section, layout: Layout, *, whole_heads: bool = False
         section,
         linears=[local_linear(part, layout) for part in section.linears],
         outputs=[local_linear(part, layout) for part in section.outputs],
+        gate=local_linear(section.gate, layout) if section.gate else None,
         core=local_core(section.core, layout) if section.core and not whole_heads else section.core,
         experts=local_experts(section.experts, layout) if section.experts else None,
-        parts=[_local_part(part, layout) for part in section.parts],
+        parts=[local_part(part, layout) for part in section.parts],
     )
 
 
-def _local_part(part: Part, layout: Layout) -> Part:
+def local_part(part: Part, layout: Layout) -> Part:
+    """The rank's part of any part that is divided."""
     if isinstance(part, Linear):
         return local_linear(part, layout)
     if isinstance(part, AttentionCore):

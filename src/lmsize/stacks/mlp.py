@@ -57,6 +57,10 @@ def gated_mlp(
         return style.gated(program, gate, other(), kind)
     if kind == "clamped_swiglu":
         return _clamped(program, gate, other())
+    if kind == "limited_silu":
+        gate = ops.pointwise(program, gate, name="clamped gate", saves="input")
+        half = ops.pointwise(program, other(), name="clamped half", saves="input")
+        return ops.mul(program, style.activation(program, gate, "silu"), half, name="gated")
     inner = style.activation(program, gate, kind)
     return ops.mul(program, inner, other(), name="gated")
 

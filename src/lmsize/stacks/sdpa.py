@@ -36,7 +36,7 @@ def fused_core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting
     q, k, v = qkv
     is_grouped, masked = part.n_kv_heads != part.n_heads, is_masked(part, setting)
     if is_grouped and (masked or part.head_dim != part.v_head_dim or part.head_dim > MOST_GROUPED):
-        k, v = repeated(program, k, v, part, setting)
+        k, v = repeated(program, k, v, part)
         is_grouped = False
     if is_grouped and setting.compute_itemsize == FP32:
         return composed(program, (q, k, v), part, setting)
@@ -99,7 +99,7 @@ def composed(
         k = ops.pointwise(program, k, name="scaled key")
         k = ops.copy(program, k, numel=q.numel)
     else:
-        k, v = repeated(program, k, v, part, setting, is_copy=True)
+        k, v = repeated(program, k, v, part, is_copy=True)
         k = ops.pointwise(program, k, name="scaled key")
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     scores = ops.matmul(program, q, k, numel=n_scores, name="scores")
@@ -117,13 +117,12 @@ def composed(
 
 
 def repeated(
-    program: Program, k: Tensor, v: Tensor, part: AttentionCore, setting: Setting, *,
-    is_copy: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    program: Program, k: Tensor, v: Tensor, part: AttentionCore, *, is_copy: bool = False
+) -> tuple[Tensor, Tensor]:
     """Keys and values for every query head: copies, unless all heads read the same (or `is_copy`)."""
     made = []
-    for x, width in ((k, part.head_dim), (v, part.v_head_dim)):
-        numel = setting.n_tokens * part.n_heads * width
+    for x in (k, v):
+        numel = x.numel // part.n_kv_heads * part.n_heads
         if part.n_kv_heads == 1 and not is_copy:
             made.append(ops.expanded(program, x, numel=numel))
         else:

@@ -30,6 +30,8 @@ KIMIS = tuple(
         ("forget_gate.f_proj", "g_proj"),
     )
 )  # fmt: skip
+GATES = ("self_attn.gate_proj", "self_attn.g_proj")  # of attention's output
+OLMOS = frozenset(("q_proj", "k_proj", "v_proj", "a_proj", "b_proj", "g_proj"))
 INNER_NORMS = (
     "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm",
     "q_a_layernorm", "kv_a_layernorm", "q_a_norm", "kv_a_norm",
@@ -46,6 +48,7 @@ class Section:
         norms: of queries, keys and latents.
         index: of an indexer, which picks what attention sees.
         positions: projections of a table of positions, which no token passes through.
+        gate: whose projection opens what attention gives.
         table: of relative positions, where the layer makes its bias of them.
         parts: all of it, in the order in which the module lists them.
     """
@@ -64,6 +67,7 @@ class Section:
     positions: list[Linear] = field(default_factory=list)
     index: list[Part] = field(default_factory=list)
     table: Embedding | None = None
+    gate: Linear | None = None
     parts: list[Part] = field(default_factory=list)
 
 
@@ -121,6 +125,8 @@ def _groups(block: Block) -> list[Norm | Section]:
         open_ = last if isinstance(last, Section) else None
         if open_ is not None and _is_of_indexer(part, open_):
             open_.index.append(part)
+        elif open_ is not None and open_.core and isinstance(part, Linear) and part.name in GATES:
+            open_.gate = part
         elif is_inner_norm(part, open_):
             holders = (g for g in reversed(groups) if isinstance(g, Section) and (g.core or g.scan))
             owner = next(holders, open_)
@@ -178,17 +184,14 @@ def _extend(section: Section, part: Part) -> None:
         (section.outputs if after else section.linears).append(part)
 
 
-def is_understood(block: Block) -> bool:
-    """Whether every branch of a layer has a program of its own."""
-    return block.role != "layer" or all(is_plain(section) for section in sections(block))
-
-
 def recurrence(section: Section) -> str:
     """Whose program a scan has; empty if none: delta rules differ by what makes their decays."""
     names = [part.name for part in section.linears]
     kind = section.scan.kind if section.scan else ""
     if kind == "delta" and {name.removeprefix("self_attn.") for name in names} in KIMIS:
         return "kda"
+    if kind == "delta" and OLMOS <= {name.rpartition(".")[2] for name in names}:
+        return kind
     return kind if kind in SCANS and any(".in_proj" in name for name in names) else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from lmsize.model.conduct import Conduct
 from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
+from lmsize.stacks.own import Own, none
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.tape.program import Op, Program, Tensor
@@ -181,7 +182,7 @@ class Style:
         has_position_bias: whether scores get their learned bias as a tensor of its own.
         copies_values: whether values unfolded from a latent get a tensor of their own.
         built: a model as the stack's own classes have it, where they differ from transformers'.
-        attentions: by model type, attention that its class writes for itself, projections included.
+        own: by model type, what its classes write for themselves.
     """
 
     norm: Callable[..., Tensor]
@@ -208,7 +209,7 @@ class Style:
     has_position_bias: bool = False
     copies_values: bool = False
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
-    attentions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    own: Callable[[str], Own] = field(default=none)
 
 
 def new_program(setting: Setting, style: Style, *, compiles: bool = True) -> Program:

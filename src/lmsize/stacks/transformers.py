@@ -11,16 +11,16 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.activations import activation
+from lmsize.stacks.classes import own
 from lmsize.stacks.derived import with_derived_linears
 from lmsize.stacks.masking import masked
-from lmsize.stacks.own_attention import OWN_ATTENTION
 from lmsize.stacks.positions import over_sequences
 from lmsize.stacks.sdpa import fused_core, lies_by_head, repeated
 from lmsize.stacks.setting import QKV, Setting, Style, parameter
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
-FP32 = 4
+FP32, INT64 = 4, 8
 
 
 def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: Any) -> Tensor:
@@ -33,6 +33,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting) if part.weight else None
     if weight is not None and part.has_means:
         bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
+        if kind in habits.LOWERED_LAYER_NORM:
+            return _lowered_layer_norm(program, x, weight, bias, n_rows=n_rows)
         made = kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize) if kind in habits.CASTS_LAYER_NORM else made
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
@@ -40,7 +42,10 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         return _centred(program, x, raised, weight, n_rows=n_rows)
     square = ops.power(program, raised, name="square")
     spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
-    root = ops.pointwise(program, spread, name="rsqrt", saves="output")
+    if kind in habits.POWER_ROOT:
+        root = ops.power(program, spread, name="power")
+    else:
+        root = ops.pointwise(program, spread, name="rsqrt", saves="output")
     source = x if kind in habits.T5_NORM else raised
     scaled = ops.mul(program, source, root, small=root, name="normed")
     program.hold(raised, square, spread)
@@ -57,6 +62,19 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
         return ops.cast(program, ops.mul(program, weight, scaled, small=weight), x.itemsize)
     scaled = ops.cast(program, scaled, weight.itemsize if kind in habits.T5_NORM else x.itemsize)
     return ops.mul(program, weight, scaled, small=weight, name="norm")
+
+
+def _lowered_layer_norm(
+    program: Program, x: Tensor, weight: Tensor, bias: Tensor | None, *, n_rows: Any
+) -> Tensor:
+    """Nemotron's: autocast lowers it as it does a product."""
+    weight = ops.pointwise(program, weight, name="one plus weight")
+    lowered = [None if y is None else ops.lowered(program, y) for y in (x, weight, bias)]
+    autocast, program.autocast = program.autocast, None
+    assert lowered[0] is not None
+    made = kernels.layer_norm(program, lowered[0], lowered[1], lowered[2], n_rows=n_rows)
+    program.autocast = autocast
+    return made
 
 
 def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_rows: Any) -> Tensor:
@@ -125,7 +143,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     if is_grouped:
         # Products want one stride over sequences and heads together.
         is_copy = part.n_kv_heads > 1 or bool(setting.micro_batch > 1)
-        k, v = repeated(program, k, v, part, setting, is_copy=is_copy)
+        k, v = repeated(program, k, v, part, is_copy=is_copy)
     n_scores = setting.n_tokens * part.n_heads * (setting.n_keys or setting.seq_len)
     is_by_head = lies_by_head(part, setting)
     q_by_head = q if is_by_head else _by_head(program, q, setting)
@@ -140,10 +158,7 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     if program.bias is not None:
         scores = ops.add(program, scores, over_sequences(program, program.bias, setting))
     scores = names = masked(program, scores, part, setting)
-    if setting.conduct.model_type in habits.SINKS:
-        sinks = Tensor("sinks", setting.n_tokens * part.n_heads, scores.itemsize, kind="given")
-        scores = ops.cat(program, [scores, sinks], name="scores and sinks")
-        scores = ops.pointwise(program, scores, name="less their maximum")
+    scores = _beside_sinks(program, scores, part, setting)
     left = _left_of_sink(program, scores, part, setting)
     probs = _probabilities(program, scores, q, v, setting)
     program.hold(names)  # a name that the dropped-out probabilities take
@@ -160,6 +175,20 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     # Attention returns them too, and the layer names both.
     program.returned = (whole if setting.conduct.model_type in habits.RETURNS_WHOLE else probs,)
     return out
+
+
+def _beside_sinks(
+    program: Program, scores: Tensor, part: AttentionCore, setting: Setting
+) -> Tensor:
+    """With a learned sink of each head beside them, and less their maximum, whose places are saved."""
+    kind = setting.conduct.model_type
+    if kind not in habits.SINKS | habits.WINDOW_SINKS:
+        return scores
+    n_rows = setting.n_tokens * part.n_heads
+    if kind in habits.SINKS or part.window is not None:
+        sinks = Tensor("sinks", n_rows, scores.itemsize, kind="given")
+        scores = ops.cat(program, [scores, sinks], name="scores and sinks")
+    return ops.pointwise(program, scores, name="less their maximum", n_masked=n_rows * INT64)
 
 
 def _left_of_sink(
@@ -233,6 +262,6 @@ STYLE = Style(
     upcasts=upcasts_logits,
     spreads=True,
     has_position_bias=True,
-    attentions=OWN_ATTENTION,
+    own=own,
     built=with_derived_linears,
 )

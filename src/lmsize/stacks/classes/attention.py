@@ -8,12 +8,13 @@ lingers until the next block has run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import AttentionCore
 from lmsize.stacks.linears import applied
+from lmsize.stacks.own import Own
 from lmsize.stacks.sdpa import composed, fused_core, repeated
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import QKV, Setting, Style
@@ -21,7 +22,6 @@ from lmsize.tape import ops
 from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
-Attention = Callable[[Program, Tensor, Section, Setting, Style], Tensor]
 
 
 def _core(section: Section) -> AttentionCore:
@@ -138,7 +138,7 @@ def _picked(program: Program, fused: Tensor, core: AttentionCore, setting: Setti
         return query, key, value
     if few > 1:  # the groups' heads are put in a row
         query = ops.copy(program, query)
-    key, value = repeated(program, key, value, core, setting)
+    key, value = repeated(program, key, value, core)
     return query, key, value
 
 
@@ -148,7 +148,7 @@ def _falcon_scores(
     """Divided in place; the softmax is taken in the type of the layer's normed input."""
     q, k, v = qkv
     if core.n_kv_heads != core.n_heads and _is_multi_query(core, setting):
-        k, v = repeated(program, k, v, core, setting)
+        k, v = repeated(program, k, v, core)
     scores = product(program, (q, k), setting, numel=n_scores(core, setting), name="scores")
     names: list[Tensor] = []
     if not setting.conduct.rotary:
@@ -238,6 +238,9 @@ def by_token(program: Program, x: Tensor, setting: Setting) -> Tensor:
     return program.record("copy", [x], made, gradients=[Gradient(x, kind)])
 
 
-OWN_ATTENTION: Mapping[str, Attention] = {
-    "bloom": bloom, "codegen": gptj, "falcon": falcon, "gptj": gptj, "mpt": mpt,
+OWN: Mapping[str, Own] = {
+    name: Own(branches={"attention": attention})
+    for name, attention in (
+        ("bloom", bloom), ("codegen", gptj), ("falcon", falcon), ("gptj", gptj), ("mpt", mpt),
+    )
 }  # fmt: skip

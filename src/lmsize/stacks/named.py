@@ -1,0 +1,84 @@
+"""A block's modules by the names that its class has for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part, Plain
+from lmsize.stacks.experts import routed_experts
+from lmsize.stacks.linears import applied
+from lmsize.stacks.local import local_part
+from lmsize.stacks.setting import Setting, Style, normed, parameter
+from lmsize.tape import ops
+from lmsize.tape.program import Program, Tensor
+
+
+@dataclass(slots=True)
+class Modules:
+    """What a class's ``forward`` calls: its modules, as one rank has them, on tensors of a program."""
+
+    program: Program
+    parts: tuple[Part, ...]
+    setting: Setting
+    style: Style
+
+    def __post_init__(self) -> None:
+        self.parts = tuple(local_part(part, self.setting.layout) for part in self.parts)
+
+    def find(self, name: str) -> Part | None:
+        """The part whose path ends in that name; None if there is none."""
+        return next((p for p in self.parts if _is_called(p, name)), None)
+
+    def has(self, name: str) -> bool:
+        """Whether the block has such a module."""
+        return self.find(name) is not None
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """A linear layer, with its adapter if it has one."""
+        part = self.find(name)
+        assert isinstance(part, Linear), name
+        return applied(self.program, x, part, self.setting)
+
+    def raised_linear(self, name: str, x: Tensor) -> Tensor:
+        """``F.linear(x.float(), weight.float())``."""
+        part = self.find(name)
+        assert isinstance(part, Linear), name
+        raised = ops.cast(self.program, x, 4)
+        weight = ops.cast(
+            self.program,
+            parameter(self.program, part.name, part.n_in * part.n_out, self.setting),
+            4,
+        )
+        return ops.linear(self.program, raised, weight, n_in=part.n_in, n_out=part.n_out)
+
+    def norm(self, name: str, x: Tensor, *, n_rows: Any = None) -> Tensor:
+        """A norm of tokens, or of `n_rows` rows."""
+        part = self.find(name)
+        assert isinstance(part, Norm), name
+        return normed(self.program, x, part, self.setting, self.style, n_rows=n_rows)
+
+    def plain(self, name: str) -> Tensor:
+        """Any other parameter."""
+        part = self.find(name)
+        assert isinstance(part, Plain | Conv | Linear), name
+        weight = next(iter(part.parameters()))
+        return parameter(self.program, part.name, weight.n_params, self.setting)
+
+    def experts(self, name: str, x: Tensor, weights: Tensor) -> Tensor:
+        """A bank of experts over tokens, each weighted."""
+        part = self.find(name)
+        assert isinstance(part, Experts), name
+        return routed_experts(
+            self.program, x, weights, part, setting=self.setting, style=self.style
+        )
+
+    @property
+    def core(self) -> AttentionCore:
+        """Of the block's attention."""
+        return next(p for p in self.parts if isinstance(p, AttentionCore))
+
+
+def _is_called(part: Part, name: str) -> bool:
+    own = getattr(part, "name", "")
+    return bool(own == name or own.endswith(f".{name}"))
