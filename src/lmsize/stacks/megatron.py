@@ -84,7 +84,7 @@ def _fused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
     elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
-    trades_heads = setting.layout.cp > 1 and setting.switches.cp_comm == "a2a"
+    trades_heads = setting.switches.cp_comm == "a2a" and setting.layout.cp > 1
     if trades_heads:  # AttnFuncWithCPAndQKVOA2A of Transformer Engine's context_parallel.py
         q, k, v = (ops.copy(program, x, numel=x.numel, name="by heads") for x in (q, k, v))
     out = kernels.fused_attention(

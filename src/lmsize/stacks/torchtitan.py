@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
+from lmsize.numbers import chosen
 from lmsize.stacks import megatron, transformers
 from lmsize.stacks.activations import activation
 from lmsize.stacks.setting import QKV, Setting, Style
@@ -54,8 +55,8 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         k = ops.copy(program, k, numel=numel, name="keys repeated")
         v = ops.copy(program, v, numel=numel, name="values repeated")
     cp = setting.layout.cp
-    gathered = cp * (k.n_bytes + v.n_bytes) if cp > 1 else 0
-    sums = numel * FP32 if cp > 1 else 0
+    gathered = chosen(cp > 1, cp * (k.n_bytes + v.n_bytes), 0)
+    sums = chosen(cp > 1, numel * FP32, 0)
     return kernels.fused_attention(
         program, q, k, v, numel=numel, n_log_sums=setting.n_tokens * part.n_heads,
         forward_bytes=gathered + sums, backward_bytes=gathered + 3 * sums,
