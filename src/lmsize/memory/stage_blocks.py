@@ -28,6 +28,7 @@ def stage_blocks(setup: TrainingSetup, stage: Stage, *, by_unit: bool = False) -
         accumulates=(setup.accumulates or setup.shards_gradients) and not setup.shares_by_fsdp2,
         gradient_shard=shard,
         unit_of=units_of(setup) if setup.is_in_units or by_unit else None, vp=setup.layout.vp,
+        lays_out=setup.lays_out_by_stream,
     )  # fmt: skip
 
 

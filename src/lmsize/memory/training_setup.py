@@ -149,6 +149,11 @@ class TrainingSetup:
         return bool(self.stack.units) and self.layout.zero > 1 and self.layout.n_replicas > 1
 
     @property
+    def lays_out_by_stream(self) -> bool:
+        """Whether what each stream asks of the allocator is followed block by block."""
+        return self.adapters is None and self.shares_by_fsdp2
+
+    @property
     def is_in_units(self) -> bool:
         """Whether it does so layer by layer."""
         return self.shares_by_fsdp2 and not self.stays_whole

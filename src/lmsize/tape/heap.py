@@ -71,6 +71,18 @@ class Requests:
         return sum(block.n_bytes for block in blocks)
 
 
+class Unheard(Requests):
+    """Requests of which nobody asks what they need."""
+
+    __slots__ = ()
+
+    def take(self, key: Hashable, n_bytes: Any) -> None:
+        """Nothing is noted."""
+
+    def let_go(self, key: Hashable) -> None:
+        """Nothing is noted."""
+
+
 @dataclass(slots=True)
 class _Block:
     """A block of the range; free if it is nobody's."""

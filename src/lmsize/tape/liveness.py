@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.numbers import largest
-from lmsize.tape.heap import Requests
+from lmsize.tape.heap import Requests, Unheard
 from lmsize.tape.program import Program
 from lmsize.tape.segments import discarded, last_uses
 
@@ -58,7 +58,7 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
     handed = {t.base for t in program.handed}
     stays = kept | handed | {*program.cached}
     ends = last_uses(program)
-    told = Requests() if requests is None else requests
+    told = Unheard() if requests is None else requests
     live: Any = sum(t.n_bytes for t in program.inputs)
     for tensor in program.inputs:
         told.take(tensor, tensor.n_bytes)

@@ -39,7 +39,7 @@ class Piece:
         again: what it keeps once it has run again, for the backward of a block before it.
         names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
-        requests: what it asks of the allocator, where its backward follows a forward at once.
+        requests: what it asks of an allocator, where that is kept.
     """
 
     saved: Any
@@ -89,7 +89,7 @@ def chained(one: Piece, n: int) -> Piece:
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
     keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
-    undone_at_once: bool = False,
+    lays_out: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -100,9 +100,9 @@ def piece(
             number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
         reentrant: it runs again before any of its backward, not once that asks for what was saved.
-        undone_at_once: nothing runs between its forward and its backward.
+        lays_out: what it asks of an allocator is kept; its backward follows a forward at once.
     """
-    requests = Requests() if undone_at_once or checkpointed else None
+    requests = Requests() if lays_out else None
     through = forward(program, requests=requests)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsize.numbers import chosen
-from lmsize.tape.heap import Requests
+from lmsize.tape.heap import Requests, Unheard
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 from lmsize.tape.segments import Again, discarded, ran_again
 
@@ -101,7 +101,7 @@ def backward(
     """
     n_uses, gone = _uses(program, holds=holds), discarded(program)
     saved = sum(t.n_bytes for t in n_uses if t not in gone) + extra_bytes
-    state = _Undoing(saved, saved, Requests() if requests is None else requests, n_uses)
+    state = _Undoing(saved, saved, Unheard() if requests is None else requests, n_uses)
     state.look(0)
     for given in (*program.outputs, *program.awaited):
         state.pending[given] = state.made(given.n_bytes)
