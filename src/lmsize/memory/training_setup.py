@@ -9,10 +9,9 @@ from typing import Any
 from lmsize.catalogue import Optimizer, Precision, Recipe, Stack
 from lmsize.layout.degrees import Layout
 from lmsize.memory.stack_styles import not_understood
-from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import larger
-from lmsize.stacks.few_bits import torchao, transformer_engine
+from lmsize.stacks.few_bits import HOPPER, torchao, transformer_engine
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch

@@ -16,6 +16,7 @@ from lmsize.stacks import megatron, transformers
 from lmsize.stacks.activations import activation
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.stacks.switches import Switches
+from lmsize.stacks.torchtitan_switches import TorchtitanSwitches
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, GradKind, Op, Program, Tensor
 
@@ -124,6 +125,7 @@ EAGER = replace(PLAIN, is_compiled=False)
 
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
-    usual = STYLE if switches.compiled_loss else PLAIN
-    made = usual if switches.compile else EAGER
-    return made if switches.fused_norm else replace(made, norm=plain_norm)
+    asked = TorchtitanSwitches.of(switches)
+    usual = STYLE if asked.compiled_loss else PLAIN
+    made = usual if asked.compile else EAGER
+    return made if asked.fused_norm else replace(made, norm=plain_norm)
