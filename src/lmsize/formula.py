@@ -146,7 +146,7 @@ class Term:
 
 def total(label: str, children: Sequence[Term], *, unit: str = "bytes") -> Term:
     """The sum of the children (0 when there are none)."""
-    return Term(label, sum(c.value for c in children), unit, "sum", children=tuple(children))
+    return Term(label, sum([c.value for c in children]), unit, "sum", children=tuple(children))
 
 
 def maximum(label: str, children: Sequence[Term]) -> Term:
@@ -168,13 +168,14 @@ def undominated(things: Iterable[Thing], *, key: Callable[[Thing], Any]) -> list
 
     For plain numbers that is one.
     """
-    left: list[Thing] = []
+    left: list[tuple[Thing, Any]] = []
     for thing in things:
-        if any(everywhere(key(thing) <= key(other)) for other in left):
+        value = key(thing)
+        if any(everywhere(value <= other) for _, other in left):
             continue
-        left = [other for other in left if not everywhere(key(other) < key(thing))]
-        left.append(thing)
-    return left
+        left = [(other, less) for other, less in left if not everywhere(less < value)]
+        left.append((thing, value))
+    return [thing for thing, _ in left]
 
 
 def given(label: str, value: Any, unit: str, *, source: Source | None = None) -> Term:

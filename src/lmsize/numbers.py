@@ -6,6 +6,8 @@ a single estimate starts fast.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,9 +19,12 @@ else:
     Number: TypeAlias = Any
 
 
+PLAIN = (int, float)
+
+
 def is_plain(*values: Any) -> bool:
     """Whether none of the values is an array."""
-    return all(isinstance(value, int | float) for value in values)
+    return all(isinstance(value, PLAIN) for value in values)
 
 
 def ceil_div(a: Any, b: Any) -> Any:
@@ -37,16 +42,21 @@ def next_power_of_two(n: Any) -> Any:
 
 def larger(a: Any, b: Any) -> Any:
     """The greater of two, element by element for arrays."""
-    if isinstance(a, int | float) and isinstance(b, int | float):
+    if isinstance(a, PLAIN) and isinstance(b, PLAIN):
         return max(a, b)
     import numpy as np
 
     return np.maximum(a, b)
 
 
+def largest(values: Sequence[Any]) -> Any:
+    """The greatest of some, element by element for arrays."""
+    return max(values) if is_plain(*values) else reduce(larger, values)
+
+
 def smaller(a: Any, b: Any) -> Any:
     """The lesser of two, element by element for arrays."""
-    if isinstance(a, int | float) and isinstance(b, int | float):
+    if isinstance(a, PLAIN) and isinstance(b, PLAIN):
         return min(a, b)
     import numpy as np
 
@@ -55,7 +65,7 @@ def smaller(a: Any, b: Any) -> Any:
 
 def plain(value: Any) -> int | float:
     """A result as a Python number; whole floats below 2**53 stay floats."""
-    return value if isinstance(value, int | float) else value.item()
+    return value if isinstance(value, PLAIN) else value.item()
 
 
 def chosen(condition: Any, a: Any, b: Any) -> Any:

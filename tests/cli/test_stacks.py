@@ -10,7 +10,7 @@ import pytest
 
 from lmsize.catalogue.tables import recipes, stack_scopes
 from lmsize.stacks.scope import IN_TORCH, NAMES
-from lmsize.stacks.switches import OF_STACK
+from lmsize.stacks.stack_options import SWITCHES
 
 Run = Callable[[str | list[str]], Any]
 Refused = Callable[[str | list[str]], str]
@@ -84,7 +84,7 @@ def test_recurrences_without_kernels_are_said(model: str, package: str, run: Run
 def test_every_stack_says_what_it_trains() -> None:
     scopes = stack_scopes()
     assert set(scopes) == {stack for stack, _ in recipes()}
-    assert set(OF_STACK) <= set(scopes)
+    assert set(SWITCHES) <= set(scopes)
     assert set(IN_TORCH) < set(NAMES)
     for scope in scopes.values():
         assert set(scope.own) <= set(scope.trains) <= set(NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 from lmsize.assumption import Assumption
@@ -47,8 +47,7 @@ def dotted(name: str) -> str:
     return INNER_POINT.sub("", "".join(c for c in name.casefold() if c.isalnum() or c == "."))
 
 
-@cache
-def by_words(rows: tuple[ModelSummary, ...]) -> dict[str, ModelSummary]:
+def by_words(rows: Collection[ModelSummary]) -> dict[str, ModelSummary]:
     """Summaries by name, as written, dotted and plain, and by Hub id, all in lower case.
 
     What two names would share is the first kind's; a plain name that two share is nobody's.
@@ -68,14 +67,16 @@ def untuned(hub_id: str) -> str:
 
 
 def find(
-    name: str, rows: Iterable[ModelSummary]
+    name: str, words: Mapping[str, ModelSummary]
 ) -> tuple[ModelSummary, tuple[Assumption, ...]] | None:
     """The summary that a catalogue name or a Hub id means; None if nothing known fits.
 
     A Hub id must fit as a whole, but for the ending of a tuned checkpoint of the same
     organisation, which is an assumption.
+
+    Args:
+        words: what each word means, as :func:`by_words` has it.
     """
-    words = by_words(tuple(rows))
     if "/" not in name:
         row = words.get(name.casefold()) or words.get(dotted(name)) or words.get(plain(name))
         return (row, ()) if row else None

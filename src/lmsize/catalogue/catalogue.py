@@ -70,6 +70,10 @@ class Catalogue:
         return {**architectures.index(), **own}
 
     @cached_property
+    def _model_words(self) -> Mapping[str, ModelSummary]:
+        return architectures.by_words(self._models.values())
+
+    @cached_property
     def _precisions(self) -> Mapping[str, Precision]:
         return {**tables.precisions(), **self.own.precisions}
 
@@ -204,7 +208,7 @@ class Catalogue:
 
     def find_model(self, name: str) -> tuple[ModelEntry, tuple[Assumption, ...]] | None:
         """The architecture that a catalogue name or a Hub id means; None if none is known."""
-        found = architectures.find(name, self._models.values())
+        found = architectures.find(name, self._model_words)
         if found is None:
             return None
         row, assumed = found

@@ -12,15 +12,16 @@ from lmsize.errors import InputError, LayoutError
 from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.stack_styles import as_built, style_of
-from lmsize.memory.standing import BLACKWELL, HOPPER
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.model.parts import Experts, Linear
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.derived import has_derived_linears
+from lmsize.stacks.few_bits import BLACKWELL, HOPPER
 from lmsize.stacks.needs import refuse_without_effect
 from lmsize.stacks.scope import within_scope
-from lmsize.stacks.switches import Switches, named_switches, read_switches
+from lmsize.stacks.stack_options import named_switches, read_switches
+from lmsize.stacks.switches import Switches
 from lmsize.workload.adapters import adapter_model
 from lmsize.workload.training import OWN_STYLE_LOSSES, TrainSpec, batch_of, with_defaults
 
@@ -168,7 +169,7 @@ def _setup(
         quant=catalogue.precision(spec.quant, "--quant") if spec.quant else None,
         recompute=spec.recompute or "", attention=spec.attention or "",
         precision=catalogue.precision, pipeline_stage=spec.pipeline_stage, lengths=spec.lengths,
-        switches=_switches(spec, capability), capability=capability,
+        switches=read_switches(spec.stack_options, spec.stack).on(capability), capability=capability,
         loss="" if spec.loss == OWN_STYLE_LOSSES.get(spec.stack or "", "plain") else spec.loss or "",
     )  # fmt: skip
 
@@ -177,19 +178,6 @@ def _capability(accelerator: Accelerator | None) -> int:
     """The first number of the compute capability; Hopper's where no accelerator is named."""
     family = accelerator.family if accelerator is not None else ""
     return BLACKWELL if family in OF_BLACKWELL else HOPPER - (family in BEFORE_HOPPER)
-
-
-def _switches(spec: TrainSpec, capability: int) -> Switches:
-    """The stack's switches, and which attention ``auto`` is.
-
-    Raises:
-        InputError: a switch that is not known, or a stack that has none.
-    """
-    found = read_switches(spec.stack_options, spec.stack)
-    if found.attention_backend != "auto":
-        return found
-    has_fused = capability == HOPPER or (capability > HOPPER and not found.deterministic)
-    return replace(found, attention_backend="fused" if has_fused else "flash")
 
 
 def _fallback(optimizer: Optimizer, catalogue: Catalogue) -> Optimizer | None:

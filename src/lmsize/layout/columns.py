@@ -54,7 +54,10 @@ class Column(np.ndarray[Any, Any]):
         return first.item()
 
     def __bool__(self) -> bool:
-        return bool((self != 0).one())
+        n_true = np.count_nonzero(self)
+        if 0 < n_true < self.size:
+            raise PartedError(np.asarray(self) != 0)
+        return bool(n_true)
 
     def __int__(self) -> int:
         return int(self.one())

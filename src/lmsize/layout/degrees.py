@@ -8,6 +8,7 @@ from lmsize.errors import LayoutError
 from lmsize.layout.split import EVEN, Split
 from lmsize.model.parts import AttentionCore, Experts
 from lmsize.model.spec import ModelSpec
+from lmsize.numbers import is_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,18 @@ class Layout:
         """Ranks of its pipeline that a rank talks to, one to one."""
         return min(self.pp - 1, 2)
 
+    @property
+    def is_undivided(self) -> bool:
+        """Whether each rank has whole layers, whichever candidate is asked for."""
+        degrees = (self.tp, self.ep, self.expert_tp)
+        return is_plain(*degrees) and degrees == (1, 1, 1)
+
     def inside_replica(self) -> Layout:
         """How one replica's layers are divided: what the operations of a rank depend on."""
-        return replace(self, dp=1, pp=1, zero=0, vp=1)
+        return Layout(
+            tp=self.tp, cp=self.cp, ep=self.ep, etp=self.etp,
+            sequence_parallel=self.sequence_parallel,
+        )  # fmt: skip
 
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what stage `stage` divides (1 to 3)."""

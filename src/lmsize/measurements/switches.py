@@ -10,16 +10,16 @@ from lmsize.measurements.draft import Draft
 from lmsize.model.spec import ModelSpec
 from lmsize.numbers import ceil_div
 from lmsize.stacks.few_bits import RECIPES, TORCHAO
-from lmsize.stacks.needs import without_effect
-from lmsize.stacks.switches import (
+from lmsize.stacks.megatron_switches import (
     BACKENDS,
     CP_KINDS,
     DISPATCHERS,
     MODULES,
     ROUTER_TYPES,
     STATE_TYPES,
-    named_switches,
 )
+from lmsize.stacks.needs import without_effect
+from lmsize.stacks.stack_options import named_switches
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
 REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
@@ -81,7 +81,7 @@ def read_switches(draft: Draft, model: ModelSpec) -> None:
 def _with_effect(draft: Draft, model: ModelSpec, found: Sequence[str]) -> list[str]:
     """The switches of a row that change something; launch scripts also set others."""
     idle = without_effect(
-        named_switches(",".join(found)), precision=draft.options["precision"],
+        named_switches(",".join(found), "megatron"), precision=draft.options["precision"],
         recompute=draft.options.get("recompute"), has_decoder=model.is_encoder_decoder,
     )  # fmt: skip
     return [item for item in found if item.partition("=")[0].replace("-", "_") not in idle]

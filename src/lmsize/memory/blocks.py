@@ -66,13 +66,14 @@ class _Ask:
     windows: tuple[AttentionCore, ...] = ()
     recomputes: bool = False
     n_further: int = 0
+    lays_out: bool = False
 
 
 def placed_blocks(
     model: ModelSpec, adapters: ModelSpec | None, stage: Stage, setting: Setting, *, stack: str,
     recompute: str, accumulates: bool, gradient_shard: Callable[[Tower, Run], Any] | None = None,
     most_recomputed: int | None = None, unit_of: Callable[[Tower, Run], Unit] | None = None,
-    vp: int = 1,
+    vp: int = 1, lays_out: bool = False,
 ) -> Iterator[Placed]:  # fmt: skip
     """Every run of the stage in order of execution, each with its piece.
 
@@ -85,6 +86,7 @@ def placed_blocks(
             soon as they are made; None where they stay as they are.
         unit_of: what ranks share of one block; None where they share nothing layer by layer.
         vp: parts of a stage, which take turns with those of the others.
+        lays_out: keeps what pieces ask of an allocator whose backward follows a forward at once.
     """
     ranks, saved = ranks_of(adapters), saved_modules(adapters)
     style = style_of(stack, setting.switches)
@@ -96,7 +98,7 @@ def placed_blocks(
     walk = _Walk(
         model, stack, style, recompute, accumulates, setting.weight_itemsize,
         needs_grad=setting.trains_base or stage.index > 0,
-        budget=_n_layers(stage) if most_recomputed is None else most_recomputed,
+        budget=_n_layers(stage) if most_recomputed is None else most_recomputed, lays_out=lays_out,
     )  # fmt: skip
     apart = ends_apart(stage, **setting.switches.bf16_ends, vp=vp)
     for tower, run, is_end, is_last, weights in in_order(apart, model, style):
@@ -127,6 +129,7 @@ class _Walk:
         itemsize: of the stream; `needs_grad` whether a gradient flows back along it.
         budget: layers that full recomputation may still take in.
         n_further: blocks for further tokens so far.
+        lays_out: whether what pieces ask of an allocator is kept.
     """
 
     model: ModelSpec
@@ -137,6 +140,7 @@ class _Walk:
     itemsize: float
     needs_grad: bool
     budget: int
+    lays_out: bool
     encoder_needs_grad: bool = field(init=False)
     n_further: int = 0
 
@@ -172,7 +176,8 @@ class _Walk:
             self.stack, setting, self.model.width, self.itemsize, self.needs_grad, again,
             self.accumulates, upcasts=self.style.upcasts(self.model), use=_use(self.model, tower),
             windows=_windows(tower), recomputes=self.recompute == "full", n_further=self.n_further,
-            encoder_needs_grad=self.encoder_needs_grad, **_crossing(self.model, tower),
+            encoder_needs_grad=self.encoder_needs_grad, lays_out=self.lays_out,
+            **_crossing(self.model, tower),
         )  # fmt: skip
 
 
@@ -212,8 +217,7 @@ def _for_tower(setting: Setting, tower: Tower) -> Setting:
     length = setting.switches.decoder_seq_length
     if tower.stream != "labels" or length is None:
         return setting
-    shards = max(1, setting.layout.cp)
-    return replace(setting, seq_len=ceil_div(length, shards), n_keys=setting.seq_len)
+    return replace(setting, seq_len=ceil_div(length, setting.layout.cp), n_keys=setting.seq_len)
 
 
 def _crossing(model: ModelSpec, tower: Tower) -> dict[str, bool]:
@@ -229,14 +233,13 @@ def _crossing(model: ModelSpec, tower: Tower) -> dict[str, bool]:
 def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
     style = style_of(ask.stack, ask.setting.switches)
     program = _program(block, ask, style)
-    out = program.outputs[0]
     selective = ask.setting.recompute == "selective" and ask.checkpointed
     made = piece(
         program, checkpointed=ask.checkpointed, accumulates=ask.accumulates,
         keeps=style.keeps if selective else None, offloads=style.offloads, reentrant=style.reentrant,
-        undone_at_once=block.role == "head" and not ask.is_read,
+        lays_out=ask.lays_out and (ask.checkpointed or (block.role == "head" and not ask.is_read)),
     )  # fmt: skip
-    return made, out.itemsize, out.needs_grad
+    return made, program.outputs[0].itemsize, program.outputs[0].needs_grad
 
 
 def _program(block: Block, ask: _Ask, style: Style) -> Program:

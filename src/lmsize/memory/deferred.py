@@ -8,7 +8,7 @@ from typing import Any
 from lmsize.formula import Term, formula, total
 from lmsize.memory.standing import Shape
 from lmsize.source import Source
-from lmsize.stacks.switches import Switches
+from lmsize.stacks.megatron_switches import MegatronSwitches
 
 MEGATRON = Source(
     "Megatron-LM core 0.15",
@@ -31,7 +31,7 @@ def deferred_bytes(
 
 
 def deferred_terms(
-    switches: Switches, shape: Shape, *, n_micro: int, heads: Iterable[tuple[Any, Any]]
+    switches: MegatronSwitches, shape: Shape, *, n_micro: int, heads: Iterable[tuple[Any, Any]]
 ) -> list[Term]:
     """What waits while another micro-batch runs; `heads` are (inputs, outputs) on one rank."""
     most = switches.deferral_limit

@@ -12,6 +12,7 @@ from lmsize.memory.training_setup import TrainingSetup
 from lmsize.numbers import ceil_div
 from lmsize.stacks.fused_shapes import Shape as Matrix
 from lmsize.stacks.fused_shapes import fused_shapes
+from lmsize.stacks.megatron_switches import MegatronSwitches
 
 MATRICES = ("matrices", "experts", "output head")
 
@@ -20,7 +21,7 @@ def standing(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list
     """Workspaces and buffers that a stage, with that of its adapters, keeps from step to step."""
     if not setup.stack.library_buffers:
         return []
-    libraries = Libraries(setup.capability, setup.switches)
+    libraries = Libraries(setup.capability, MegatronSwitches.of(setup.switches))
     shapes = _trained_shapes(setup, stage, adapters)
     n_micro = setup.batch.n_micro
     return [
@@ -56,7 +57,8 @@ def deferred(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> list
     heads = [run.block for _, run in stage.runs if run.block.role == "head"]
     one = setup.layout.inside_replica()
     shapes = [found for block in heads for found in fused_shapes(block, one)]
-    return deferred_terms(setup.switches, _shape(setup), n_micro=setup.batch.n_micro, heads=shapes)
+    asked, n_micro = MegatronSwitches.of(setup.switches), setup.batch.n_micro
+    return deferred_terms(asked, _shape(setup), n_micro=n_micro, heads=shapes)
 
 
 def _trained_shapes(setup: TrainingSetup, stage: Stage, adapters: Stage | None) -> set[Matrix]:

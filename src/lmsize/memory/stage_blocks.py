@@ -33,6 +33,7 @@ def stage_blocks(
         recompute=setup.recompute, most_recomputed=setup.most_recomputed,
         accumulates=_adds_at_once(setup, turn), gradient_shard=shard,
         unit_of=units_of(setup, turn) if setup.is_in_units or by_unit else None, vp=setup.layout.vp,
+        lays_out=setup.lays_out_by_stream,
     )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from lmsize.layout.shares import Stage
 from lmsize.model.parts import AttentionCore, Experts
 from lmsize.numbers import ceil_div, chosen
 from lmsize.source import Source
+from lmsize.stacks.few_bits import HOPPER
 from lmsize.stacks.megatron_router import SIZES
-from lmsize.stacks.switches import Switches
+from lmsize.stacks.megatron_switches import MegatronSwitches
 
 CUBLAS = Source(
     "PyTorch 2.13", "aten/src/ATen/cuda/CublasHandlePool.cpp, getChosenWorkspaceSize",
@@ -32,7 +33,6 @@ DUMMIES = Source(
     "https://github.com/NVIDIA/TransformerEngine",
 )  # fmt: skip
 KIB, MIB = 2**10, 2**20
-HOPPER, BLACKWELL = 9, 10  # compute capability, the first number
 LARGE = 32 * MIB  # from Hopper on, and what CUBLAS_WORKSPACE_CONFIG=:4096:8 asks for
 SMALL = 8320 * KIB  # :4096:2:16:8
 SMALL_ENGINE = 4 * MIB
@@ -121,7 +121,7 @@ class Libraries:
     """
 
     capability: int
-    switches: Switches
+    switches: MegatronSwitches
 
 
 def workspaces(libraries: Libraries, stage: Stage) -> Iterable[Term]:

@@ -34,7 +34,7 @@ def segments_of(setup: TrainingSetup, found: Found) -> Term | None:
     The fullest forward or backward (`PASSES`), and segments that nothing else can use: those of the
     step's flat tensors (DeepSpeed), those of other streams (FSDP2).
     """
-    if setup.shares_by_fsdp2 and setup.adapters is None:
+    if setup.lays_out_by_stream:
         return highest("segments", [_by_streams(setup, one) for one in found])
     if not has_flat_steps(setup):
         return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lmsize.catalogue import Optimizer, Precision, Recipe, Stack
 from lmsize.layout.degrees import Layout
 from lmsize.memory.stack_styles import not_understood, style_of
-from lmsize.memory.standing import HOPPER
 from lmsize.model.spec import ModelSpec
-from lmsize.stacks.few_bits import torchao, transformer_engine
+from lmsize.numbers import larger
+from lmsize.stacks.few_bits import HOPPER, torchao, transformer_engine
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.tape.casts import Casts
 from lmsize.workload.training import Batch
@@ -94,8 +95,7 @@ class TrainingSetup:
     @property
     def has_buckets(self) -> bool:
         """Whether gradients are reduced through a second copy, as torch's DDP does by default."""
-        shared = self.layout.n_replicas > 1 and self.layout.zero == 0
-        return shared and self.stack.ddp_buckets
+        return self.stack.ddp_buckets and self.layout.zero == 0 and self.layout.n_replicas > 1
 
     @property
     def sums_in_fp32(self) -> bool:
@@ -132,10 +132,10 @@ class TrainingSetup:
         """What of the optimizer's copies and states lies on the accelerator."""
         return 1 - self.switches.optimizer_offload
 
-    def shards(self, stage: int, *, expert: bool = False) -> int:
+    def shards(self, stage: int, *, expert: bool = False) -> Any:
         """Over how many ranks ZeRO divides what `stage` divides."""
         whole = self.layout.shards(stage, expert=expert)
-        return max(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
+        return larger(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -145,8 +145,12 @@ class TrainingSetup:
     @property
     def shares_by_fsdp2(self) -> bool:
         """Whether FSDP2 shares weights, gradients and states over the ranks, at stages 2 and 3."""
-        shares = self.layout.zero > 1 and self.layout.n_replicas > 1
-        return shares and bool(self.stack.units)
+        return bool(self.stack.units) and self.layout.zero > 1 and self.layout.n_replicas > 1
+
+    @property
+    def lays_out_by_stream(self) -> bool:
+        """Whether what each stream asks of the allocator is followed block by block."""
+        return self.adapters is None and self.shares_by_fsdp2
 
     @property
     def is_in_units(self) -> bool:

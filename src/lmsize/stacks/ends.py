@@ -221,8 +221,10 @@ def _whole_loss(
         bias = Tensor("final_logits_bias", 0, setting.weight_itemsize, kind="given")
         logits = ops.add(program, logits, bias)
     logits = capped(program, logits, setting)
-    spread = style.spread_loss if setting.layout.tp > 1 else None
-    x = (spread or style.loss)(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
+    loss = style.loss
+    if style.spread_loss is not None and setting.layout.tp > 1:
+        loss = style.spread_loss
+    x = loss(program, logits, upcasts=upcasts, n_tokens=setting.n_tokens)
     program.hold(logits)
     return x
 

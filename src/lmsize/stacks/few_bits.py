@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from lmsize.tape.casts import Casts
 
-BLACKWELL = 10  # compute capability from which 8-bit kernels read one cast both ways
+# Compute capabilities, the first number; from Blackwell on 8-bit kernels read one cast both ways.
+HOPPER, BLACKWELL = 9, 10
 # Bytes of a number and its share of the scales: fp32 for 128 numbers, an exponent for 32, an 8-bit
 # number for 16 (common/recipe/__init__.py of Transformer Engine).
 SHARES = {

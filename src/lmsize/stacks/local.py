@@ -13,6 +13,8 @@ from lmsize.stacks.sections import Section
 
 def local_section(section: Section, layout: Layout, *, whole_heads: bool = False) -> Section:
     """The rank's part of every linear, core (but `whole_heads`) and bank of experts."""
+    if layout.is_undivided:
+        return section
     return replace(
         section,
         linears=[local_linear(part, layout) for part in section.linears],

@@ -15,6 +15,7 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.stacks import transformers
 from lmsize.stacks.further import with_further
 from lmsize.stacks.megatron_experts import mixture
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.setting import QKV, Adapting, Setting, Style, parameter
 from lmsize.stacks.switches import Switches
 from lmsize.tape import kernels, ops
@@ -51,7 +52,7 @@ def rotary(program: Program, x: Tensor, setting: Setting) -> Tensor:
 
     Source: Megatron-LM core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_bshd.
     """
-    if setting.switches.rope_fusion:
+    if MegatronSwitches.of(setting.switches).rope_fusion:
         return ops.pointwise(program, x, name="fused rotary")
     numel = setting.seq_len * setting.head_dim * setting.conduct.rotary_frac
     cosines, sines = (Tensor(name, numel, x.itemsize) for name in ("cosines", "sines"))
@@ -79,12 +80,12 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
 
 def _fused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
     q, k, v = qkv
-    width = part.n_heads * part.v_head_dim
-    if setting.switches.attention_backend == "flash":  # its kernels want sequences outermost
+    width, switches = part.n_heads * part.v_head_dim, MegatronSwitches.of(setting.switches)
+    if switches.attention_backend == "flash":  # its kernels want sequences outermost
         q, k, v = (ops.copy(program, x, name="transposed") for x in (q, k, v))
     elif is_part(v) and q.base is not v.base:  # no layout that the kernels know (get_qkv_layout)
         v = ops.copy(program, v, name="values")
-    trades_heads = setting.layout.cp > 1 and setting.switches.cp_comm == "a2a"
+    trades_heads = switches.cp_comm == "a2a" and setting.layout.cp > 1
     if trades_heads:  # AttnFuncWithCPAndQKVOA2A of Transformer Engine's context_parallel.py
         q, k, v = (ops.copy(program, x, numel=x.numel, name="by heads") for x in (q, k, v))
     out = kernels.fused_attention(
@@ -92,14 +93,15 @@ def _fused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
     )
     if trades_heads:
         out = ops.copy(program, out, numel=out.numel, name="by tokens")
-    is_turned = setting.switches.attention_backend == "flash" and setting.micro_batch > 1
+    is_turned = switches.attention_backend == "flash" and setting.micro_batch > 1
     return ops.copy(program, out, name="transposed back") if is_turned else out
 
 
 def is_unfused(setting: Setting) -> bool:
     """Whether scores are there: asked for, or all that Megatron's own layers have."""
-    named = setting.switches.attention_backend == "unfused" or setting.attention == "eager"
-    return named or setting.switches.transformer_impl == "local"
+    switches = MegatronSwitches.of(setting.switches)
+    named = switches.attention_backend == "unfused" or setting.attention == "eager"
+    return named or switches.transformer_impl == "local"
 
 
 def _unfused(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> Tensor:
@@ -123,7 +125,7 @@ def _softmax(program: Program, scores: Tensor, setting: Setting) -> Tensor:
 
     Source: Megatron-LM core/fusions/fused_softmax.py, FusedScaleMaskSoftmax.
     """
-    switches = setting.switches
+    switches = MegatronSwitches.of(setting.switches)
     if switches.softmax_fusion or switches.transformer_impl != "local":
         return ops.pointwise(program, scores, name="fused softmax", saves="output")
     raised = ops.cast(program, scores, FP32) if switches.fp32_softmax else scores
@@ -177,8 +179,9 @@ STYLE = Style(
 @cache
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
+    asked = MegatronSwitches.of(switches)
     return replace(
-        STYLE, loss=partial(loss, kind=switches.cross_entropy),
-        fuses_weight_gradients=switches.gradient_fusion,
-        built=partial(with_further, n_layers=switches.mtp_layers or 0),
+        STYLE, loss=partial(loss, kind=asked.cross_entropy),
+        fuses_weight_gradients=asked.gradient_fusion,
+        built=partial(with_further, n_layers=asked.mtp_layers or 0),
     )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 
 from lmsize.model.parts import Experts
 from lmsize.stacks.megatron_router import Routing, n_reached, n_rows_sent
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.setting import Setting
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Program, Tensor
@@ -128,7 +129,9 @@ def _computed(program: Program, rows: Tensor, job: Job) -> Tensor:
     """What the experts make of their rows: one by one, or filled up for kernels of few bits."""
     if job.setting.casts is None:
         out = job.run(rows)
-        is_apart = not job.setting.switches.grouped_gemm and job.bank.n_experts > 1
+        is_apart = (
+            not MegatronSwitches.of(job.setting.switches).grouped_gemm and job.bank.n_experts > 1
+        )
         made = _moved(program, out, out.numel, "rows of all experts") if is_apart else out
         program.hold(out)
         return made
@@ -151,7 +154,10 @@ def _moved(program: Program, x: Tensor, numel: Any, name: str) -> Tensor:
 
 def _sorted(program: Program, rows: Tensor, job: Job) -> Tensor:
     """Chunks of rows in another order; the kernel that does it saves where each row goes."""
-    made, switches = Tensor("rows sorted", rows.numel, rows.itemsize), job.setting.switches
+    made, switches = (
+        Tensor("rows sorted", rows.numel, rows.itemsize),
+        MegatronSwitches.of(job.setting.switches),
+    )
     is_map = switches.permute_fusion and not switches.pads_to_capacity
     kept = [Tensor("map of chunks", job.n_rows, INT32)] if is_map else []
     return program.record("copy", [rows], made, saves=kept, gradients=[Gradient(rows)], side=kept)

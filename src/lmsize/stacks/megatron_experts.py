@@ -12,6 +12,7 @@ from lmsize.model.parts import Experts
 from lmsize.stacks.linears import applied
 from lmsize.stacks.megatron_dispatch import DISPATCHED, Job
 from lmsize.stacks.megatron_router import routed
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.mlp import dense_mlp
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, Style, parameter
@@ -35,7 +36,7 @@ def mixture(
         return _bank(program, rows, routing.weights, bank, setting=setting)
 
     job = Job(routing, bank, setting, run)
-    out = DISPATCHED[setting.switches.dispatcher](program, x, job)
+    out = DISPATCHED[MegatronSwitches.of(setting.switches).dispatcher](program, x, job)
     return out if own is None else ops.add(program, out, own)
 
 

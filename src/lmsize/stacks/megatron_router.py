@@ -12,6 +12,7 @@ from typing import Any
 
 from lmsize.model.parts import Experts, Linear
 from lmsize.numbers import ceil_div
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.tape import ops
@@ -46,10 +47,12 @@ def routed(
         return Routing(weights, Tensor("rows", n_rows, INT64))
     logits = _logits(program, x, router, setting)
     table = _table(program, logits, t * bank.top_k, setting)
-    if setting.switches.capacity_factor:  # of those that an expert has room for
+    if MegatronSwitches.of(
+        setting.switches
+    ).capacity_factor:  # of those that an expert has room for
         table = _masked(program, table)
     held = [logits]
-    if setting.switches.aux_loss:
+    if MegatronSwitches.of(setting.switches).aux_loss:
         held.append(_balance(program, logits, setting))
     made = _sent(program, table, bank, setting)
     program.hold(*held)
@@ -58,14 +61,14 @@ def routed(
 
 def router_itemsize(setting: Setting) -> float:
     """Bytes of a score: the stream's type, if the router is not said to have its own."""
-    return SIZES.get(setting.switches.router_dtype, setting.weight_itemsize)
+    return SIZES.get(MegatronSwitches.of(setting.switches).router_dtype, setting.weight_itemsize)
 
 
 def n_rows_sent(bank: Experts, setting: Setting) -> Any:
     """Rows that this rank sends out; every expert's are filled up where they are padded."""
     n_rows = setting.n_stream_tokens * bank.top_k
-    factor = setting.switches.capacity_factor
-    if not factor or not setting.switches.pads_to_capacity:
+    factor = MegatronSwitches.of(setting.switches).capacity_factor
+    if not factor or not MegatronSwitches.of(setting.switches).pads_to_capacity:
         return n_rows
     n_all = bank.n_experts * setting.layout.ep
     return ceil_div(n_rows * factor, n_all) * n_all
@@ -92,7 +95,7 @@ def _logits(program: Program, x: Tensor, router: Linear, setting: Setting) -> Te
 
 def _table(program: Program, logits: Tensor, n_chosen: Any, setting: Setting) -> Tensor:
     """A weight for every token and expert, mostly zeros."""
-    switches = setting.switches
+    switches = MegatronSwitches.of(setting.switches)
     table = Tensor("table of weights", logits.numel, logits.itemsize)
     if switches.router_fusion:
         kept = [Tensor("scores", logits.numel, FP32), Tensor("mask", logits.numel, 1)]
@@ -118,8 +121,8 @@ def _scored(program: Program, x: Tensor, name: str) -> Tensor:
 
 def _balance(program: Program, logits: Tensor, setting: Setting) -> Tensor:
     """Scores of all experts for the loss for balance; a fused kernel keeps its own, in fp32."""
-    is_fused = setting.switches.router_fusion
-    raises = is_fused or setting.switches.router_score != "sigmoid"
+    is_fused = MegatronSwitches.of(setting.switches).router_fusion
+    raises = is_fused or MegatronSwitches.of(setting.switches).router_score != "sigmoid"
     x = ops.cast(program, logits, FP32) if raises and logits.itemsize < FP32 else logits
     return ops.pointwise(program, x, name="scores for balance", saves="output")
 
@@ -135,10 +138,10 @@ def _masked(program: Program, table: Tensor) -> Tensor:
 def _map_shape(bank: Experts, setting: Setting) -> tuple[Any, Any]:
     """Tokens and experts of the map by which tokens become rows, where they do."""
     layout, t = setting.layout, setting.n_stream_tokens
-    if setting.switches.dispatcher == "allgather":
+    if MegatronSwitches.of(setting.switches).dispatcher == "allgather":
         n_gathered = layout.expert_tp if setting.sequence_shards > 1 else 1
         return t * layout.ep * n_gathered, bank.n_experts
-    if setting.switches.dispatcher == "flex":
+    if MegatronSwitches.of(setting.switches).dispatcher == "flex":
         return n_reached(bank, setting), bank.n_experts
     return t, bank.n_experts * layout.ep
 
@@ -148,7 +151,7 @@ def _sent(program: Program, table: Tensor, bank: Experts, setting: Setting) -> R
     n_tokens, n_experts = _map_shape(bank, setting)
     n_sent = n_rows_sent(bank, setting)
     made = Tensor("weights", n_sent, table.itemsize)
-    if setting.switches.permute_fusion:
+    if MegatronSwitches.of(setting.switches).permute_fusion:
         rows = Tensor("map of rows", n_tokens * (2 * n_experts + 1), INT32)
         kept = [rows]
     else:

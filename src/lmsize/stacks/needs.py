@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmsize.errors import InputError
-from lmsize.stacks.switches import WHAT
+from lmsize.stacks.options import WHAT, shown
 
 FP8, FULL, SELECTIVE = "--precision fp8", "--recompute full", "--recompute selective"
 DECODER = "a model with an encoder and a decoder"
@@ -25,7 +25,7 @@ def without_effect(
     """The named switches that change nothing in this run, with what each needs.
 
     Args:
-        named: fields of :class:`lmsize.stacks.switches.Switches` that were set.
+        named: fields of the stack's switches that were set.
         has_decoder: whether the model has an encoder and a decoder.
     """
     is_there = {
@@ -50,8 +50,7 @@ def refuse_without_effect(
     idle = without_effect(named, precision=precision, recompute=recompute, has_decoder=has_decoder)
     for key, need in idle.items():
         value = named[key]
-        shown = "+".join(map(str, value)) if isinstance(value, tuple) else value
-        name = key.replace("_", "-")
-        asked = name if value is True else f"{name}={shown}"
+        said = "+".join(map(str, value)) if isinstance(value, tuple) else value
+        asked = shown(key) if value is True else f"{shown(key)}={said}"
         near = ["--seq-len"] if need == DECODER else [need]
         raise InputError(WHAT, asked, f"{need}, without which it has no effect", nearest=near)

@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from lmsize.model.parts import AttentionCore, Norm
+from lmsize.numbers import chosen
 from lmsize.stacks import megatron, transformers
 from lmsize.stacks.activations import activation
 from lmsize.stacks.setting import QKV, Setting, Style
 from lmsize.stacks.switches import Switches
+from lmsize.stacks.torchtitan_switches import TorchtitanSwitches
 from lmsize.tape import kernels, ops
 from lmsize.tape.program import Gradient, GradKind, Op, Program, Tensor
 
@@ -54,8 +56,8 @@ def core(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) -> T
         k = ops.copy(program, k, numel=numel, name="keys repeated")
         v = ops.copy(program, v, numel=numel, name="values repeated")
     cp = setting.layout.cp
-    gathered = cp * (k.n_bytes + v.n_bytes) if cp > 1 else 0
-    sums = numel * FP32 if cp > 1 else 0
+    gathered = chosen(cp > 1, cp * (k.n_bytes + v.n_bytes), 0)
+    sums = chosen(cp > 1, numel * FP32, 0)
     return kernels.fused_attention(
         program, q, k, v, numel=numel, n_log_sums=setting.n_tokens * part.n_heads,
         forward_bytes=gathered + sums, backward_bytes=gathered + 3 * sums,
@@ -123,6 +125,7 @@ EAGER = replace(PLAIN, is_compiled=False)
 
 def style(switches: Switches) -> Style:
     """The stack as its switches have it."""
-    usual = STYLE if switches.compiled_loss else PLAIN
-    made = usual if switches.compile else EAGER
-    return made if switches.fused_norm else replace(made, norm=plain_norm)
+    asked = TorchtitanSwitches.of(switches)
+    usual = STYLE if asked.compiled_loss else PLAIN
+    made = usual if asked.compile else EAGER
+    return made if asked.fused_norm else replace(made, norm=plain_norm)

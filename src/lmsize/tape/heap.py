@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmsize.numbers import is_plain
+from lmsize.numbers import PLAIN, is_plain
 
 # Bytes: up to here a block comes from a pool of its own, which is not counted, and a rest stays with its block.
 SMALL = 2**20
@@ -38,7 +38,9 @@ class Requests:
             self._events.append((block, False))
 
     def need(self, n_bytes: Any) -> None:
-        """Ask for a block and give it back."""
+        """Ask for a block and give it back; for none, where nothing is needed."""
+        if isinstance(n_bytes, PLAIN) and not n_bytes:
+            return
         self.take(self, n_bytes)
         self.let_go(self)
 
@@ -67,6 +69,18 @@ class Requests:
             else:
                 _free(blocks, which)
         return sum(block.n_bytes for block in blocks)
+
+
+class Unheard(Requests):
+    """Requests of which nobody asks what they need."""
+
+    __slots__ = ()
+
+    def take(self, key: Hashable, n_bytes: Any) -> None:
+        """Nothing is noted."""
+
+    def let_go(self, key: Hashable) -> None:
+        """Nothing is noted."""
 
 
 @dataclass(slots=True)

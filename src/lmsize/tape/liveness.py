@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lmsize.numbers import larger
-from lmsize.tape.heap import Requests
-from lmsize.tape.program import Program, Tensor
+from lmsize.numbers import largest
+from lmsize.tape.heap import Requests, Unheard
+from lmsize.tape.program import Program
 from lmsize.tape.segments import discarded, last_uses
 
 
@@ -51,52 +51,48 @@ def forward(program: Program, *, saving: bool = True, requests: Requests | None 
     Args:
         requests: is told what is asked of the allocator.
     """
-    told = Requests() if requests is None else requests
-    gone = {id(t) for _, t in discarded(program)}
-    stuck = {id(t.base) for op in program.ops for t in op.clings if t.is_counted}
-    saved = {id(t.base) for op in program.ops for t in op.saves} - gone if saving else set()
+    gone = discarded(program)
+    stuck = {t for op in program.ops for t in op.holds}
+    saved = {t for op in program.ops for t in op.keeps if t not in gone} if saving else set()
     kept = saved | stuck
-    handed = {id(t.base) for t in program.handed}
-    cached = {id(t) for t in program.cached} | handed
+    handed = {t.base for t in program.handed}
+    stays = kept | handed | {*program.cached}
     ends = last_uses(program)
+    told = Unheard() if requests is None else requests
     live: Any = sum(t.n_bytes for t in program.inputs)
-    peak = returned = again = live
-    last = max((at for at, op in enumerate(program.ops) if op.saves), default=-1)
-    held = {id(t) for t in program.inputs}
     for tensor in program.inputs:
-        told.take(id(tensor), tensor.n_bytes)
+        told.take(tensor, tensor.n_bytes)
+    held = [live]  # at the start, and while each operation runs
     for at, op in enumerate(program.ops):
-        if at == program.returns_at:
-            returned = peak
-        again = peak if at == last else again
-        for tensor in op.writes:
-            if tensor.base is tensor and tensor.is_counted:
-                live = live + tensor.n_bytes
-                held.add(id(tensor))
-                told.take(id(tensor), tensor.n_bytes)
+        for tensor in op.makes:
+            live = live + tensor.n_bytes
+            told.take(tensor, tensor.n_bytes)
         told.need(op.forward_bytes)
-        peak = larger(peak, live + op.forward_bytes)
-        if at == last and {id(t) for t in op.writes} & {id(t.base) for t in op.saves}:
-            again = peak
+        held.append(live + op.forward_bytes)
         for tensor in ends.get(at, ()):
-            if id(tensor) in held and id(tensor) not in kept and id(tensor) not in cached:
+            if tensor not in stays:
                 live = live - tensor.n_bytes
-                held.discard(id(tensor))
-                told.let_go(id(tensor))
+                told.let_go(tensor)
+    n_ops = len(program.ops) if program.returns_at is None else program.returns_at
+    own = [*program.inputs, *(t for op in program.ops for t in op.makes)]
     return Forward(
-        peak,
-        sum(t.n_bytes for t in _bases(program) if id(t) in kept),
-        sum(t.n_bytes for t in program.cached if id(t) not in kept),
-        any(id(t.base) in saved for t in program.inputs),
-        peak if program.returns_at is None else returned,
-        again,
-        sum(t.n_bytes for t in _bases(program) if id(t) in stuck and t not in program.inputs),
-        any(id(t.base) in stuck for t in program.inputs),
-        sum(t.n_bytes for t in program.lingering if id(t.base) not in kept),
-        sum(t.n_bytes for t in _bases(program) if id(t) in handed - kept),
+        peak=largest(held),
+        saved=sum(t.n_bytes for t in own if t in kept),
+        cached=sum(t.n_bytes for t in program.cached if t not in kept),
+        input_is_saved=any(t in saved for t in program.inputs),
+        returned_peak=largest(held[: n_ops + 1]),
+        again_peak=largest(held[: _until_saved(program)]),
+        clinging=sum(t.n_bytes for t in own if t in stuck and t not in program.inputs),
+        input_clings=any(t in stuck for t in program.inputs),
+        lingering=sum(t.n_bytes for t in program.lingering if t.base not in kept),
+        handed=sum(t.n_bytes for t in own if t in handed and t not in kept),
     )
 
 
-def _bases(program: Program) -> list[Tensor]:
-    made = (t for op in program.ops for t in op.writes)
-    return [t for t in (*program.inputs, *made) if t.base is t and t.is_counted]
+def _until_saved(program: Program) -> int:
+    """How many instants there are until all is saved: the start, and one an operation."""
+    last = max((at for at, op in enumerate(program.ops) if op.saves), default=None)
+    if last is None:
+        return 1
+    saves_own = not {t.base for t in program.ops[last].saves}.isdisjoint(program.ops[last].writes)
+    return last + 1 + saves_own

@@ -170,7 +170,7 @@ def mul(
         numel = b.numel if broadcast == (a,) else a.numel
     made = Tensor(name, numel, itemsize, made_from=(a, b))
     gradients = [
-        Gradient(x, form_bytes=made.n_bytes if x in broadcast or x.itemsize != itemsize else 0)
+        Gradient(x, form_bytes=made.n_bytes if x in broadcast or x.itemsize != itemsize else None)
         for x in (a, b)
     ]
     return program.record("mul", [a, b], made, saves=both(a, b), gradients=gradients)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
-from lmsize.numbers import chosen, larger
+from lmsize.numbers import chosen, larger, largest
 from lmsize.tape.heap import Requests
 from lmsize.tape.liveness import forward
-from lmsize.tape.program import Op, Program
+from lmsize.tape.program import Op, Program, Tensor
 from lmsize.tape.segments import leaf_bytes
 from lmsize.tape.undoing import backward
 
@@ -40,7 +39,7 @@ class Piece:
         again: what it keeps once it has run again, for the backward of a block before it.
         names_rows: whether the model names what was looked up, and not what the layers are given.
         lingering: what it hands back beside its output and does not keep, until the next block ran.
-        requests: what it asks of the allocator, where its backward follows a forward at once.
+        requests: what it asks of an allocator, where that is kept.
     """
 
     saved: Any
@@ -90,7 +89,7 @@ def chained(one: Piece, n: int) -> Piece:
 def piece(
     program: Program, *, checkpointed: bool = False, accumulates: bool = False,
     keeps: Callable[[Op, int], bool] | None = None, offloads: bool = False, reentrant: bool = False,
-    undone_at_once: bool = False,
+    lays_out: bool = False,
 ) -> Piece:  # fmt: skip
     """A program as a piece.
 
@@ -101,9 +100,9 @@ def piece(
             number of products before it; a compiler keeps only those that the backward needs.
         offloads: the input of a checkpointed block waits on the host until it runs again.
         reentrant: it runs again before any of its backward, not once that asks for what was saved.
-        undone_at_once: nothing runs between its forward and its backward.
+        lays_out: what it asks of an allocator is kept; its backward follows a forward at once.
     """
-    requests = Requests() if undone_at_once or checkpointed else None
+    requests = Requests() if lays_out else None
     through = forward(program, requests=requests)
     stream: Any = sum(t.n_bytes for t in program.inputs)
     output: Any = sum(t.n_bytes for t in program.outputs)
@@ -153,8 +152,7 @@ def piece(
 
 def largest_tensor(program: Program) -> Any:
     """Bytes of the largest tensor that the operations make."""
-    sizes = (t.n_bytes for op in program.ops for t in op.writes if t.base is t and t.is_counted)
-    return reduce(larger, sizes, 0)
+    return largest([0, *(t.n_bytes for op in program.ops for t in op.makes)])
 
 
 def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:
@@ -165,16 +163,15 @@ def _kept(program: Program, keeps: Callable[[Op, int], bool]) -> Any:
             chosen_ops.append(op)
         n_products += op.name == "linear"
     if program.is_compiled:
-        needed = _needed(program, {id(op) for op in chosen_ops})
-        chosen_ops = [op for op in chosen_ops if any(id(t.base) in needed for t in op.writes)]
+        needed = _needed(program, {*chosen_ops})
+        chosen_ops = [op for op in chosen_ops if any(t.base in needed for t in op.writes)]
     return sum(t.n_bytes for op in chosen_ops for t in op.writes)
 
 
-def _needed(program: Program, kept: set[int]) -> set[int]:
+def _needed(program: Program, kept: set[Op]) -> set[Tensor]:
     """Storages that the backward reads, or that what it reads is made from again, down to what is kept."""
-    needed = {id(t.base) for op in program.ops for t in op.saves}
+    needed = {t.base for op in program.ops for t in op.saves}
     for op in reversed(program.ops):
-        made = any(id(t.base) in needed for t in op.writes)
-        if made and id(op) not in kept:
-            needed |= {id(t.base) for t in op.reads}
+        if op not in kept and any(t.base in needed for t in op.writes):
+            needed |= {t.base for t in op.reads}
     return needed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lmsize.numbers import ceil_div
 
@@ -62,8 +62,7 @@ class Tensor:
         return self.base.kind == "local"
 
 
-@dataclass(frozen=True, slots=True)
-class Gradient:
+class Gradient(NamedTuple):
     """What an operation's backward gives to one of its inputs.
 
     Attributes:
@@ -71,16 +70,17 @@ class Gradient:
             ``saved`` one, overwritten.
         scratch_bytes: what the node holds besides while it makes it.
         form_bytes: a first form, which is what the node makes; the engine makes this one of it once
-            the node is done (a sum over broadcast dimensions, a cast: ``validate_outputs``).
+            the node is done (a sum over broadcast dimensions, a cast: ``validate_outputs``); None
+            where there is none.
     """
 
     to: Tensor
     kind: GradKind = "new"
     scratch_bytes: Any = 0
-    form_bytes: Any = 0
+    form_bytes: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Op:
     """One operation, forward and backward.
 
@@ -91,6 +91,8 @@ class Op:
             after the backward, nor a checkpoint reach: it lives as long as the graph.
         gradients: in the order in which the backward makes them.
         forward_bytes: temporaries of the forward; `backward_bytes` of the backward.
+        makes: the storages that `writes` add; `keeps` those of `saves`, and `holds` of `clings`,
+            that belong to the program, each once.
     """
 
     name: str
@@ -101,6 +103,20 @@ class Op:
     forward_bytes: Any = 0
     backward_bytes: Any = 0
     clings: tuple[Tensor, ...] = ()
+    makes: tuple[Tensor, ...] = field(init=False)
+    keeps: tuple[Tensor, ...] = field(init=False)
+    holds: tuple[Tensor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.makes = tuple([t for t in self.writes if t.base is t and t.kind == "local"])
+        self.keeps, self.holds = storages(self.saves), storages(self.clings)
+
+
+def storages(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Those that tensors lie in and that belong to their program, each once."""
+    if not tensors:
+        return ()
+    return tuple(dict.fromkeys([t.base for t in tensors if t.base.kind == "local"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +285,10 @@ class Program:
 
 def given_to(ops: Sequence[Op]) -> list[Tensor]:
     """What operations read of what others made before, each storage once, where a gradient flows to it."""
-    made = {id(t.base) for op in ops for t in op.writes}
+    made = {t.base for op in ops for t in op.writes}
     found = {
-        id(t.base): t for op in ops if op.writes for t in op.reads
-        if t.is_counted and t.needs_grad and id(t.base) not in made
+        t.base: t for op in ops if op.writes for t in op.reads
+        if t.is_counted and t.needs_grad and t.base not in made
     }  # fmt: skip
     return list(found.values())
 

@@ -6,12 +6,12 @@ node that needs it is done.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmsize.numbers import chosen, larger
-from lmsize.tape.heap import Requests
+from lmsize.numbers import chosen
+from lmsize.tape.heap import Requests, Unheard
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 from lmsize.tape.segments import Again, discarded, ran_again
 
@@ -43,20 +43,22 @@ class _Grad:
     n_holders: int = 1
 
 
+Instant = tuple[Any, Any, Any]
+"""Bytes that are held; of these what is saved still, and gradients of parameters."""
+
+
 @dataclass(slots=True)
 class _Undoing:
-    """The state of a backward."""
+    """The state of a backward; `pending` are the gradients that wait for their tensor's operation."""
 
     live: Any
-    peak: Any
     saved: Any
-    peak_saved: Any
     told: Requests
+    n_uses: dict[Tensor, int]
     gradients: Any = 0
-    peak_gradients: Any = 0
     held_before: Any = None
-    pending: dict[int, _Grad] = field(default_factory=dict)
-    n_uses: dict[int, int] = field(default_factory=dict)
+    pending: dict[Tensor, _Grad] = field(default_factory=dict)
+    instants: list[Instant] = field(default_factory=list)
 
     def hold(self, key: Hashable, n_bytes: Any) -> None:
         self.told.take(key, n_bytes)
@@ -71,17 +73,16 @@ class _Undoing:
 
     def look(self, n_bytes: Any) -> None:
         """Take note of how much is held, with so much beside."""
-        held = self.live + n_bytes
-        fuller = held >= self.peak
-        self.peak_saved = chosen(fuller, self.saved, self.peak_saved)
-        self.peak_gradients = chosen(fuller, self.gradients, self.peak_gradients)
-        self.peak = larger(self.peak, held)
+        self.instants.append((self.live + n_bytes, self.saved, self.gradients))
 
     def release(self, grad: _Grad) -> None:
         grad.n_holders -= 1
         if not grad.n_holders:
-            self.live = self.live - grad.n_bytes
-            self.told.let_go(grad)
+            self.let_go(grad, grad.n_bytes)
+
+    def let_go(self, key: Hashable, n_bytes: Any) -> None:
+        self.live = self.live - n_bytes
+        self.told.let_go(key)
 
 
 def backward(
@@ -98,43 +99,63 @@ def backward(
             the node lets go of it after the engine has looked at its gradients).
         requests: is told what is asked of the allocator, beside what the forward left there.
     """
-    saved = _saved(program, holds=holds) + extra_bytes
-    state = _Undoing(saved, saved, saved, saved, Requests() if requests is None else requests)
-    for op in program.ops:
-        for base in {id(t.base): t for t in op.saves if t.is_counted}:
-            state.n_uses[base] = state.n_uses.get(base, 0) + 1
-        for base in {id(t.base) for t in op.clings if holds}:  # never let go of
-            state.n_uses[base] = state.n_uses.get(base, 0) + 1
-    for output in program.outputs:
-        state.pending[id(output)] = state.made(output.n_bytes)
-    for awaited in program.awaited:
-        state.pending[id(awaited)] = state.made(awaited.n_bytes)
-    again, gone = [ran_again(program, one) for one in program.segments], discarded(program)
+    n_uses, gone = _uses(program, holds=holds), discarded(program)
+    saved = sum(t.n_bytes for t in n_uses if t not in gone) + extra_bytes
+    state = _Undoing(saved, saved, Unheard() if requests is None else requests, n_uses)
+    state.look(0)
+    for given in (*program.outputs, *program.awaited):
+        state.pending[given] = state.made(given.n_bytes)
+    again = [ran_again(program, one) for one in program.segments]
     for at in reversed(range(len(program.ops))):
-        _run_again([run for run in again if run.segment.back == at], state)
-        for tensor in (tensor for back, tensor in gone if back == at):
-            state.saved = state.saved + tensor.n_bytes
-            state.hold(id(tensor), tensor.n_bytes)
+        for run in again:
+            if run.segment.back == at:
+                _run_again(run, state)
+        for tensor, back in gone.items():
+            if back == at:
+                state.saved = state.saved + tensor.n_bytes
+                state.hold(tensor, tensor.n_bytes)
         _undo(program.ops[at], state, accumulates=accumulates, unpacks=unpacks)
-        for run in (run for run in again if run.segment.start == at):
-            state.live = state.live - run.outputs
-            state.told.let_go(run)
+        for run in again:
+            if run.segment.start == at:
+                state.let_go(run, run.outputs)
+    peak, peak_saved, peak_gradients = _fullest(state.instants)
     held_before = 0 if state.held_before is None else state.held_before
-    return Backward(
-        state.peak, state.peak_saved, state.peak_gradients, state.gradients, held_before
-    )
+    return Backward(peak, peak_saved, peak_gradients, state.gradients, held_before)
 
 
-def _run_again(runs: list[Again], state: _Undoing) -> None:
-    """What segments make on their way, and hand on."""
-    for run in runs:
-        state.told.need(run.peak)
-        state.look(run.peak)
-        state.hold(run, run.outputs)
+def _uses(program: Program, *, holds: bool) -> dict[Tensor, int]:
+    """How many nodes need each storage; what a node holds itself it never lets go of."""
+    found: dict[Tensor, int] = {}
+    for op in program.ops:
+        for tensor in (*op.keeps, *op.holds) if holds else op.keeps:
+            found[tensor] = found.get(tensor, 0) + 1
+    return found
+
+
+def _fullest(instants: Sequence[Instant]) -> Instant:
+    """The last of those at which most is held, candidate by candidate."""
+    found = instants[0]
+    for instant in instants:
+        is_fuller = instant[0] >= found[0]
+        if isinstance(is_fuller, bool):
+            found = instant if is_fuller else found
+        else:
+            held, saved, made = (
+                chosen(is_fuller, a, b) for a, b in zip(instant, found, strict=True)
+            )
+            found = held, saved, made
+    return found
+
+
+def _run_again(run: Again, state: _Undoing) -> None:
+    """What a segment makes on its way, and hands on."""
+    state.told.need(run.peak)
+    state.look(run.peak)
+    state.hold(run, run.outputs)
 
 
 def _undo(op: Op, state: _Undoing, *, accumulates: bool, unpacks: bool) -> None:
-    incoming = [g for t in op.writes if (g := state.pending.pop(id(t), None)) is not None]
+    incoming = [g for t in op.writes if (g := state.pending.pop(t, None)) is not None]
     if not incoming:
         _let_go_of_saved(op, state)
         return
@@ -142,21 +163,20 @@ def _undo(op: Op, state: _Undoing, *, accumulates: bool, unpacks: bool) -> None:
         state.held_before = state.live - state.saved
     state.told.need(op.backward_bytes)
     state.look(op.backward_bytes)
-    made = [(gradient.to, _first_made(gradient, incoming[0], state)) for gradient in op.gradients]
+    made = [(gradient, _first_made(gradient, incoming[0], state)) for gradient in op.gradients]
     if unpacks:
         _let_go_of_saved(op, state)
-    grads = [(gradient, grad) for gradient, (_, grad) in zip(op.gradients, made, strict=True)]
-    for gradient, grad in grads:
-        if _has_form(gradient):
-            _put_in_form(gradient, grad, state)
+    for gradient, grad in made:
+        _put_in_form(gradient, grad, state)
     if not unpacks:
         _let_go_of_saved(op, state)
-    for grad in (grad for gradient, grad in grads if gradient.kind == "saved"):
-        state.told.take(grad, grad.n_bytes)  # in the place that the saved one had
+    for gradient, grad in made:
+        if gradient.kind == "saved":
+            state.told.take(grad, grad.n_bytes)  # in the place that the saved one had
     for grad in incoming:
         state.release(grad)
-    for tensor, grad in made:
-        _deliver(tensor, grad, state, accumulates=accumulates)
+    for gradient, grad in made:
+        _deliver(gradient.to, grad, state, accumulates=accumulates)
 
 
 def _first_made(gradient: Gradient, given: _Grad, state: _Undoing) -> _Grad:
@@ -168,7 +188,7 @@ def _first_made(gradient: Gradient, given: _Grad, state: _Undoing) -> _Grad:
     if gradient.kind == "saved":  # takes over the storage that is let go of afterwards
         state.live = state.live + n_bytes
         return _Grad(n_bytes)
-    if _has_form(gradient):
+    if gradient.form_bytes is not None:
         state.look(gradient.scratch_bytes + gradient.form_bytes)
         state.hold(id(gradient), gradient.form_bytes)
         return _Grad(n_bytes)
@@ -181,23 +201,18 @@ def _first_made(gradient: Gradient, given: _Grad, state: _Undoing) -> _Grad:
 
 
 def _put_in_form(gradient: Gradient, grad: _Grad, state: _Undoing) -> None:
-    """The gradient itself, made of its first form, which goes."""
-    state.hold(grad, grad.n_bytes)
-    state.live = state.live - gradient.form_bytes
-    state.told.let_go(id(gradient))
-
-
-def _has_form(gradient: Gradient) -> bool:
-    return not isinstance(gradient.form_bytes, int) or gradient.form_bytes > 0
+    """The gradient itself, made of its first form if it has one, which goes."""
+    if gradient.form_bytes is not None:
+        state.hold(grad, grad.n_bytes)
+        state.let_go(id(gradient), gradient.form_bytes)
 
 
 def _let_go_of_saved(op: Op, state: _Undoing) -> None:
-    for tensor in {id(t.base): t.base for t in op.saves if t.is_counted}.values():
-        state.n_uses[id(tensor)] -= 1
-        if not state.n_uses[id(tensor)]:
-            state.live = state.live - tensor.n_bytes
+    for tensor in op.keeps:
+        state.n_uses[tensor] -= 1
+        if not state.n_uses[tensor]:
             state.saved = state.saved - tensor.n_bytes
-            state.told.let_go(id(tensor))
+            state.let_go(tensor, tensor.n_bytes)
 
 
 def _deliver(tensor: Tensor, grad: _Grad, state: _Undoing, *, accumulates: bool) -> None:
@@ -209,21 +224,12 @@ def _deliver(tensor: Tensor, grad: _Grad, state: _Undoing, *, accumulates: bool)
             state.gradients = state.gradients + tensor.n_bytes
             state.look(0)
         return
-    waiting = state.pending.get(id(tensor))
+    waiting = state.pending.get(tensor)
     if waiting is None:
-        state.pending[id(tensor)] = grad
+        state.pending[tensor] = grad
         return
     if waiting.n_holders > 1:  # still another tensor's gradient: not to be summed into
         total = state.made(tensor.n_bytes)
         state.release(waiting)
-        state.pending[id(tensor)] = total
+        state.pending[tensor] = total
     state.release(grad)
-
-
-def _saved(program: Program, *, holds: bool) -> Any:
-    """Bytes of all that some backward needs or some node holds, each storage once."""
-    ops = program.ops
-    kept = (t for op in ops for t in (*op.saves, *(op.clings if holds else ())) if t.is_counted)
-    found = {id(t.base): t.base for t in kept}
-    gone = {id(t) for _, t in discarded(program)}
-    return sum(t.n_bytes for key, t in found.items() if key not in gone)

@@ -7,7 +7,7 @@ import pytest
 from lmsize.measurements.settings import question
 from lmsize.measurements.switches import stage_layers
 from lmsize.model.count import n_params
-from lmsize.stacks.switches import read_switches
+from lmsize.stacks.stack_options import read_switches
 
 ROW = {
     "id": "one", "model": "GPT test", "hidden": "512", "layers": "12", "heads": "8", "seq_len": "1024",
@@ -122,7 +122,7 @@ def test_arguments_are_switches(arguments: str, switches: str) -> None:
     precision = "fp8" if "--fp8" in arguments else "bf16"
     options = question(asked(arguments) | {"precision": precision}).options["stack_options"]
     assert set(options.split(",")) == set(switches.split(","))
-    read_switches(options)
+    read_switches(options, "megatron")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import lmsize
 from lmsize.memory import stack_styles
 from lmsize.memory.blocks import _made
 from lmsize.stacks import megatron
-from lmsize.stacks.switches import Switches
+from lmsize.stacks.megatron_switches import MegatronSwitches
 
 if TYPE_CHECKING:
     import pytest
@@ -28,7 +28,7 @@ def kept(stack_options: str | None = None) -> int:
 def test_a_switched_style_counts_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a switch changes of offloading, of adapters or of recomputation is what blocks do."""
 
-    def offloading(switches: Switches) -> megatron.Style:
+    def offloading(switches: MegatronSwitches) -> megatron.Style:
         return replace(megatron.style(switches), offloads=switches.deterministic)
 
     usual = kept()

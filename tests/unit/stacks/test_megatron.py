@@ -14,8 +14,9 @@ from lmsize.model.spec import Block
 from lmsize.stacks import megatron
 from lmsize.stacks.fused_shapes import fused_shapes
 from lmsize.stacks.layer import layer_program
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.setting import Setting
-from lmsize.stacks.switches import Switches, read_switches
+from lmsize.stacks.stack_options import read_switches
 from lmsize.tape.casts import Casts
 from lmsize.tape.liveness import forward
 from lmsize.tape.undoing import backward
@@ -39,7 +40,7 @@ MIXTURE = Block("moe layer", (
 CONDUCT = Conduct(model_type="megatron", activation="gelu", rotary=False)
 FUSED = Setting(
     micro_batch=B, seq_len=S, weight_itemsize=2, conduct=CONDUCT,
-    switches=Switches(attention_backend="fused"),
+    switches=MegatronSwitches(attention_backend="fused"),
 )  # fmt: skip
 
 
@@ -59,14 +60,14 @@ def test_a_dense_layer_keeps_what_its_kernels_read() -> None:
 
 
 def test_flash_attention_keeps_its_output_in_both_orders_unless_there_is_one_sequence() -> None:
-    flash = replace(FUSED, switches=Switches(attention_backend="flash"))
+    flash = replace(FUSED, switches=MegatronSwitches(attention_backend="flash"))
     assert saved(GPT, flash) - saved(GPT, FUSED) == 2 * T * H
     one = {"micro_batch": 1, "seq_len": T}
     assert saved(GPT, replace(flash, **one)) == saved(GPT, replace(FUSED, **one))
 
 
 def test_unfused_attention_keeps_probabilities_and_recomputes_them() -> None:
-    unfused = replace(FUSED, switches=Switches(attention_backend="unfused"))
+    unfused = replace(FUSED, switches=MegatronSwitches(attention_backend="unfused"))
     probs = 2 * T * HEADS * S
     logs = T * HEADS * 4 + 2 * 512
     assert saved(GPT, unfused) - saved(GPT, FUSED) == probs - logs
@@ -137,12 +138,15 @@ def test_matrices_are_those_that_megatron_fuses() -> None:
 
 
 def test_switches_are_read_and_refused_by_name() -> None:
-    found = read_switches("attention-backend=flash, no-gradient-fusion,recompute-modules=mlp+moe")
+    found = read_switches(
+        "attention-backend=flash, no-gradient-fusion,recompute-modules=mlp+moe", "megatron"
+    )
+    assert isinstance(found, MegatronSwitches)
     assert (found.attention_backend, found.gradient_fusion) == ("flash", False)
     assert found.recompute_modules == ("mlp", "moe")
     for wrong in ("attention-backend=flsh", "fast", "cross-entropy", "recompute-modules=moe_atc"):
         with pytest.raises(InputError, match="one of"):
-            read_switches(wrong)
+            read_switches(wrong, "megatron")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_switches_are_read_and_refused_by_name() -> None:
 )  # fmt: skip
 def test_values_are_refused_with_their_range(asked: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        read_switches(asked)
+        read_switches(asked, "megatron")
     assert said in str(caught.value)
 
 

@@ -13,8 +13,8 @@ from lmsize.memory.blocks import Placed
 from lmsize.memory.moments import leaves
 from lmsize.stacks import megatron
 from lmsize.stacks.layer import layer_program
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.setting import Setting
-from lmsize.stacks.switches import Switches
 from lmsize.tape.liveness import forward
 from lmsize.tape.pieces import Piece, piece
 from lmsize.tape.program import Program
@@ -26,7 +26,7 @@ MODEL = located("qwen3-30b-a3b", built_in())
 LAYER = next(run.block for _, run in reversed(list(MODEL.runs())) if run.block.role == "layer")
 SETTING = Setting(
     micro_batch=1, seq_len=TOKENS, weight_itemsize=2, conduct=MODEL.conduct, head_dim=128,
-    layout=Layout(ep=RANKS), switches=Switches(attention_backend="fused", permute_fusion=True),
+    layout=Layout(ep=RANKS), switches=MegatronSwitches(attention_backend="fused", permute_fusion=True),
 )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from lmsize.catalogue import built_in
 from lmsize.layout.degrees import Layout
 from lmsize.stacks import megatron
 from lmsize.stacks.layer import layer_program
+from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.setting import Setting
-from lmsize.stacks.switches import Switches
 from lmsize.tape.casts import Casts
 from lmsize.tape.liveness import forward
 
@@ -24,7 +24,7 @@ LAYER = next(run.block for _, run in reversed(list(MODEL.runs())) if run.block.r
 SETTING = Setting(
     micro_batch=1, seq_len=TOKENS, weight_itemsize=2, conduct=MODEL.conduct, head_dim=192,
     layout=Layout(ep=64),
-    switches=Switches(
+    switches=MegatronSwitches(
         attention_backend="fused", router_score="sigmoid", router_fusion=True, permute_fusion=True
     ),
 )  # fmt: skip
