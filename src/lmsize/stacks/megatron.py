@@ -180,5 +180,7 @@ def style(switches: Switches) -> Style:
     return replace(
         STYLE, loss=partial(loss, kind=switches.cross_entropy),
         fuses_weight_gradients=switches.gradient_fusion,
+        # Linears of Megatron's own gather in GlobalMemoryBuffer (core/tensor_parallel/layers.py).
+        buffers=("head", "layer") if switches.transformer_impl == "local" else ("head",),
         built=partial(with_further, n_layers=switches.mtp_layers or 0),
     )  # fmt: skip
