@@ -7,7 +7,7 @@ summed elsewhere, as with gradient accumulation fused. Nothing is computed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,39 +15,69 @@ from torch import nn
 BF16 = torch.bfloat16
 
 
+class Spread(NamedTuple):
+    """Ranks whose tokens a layer gathers, or over which it shares out those of its sum."""
+
+    gathers: int = 1
+    scatters: int = 1
+
+
 def like(x: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
 
 
+def _gathered(x: torch.Tensor, spread: Spread) -> torch.Tensor:
+    """The tokens of all ranks, where a rank has a share of them."""
+    return like(x, x.shape[0] * spread.gathers, *x.shape[1:]) if spread.gathers > 1 else x
+
+
+def _share(x: torch.Tensor, n_ranks: int) -> torch.Tensor:
+    """A rank's share of the tokens of a sum over all of them."""
+    return like(x, x.shape[0] // n_ranks, *x.shape[1:]) if n_ranks > 1 else x
+
+
 class _Linear(torch.autograd.Function):
+    """The gradient of the weight is summed last, and still needs what was gathered."""
+
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, spread: Spread) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return like(x, *x.shape[:-1], weight.shape[0])
+        ctx.spread = spread
+        whole = _gathered(x, spread)
+        return _share(like(x, *whole.shape[:-1], weight.shape[0]), spread.scatters)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, _ = ctx.saved_tensors
-        return like(grad, *x.shape), None
+        _held, _of_out = _gathered(x, ctx.spread), _gathered(grad, Spread(ctx.spread.scatters))
+        of_whole = torch.empty_like(_held)
+        return _share(of_whole, ctx.spread.gathers), None, None
 
 
 class _NormLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor) -> Any:
+    def forward(
+        ctx: Any, x: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, spread: Spread
+    ) -> Any:
         flat = x.reshape(-1, x.shape[-1])
         normed = like(x, *flat.shape)
         deviations = like(x, len(flat), dtype=torch.float32)
-        out = like(x, *x.shape[:-1], weight.shape[0])
+        whole = _gathered(normed, spread)
+        out = like(x, x.shape[0] * spread.gathers, *x.shape[1:-1], weight.shape[0])
         ctx.save_for_backward(flat, scale, weight, normed, deviations)
-        ctx.shape = x.shape
+        ctx.shape, ctx.spread = x.shape, spread
+        del whole
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        flat, scale, *_ = ctx.saved_tensors
-        of_normed = like(grad, *flat.shape)
-        out = like(grad, *ctx.shape), torch.empty_like(scale), None
-        del of_normed
+        _, scale, _, normed, _ = ctx.saved_tensors
+        whole = _gathered(normed, ctx.spread)
+        of_whole = torch.empty_like(whole)
+        of_normed = _share(of_whole, ctx.spread.gathers)
+        del whole  # once its product is summed
+        out = like(grad, *ctx.shape), torch.empty_like(scale), None, None
+        del of_normed, of_whole
         return out
 
 
@@ -146,6 +176,23 @@ class _Unpermute(torch.autograd.Function):
         return like(grad, *ctx.shape), None, None
 
 
+class _CrossEntropy(torch.autograd.Function):
+    """The gradient is written over the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits.detach())
+        return like(logits, *logits.shape[:-1], dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> Any:
+        return ctx.saved_tensors[0]
+
+
+def cross_entropy(logits: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return _CrossEntropy.apply(logits)
+
+
 def rotary(x: torch.Tensor, angles: torch.Tensor, **_: Any) -> torch.Tensor:
     return _Rotary.apply(x, angles)
 
@@ -178,21 +225,32 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    def __init__(self, n_in: int, n_out: int, **_: Any) -> None:
+    def __init__(self, n_in: int, n_out: int, **said: Any) -> None:
         super().__init__()
-        self.weight = _weight(n_out, n_in)
+        self.spread, tp = _spread(said)
+        is_row, is_column = self.spread.scatters > 1, self.spread.gathers > 1
+        self.weight = _weight(n_out // tp if is_column else n_out, n_in // tp if is_row else n_in)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Linear.apply(x, self.weight), None
+        return _Linear.apply(x, self.weight, self.spread), None
 
 
 class NormLinear(nn.Module):
-    def __init__(self, n_in: int, n_out: int, **_: Any) -> None:
+    def __init__(self, n_in: int, n_out: int, **said: Any) -> None:
         super().__init__()
-        self.weight, self.scale = _weight(n_out, n_in), _weight(n_in)
+        self.spread, tp = _spread(said)
+        self.weight, self.scale = _weight(n_out // tp, n_in), _weight(n_in)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _NormLinear.apply(x, self.scale, self.weight), None
+        return _NormLinear.apply(x, self.scale, self.weight, self.spread), None
+
+
+def _spread(said: dict[str, Any]) -> tuple[Spread, int]:
+    """How a layer's tokens are shared, by what Megatron tells it; over how many ranks."""
+    tp = said["config"].tensor_model_parallel_size
+    if said.get("parallel_mode") == "duplicated":
+        return Spread(), tp
+    return (Spread(scatters=tp) if said.get("input_is_parallel") else Spread(gathers=tp)), tp
 
 
 class Grouped(nn.Module):

@@ -43,18 +43,35 @@ class Schedule:
             parts: layers of each of the stage's parts; () where they are equal.
             in_last: at the instants at which the last part runs, not at all.
         """
-        n_passes = n_micro * (1 if n_stages == 1 else self.vp)
-        n_kept = min(n_passes, 1 + self.n_warmup(index=index, n_stages=n_stages, n_micro=n_micro))
-        if n_passes == n_micro:
+        n_kept = self.n_kept(index=index, n_stages=n_stages, n_micro=n_micro)
+        if self.vp == 1 or n_stages == 1:
             return n_kept
         if len(set(parts)) < 2:
             return n_kept / self.vp
+        found = self.by_part(index=index, n_stages=n_stages, n_micro=n_micro, in_last=in_last)
+        return max(weighed(kept, parts) for kept in found)
+
+    def n_kept(self, *, index: int, n_stages: int, n_micro: int) -> int:
+        """Passes of a part whose activations a stage keeps at once, at most."""
+        n_passes = n_micro * (1 if n_stages == 1 else self.vp)
+        return min(n_passes, 1 + self.n_warmup(index=index, n_stages=n_stages, n_micro=n_micro))
+
+    def by_part(
+        self, *, index: int, n_stages: int, n_micro: int, in_last: bool = False
+    ) -> tuple[tuple[int, ...], ...]:
+        """Micro-batches that each part of a stage keeps, at every instant unlike the others.
+
+        Args:
+            in_last: as :meth:`in_flight`.
+        """
+        n_kept = self.n_kept(index=index, n_stages=n_stages, n_micro=n_micro)
         # What follows repeats itself after a round of all parts.
         each = self.group or n_stages
         n_seen = min(n_micro, each * (n_kept // (self.vp * each) + 3))
         order = [part for _, part in self.passes(n_seen, n_stages)]
-        meant = self.vp - 1 if in_last else None
-        return most_kept(parts, order, n_ahead=n_kept - 1, meant=meant)
+        found = kept_by_part(order, self.vp, n_ahead=n_kept - 1)
+        meant = (kept for part, kept in found if not in_last or part == self.vp - 1)
+        return tuple(dict.fromkeys(meant))
 
     def passes(self, n_micro: int, n_stages: int) -> Iterator[tuple[int, int]]:
         """(micro-batch, part) of each forward; a backward takes the parts from the last."""
@@ -65,21 +82,23 @@ class Schedule:
                     yield at, part
 
 
-def most_kept(
-    parts: Sequence[int], order: Sequence[int], *, n_ahead: int, meant: int | None = None
-) -> float:
-    """Micro-batches kept at the fullest instant of a stage, by their layers.
+def kept_by_part(
+    order: Sequence[int], n_parts: int, *, n_ahead: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """At each forward: the part that runs, and the micro-batches that every part keeps with it.
 
     Args:
         order: the part that each forward runs.
         n_ahead: forwards before the one that the first backward follows.
-        meant: the part that runs at the instants that are looked at; None for any.
     """
-    kept = most = 0
+    kept = [0] * n_parts
     for at, part in enumerate(order):
-        kept += parts[part]
-        if meant is None or part == meant:
-            most = max(most, kept)
+        kept[part] += 1
+        yield part, tuple(kept)
         if at >= n_ahead:
-            kept -= parts[-1 - order[at - n_ahead]]
-    return most / max(1, sum(parts))
+            kept[-1 - order[at - n_ahead]] -= 1
+
+
+def weighed(kept: Sequence[int], parts: Sequence[int]) -> float:
+    """Micro-batches that a stage keeps, by the layers of its parts."""
+    return sum(k * n for k, n in zip(kept, parts, strict=True)) / max(1, sum(parts))

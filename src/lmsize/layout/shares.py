@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice, repeat
 from typing import Any
 
 from lmsize.layout.degrees import Layout
-from lmsize.layout.schedule import Schedule
+from lmsize.layout.schedule import Schedule, weighed
 from lmsize.layout.split import EVEN, Split, layer_counts
 from lmsize.model.adapted import SAVED
 from lmsize.model.parts import Experts, Linear, Norm, Parameter, Part
@@ -66,6 +68,29 @@ class Stage:
                     found += range(at, at + n)
                 at += n
         return found
+
+    def kept_of(
+        self, spans: Sequence[tuple[int, int]], n_micro: int, schedule: Schedule, *,
+        at_loss: bool = False,
+    ) -> list[tuple[float, ...]]:  # fmt: skip
+        """Micro-batches whose activations each span of its layers keeps, instant by instant.
+
+        Args:
+            spans: first layer and the one after the last, in order of execution on the stage.
+        """
+        parts = self._parts(schedule.vp)
+        starts = [sum(parts[:i]) for i in range(len(parts))]
+        found = schedule.by_part(
+            index=self.index, n_stages=self.n_stages, n_micro=n_micro, in_last=at_loss
+        )
+        shares = [
+            [
+                max(0, min(stop, at + n) - max(start, at))
+                for at, n in zip(starts, parts, strict=True)
+            ]
+            for start, stop in spans
+        ]
+        return [tuple(weighed(kept, share) for share in shares) for kept in found]
 
     def _parts(self, vp: int) -> tuple[int, ...]:
         """Layers of each part of an uneven stage."""
@@ -139,10 +164,11 @@ def rank_shape(parameter: Parameter, *, tp: int, ep: int = 1, etp: int = 1) -> t
 
 
 @lru_cache(maxsize=256)
-def stages(model: ModelSpec, pp: int, split: Split = EVEN) -> tuple[Stage, ...]:
+def stages(model: ModelSpec, pp: int, split: Split = EVEN, vp: int = 1) -> tuple[Stage, ...]:
     """The pipeline's stages: equal numbers of layers, the first ones one more if uneven.
 
-    Embeddings run on the first stage and heads on the last; idle towers lie on the first.
+    Embeddings run on the first stage and heads on the last; idle towers lie on the first. Of `vp`
+    parts a stage has every `pp`-th, in the order in which the model runs them.
     """
     runs = tuple(model.runs())
     if pp == 1:
@@ -150,24 +176,26 @@ def stages(model: ModelSpec, pp: int, split: Split = EVEN) -> tuple[Stage, ...]:
     n_layers = sum(run.n_layers for tower, run in runs if _is_layer(tower, run))
     counts = layer_counts(n_layers, pp, split)
     made: list[list[tuple[Tower, Run]]] = [[] for _ in range(pp)]
-    stage, room = 0, counts[0]
+    owners = iter(_owners(counts, vp, split))
     for tower, run in runs:
         if not _is_layer(tower, run):
             first = tower.stream == "idle" or run.block.role == "embedding"
             made[0 if first else pp - 1].append((tower, run))
             continue
-        left = run.n_layers
-        while left:
-            while not room:
-                stage += 1
-                room = counts[stage]
-            taken = min(left, room)
-            copies = taken if run.n_copies == run.n_layers else run.n_copies
-            made[stage].append((tower, Run(run.block, taken, copies)))
-            left, room = left - taken, room - taken
+        for stage, n in Counter(islice(owners, run.n_layers)).items():
+            copies = n if run.n_copies == run.n_layers else run.n_copies
+            made[stage].append((tower, Run(run.block, n, copies)))
     return tuple(
         Stage(i, pp, merged(own), tuple(own), split, tuple(counts)) for i, own in enumerate(made)
     )
+
+
+def _owners(counts: Sequence[int], vp: int, split: Split) -> Iterator[int]:
+    """The stage of each layer, in the order of the model."""
+    by_stage = [_parts(i, len(counts), n, vp, split) for i, n in enumerate(counts)]
+    for turn in zip(*by_stage, strict=True):
+        for stage, n in enumerate(turn):
+            yield from repeat(stage, n)
 
 
 def alone(tower: Tower, run: Run) -> Stage:

@@ -105,6 +105,7 @@ def placed_blocks(
         own = replace(
             setting, ranks=ranks.get((tower.name, run.block.name), ()), saved=saved,
             adapting=adapting, spreads=style.spreads, gathers_once=style.gathers_once,
+            gathers_in_buffer=run.block.role in style.buffers,
             casts=None if is_end else setting.casts,
             is_last=is_last, weights=weights, bias=origin_of_bias(model, tower, run.block, style),
         )  # fmt: skip

@@ -70,12 +70,13 @@ def held_by_graph(blocks: Sequence[Placed]) -> list[Term]:
 
 
 def activations_term(
-    moment: Moment, *, in_flight: float, whole: Sequence[Placed],
+    moment: Moment, *, whole: Sequence[tuple[Placed, float]],
     waiting: Sequence[tuple[str, Any, Any]] = (),
 ) -> Term:  # fmt: skip
     """What is kept at a moment, a leaf a block; other micro-batches in flight keep all of it.
 
     Args:
+        whole: the stage's blocks, each with the micro-batches that it keeps at once.
         waiting: what a stage has for its neighbours: (what, bytes of one, micro-batches).
     """
     leaves = [
@@ -99,7 +100,7 @@ def activations_term(
             layer_bytes=p.piece.saved,
             n_in_flight=in_flight - 1,
         )
-        for p in whole
+        for p, in_flight in whole
         if in_flight > 1 and p.role not in LOSS_ROLES
     ]
     leaves += [

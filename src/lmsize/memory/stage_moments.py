@@ -12,6 +12,7 @@ from lmsize.layout.ends import ends
 from lmsize.layout.shares import Stage, Stored, alone, stages, stored_parts
 from lmsize.memory.blocks import Placed
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
+from lmsize.memory.flight import in_flight_of
 from lmsize.memory.model_states import (
     buffers,
     gathered_weights,
@@ -77,9 +78,9 @@ def stage_moments(setup: TrainingSetup) -> tuple[StageMoments, ...]:
 
 def _stages(setup: TrainingSetup) -> Iterator[tuple[Stage, Stage | None]]:
     """The stages that are meant, each with that of its adapters."""
-    pp, split = setup.layout.pp, setup.switches.split
-    adapters = stages(setup.adapters, pp, split) if setup.adapters else ()
-    for stage in _meant(setup.pipeline_stage, stages(setup.model, pp, split)):
+    how = setup.layout.pp, setup.switches.split, setup.layout.vp
+    adapters = stages(setup.adapters, *how) if setup.adapters else ()
+    for stage in _meant(setup.pipeline_stage, stages(setup.model, *how)):
         yield stage, adapters[stage.index] if adapters else None
 
 
@@ -198,9 +199,11 @@ class _Rank:
         schedule = self.setup.switches.schedule(self.setup.layout.vp)
         n_micro = self.setup.batch.n_micro
         in_flight = self.stage.n_in_flight(n_micro, schedule, at_loss=moment.at_loss)
-        return activations_term(
-            moment, in_flight=in_flight, whole=self.blocks, waiting=tuple(self._waiting(in_flight))
+        each = in_flight_of(
+            self.blocks, self.stage, n_micro, schedule, usual=in_flight, at_loss=moment.at_loss
         )
+        whole = tuple(zip(self.blocks, each, strict=True))
+        return activations_term(moment, whole=whole, waiting=tuple(self._waiting(in_flight)))
 
     def _waiting(self, in_flight: float) -> Iterator[tuple[str, Any, Any]]:
         """What a stage has for the next: what it sent, until its gradient is back, and a buffer for that."""

@@ -52,7 +52,7 @@ def base_product(program: Program, x: Tensor, linear: Linear, setting: Setting) 
         program, x, weight, n_in=linear.n_in, n_out=linear.n_out, bias=within, name=linear.name,
         gathers=shares_gathered(linear, setting),
         scatters=setting.sequence_shards if linear.split == "row" else 1,
-        casts=setting.casts if linear.adaptable else None,
+        casts=setting.casts if linear.adaptable else None, in_buffer=setting.gathers_in_buffer,
     )  # fmt: skip
     made = left(program, made, linear, setting)
     return made if bias is None or within is not None else ops.add(program, made, bias, is_row=True)

@@ -183,5 +183,7 @@ def style(switches: Switches) -> Style:
     return replace(
         STYLE, loss=partial(loss, kind=asked.cross_entropy),
         fuses_weight_gradients=asked.gradient_fusion,
+        # Linears of Megatron's own gather in GlobalMemoryBuffer (core/tensor_parallel/layers.py).
+        buffers=("head", "layer") if asked.transformer_impl == "local" else ("head",),
         built=partial(with_further, n_layers=asked.mtp_layers or 0),
     )  # fmt: skip

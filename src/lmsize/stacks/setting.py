@@ -73,6 +73,7 @@ class Setting:
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
         reduces_at_once: whether FSDP2 reduces gradients as they are made.
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
+        gathers_in_buffer: whether products gather those tokens in a buffer that is there anyway.
         casts: how hidden linears cast their operands to few bits; None where they do not.
         is_last: whether the layer is the last of its tower, which is undone first.
         bias: of relative positions: each layer's ``own``, ``made`` here for later layers too, or
@@ -105,6 +106,7 @@ class Setting:
     spreads: bool = False
     reduces_at_once: bool = False
     gathers_once: bool = False
+    gathers_in_buffer: bool = False
     loss: str = ""
     casts: Casts | None = None
     is_half: bool = False
@@ -174,6 +176,7 @@ class Style:
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save,
             not gathered again for the backward.
+        buffers: roles of the blocks whose products gather tokens in a buffer that is there anyway.
         offloads: whether the inputs of layers that run again wait on the host.
         spread_loss: the loss of a share of the vocabulary's logits, where it is another.
         reentrant: whether a layer runs again as one function's backward, before any of its own.
@@ -202,6 +205,7 @@ class Style:
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
     gathers_once: bool = False
+    buffers: tuple[str, ...] = ()
     offloads: bool = False
     spread_loss: Callable[..., Tensor] | None = None
     reentrant: bool = False

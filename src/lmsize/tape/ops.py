@@ -69,18 +69,22 @@ def raised(program: Program, x: Tensor) -> Tensor:
 def linear(
     program: Program, x: Tensor, weight: Tensor, *, n_in: Any, n_out: Any, bias: Tensor | None = None,
     name: str = "", gathers: Any = 1, scatters: Any = 1, casts: Casts | None = None,
+    in_buffer: bool = False,
 ) -> Tensor:  # fmt: skip
     """A matrix product: saves its input for the weight, and its weight for the input.
 
     Args:
         gathers: ranks whose tokens it gathers for the product, and again for its backward.
+        in_buffer: gathers them in a buffer that is there anyway; only the gradient of all their
+            tokens is made, and lies there until that of the weight is.
         scatters: ranks over which its summed output is divided.
         casts: how operands are cast to fewer bits for it; None where they are not.
     """
     x, weight = lowered(program, x), lowered(program, weight)
     if bias is not None:
         bias = lowered(program, bias)
-    whole_in = x.n_bytes * gathers if _is_spread(gathers) else 0
+    of_whole = x.n_bytes * gathers if _is_spread(gathers) else 0
+    whole_in = 0 if in_buffer else of_whole
     made = Tensor(name or weight.name, x.numel * gathers // n_in * n_out // scatters, x.itemsize)
     whole_out = made.n_bytes * scatters if _is_spread(scatters) else 0
     gradients = [Gradient(bias)] if bias is not None else []
@@ -97,7 +101,10 @@ def linear(
         )  # fmt: skip
     # Added to the main gradients, the weight's product comes last and still needs what was gathered.
     held = whole_in + whole_out if program.fuses_weight_gradients else 0
-    gradients += [Gradient(x, scratch_bytes=whole_in + held), Gradient(weight)]
+    gradients += [
+        Gradient(x, scratch_bytes=of_whole + held),
+        Gradient(weight, scratch_bytes=of_whole if in_buffer else 0),
+    ]
     return program.record(
         "linear", reads, made, saves=both(x, weight), gradients=gradients,
         forward_bytes=whole_in + whole_out, backward_bytes=whole_in + whole_out,

@@ -11,6 +11,7 @@ from lmsize.catalogue import built_in
 from lmsize.layout.degrees import Layout
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.shares import rank_shape, stages, stored_parts
+from lmsize.layout.split import EVEN, Split
 from lmsize.model.count import n_params
 from lmsize.model.parts import Parameter
 
@@ -86,3 +87,26 @@ def test_a_forward_and_a_backward_in_turns_keep_a_layer_more() -> None:
     turns = Schedule(overlaps=True)
     assert stage.n_in_flight(8, turns) == 1 + 1 / 8
     assert stage.n_in_flight(8, turns, at_loss=True) == stage.n_in_flight(1, turns) == 1
+
+
+def test_a_stage_of_several_parts_has_every_ppth() -> None:
+    # DeepSeek-V3 begins with three dense layers: one, and then two a part.
+    split = Split(parts=(1, *[2] * 30, 0))
+    made = stages(located("deepseek-v3", built_in()), 8, split, 4)
+    layers = [[run.n_layers for _, run in s.ordered if run.block.role == "layer"] for s in made[:3]]
+    assert layers == [[1, 6], [2, 6], [8]]
+
+
+def test_first_parts_of_a_stage_run_ahead() -> None:
+    stage = stages(located("llama-3.1-8b", built_in()), 4, EVEN, 2)[0]
+    kept = stage.kept_of([(0, 1), (1, 4), (4, 8)], 16, Schedule(2))
+    # Eleven passes: four of each part, three of the first; then one is undone and another one runs.
+    assert kept[10] == (7, 7, 4)
+    assert max(kept) == (8, 8, 3)
+    assert max(first + 3 * rest + 4 * last for first, rest, last in kept) == 44
+    assert stage.n_in_flight(16, Schedule(2)) * 8 == 44
+
+
+def test_alike_layers_keep_as_many_whatever_their_parts() -> None:
+    parts = [stages(located("llama-3.1-8b", built_in()), 4, EVEN, vp) for vp in (1, 2)]
+    assert [s.ordered for s in parts[0]] == [s.ordered for s in parts[1]]
