@@ -109,6 +109,7 @@ class Stack:
             up in an fp32 copy.
         fused_step: Adam steps in one kernel of the stack's own.
         keeps_sent: a stage of a pipeline keeps what it sent until its gradient is back.
+        splits_sent: what it sent is divided over the ranks of tensor parallelism.
         receives_gradients_at_once: it has a buffer for the gradient of every micro-batch.
         library_buffers: workspaces and buffers of the stack and its libraries lie in the allocator.
         expandable_segments: its launcher asks the allocator for them.
@@ -130,6 +131,7 @@ class Stack:
     flat_steps: bool = False
     fused_step: bool = False
     keeps_sent: bool = False
+    splits_sent: bool = False
     receives_gradients_at_once: bool = False
     library_buffers: bool = False
     expandable_segments: bool = False

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lmsize.model.spec import Block, ModelSpec, Run
-from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
+from lmsize.stacks import (
+    habits,
+    litgpt,
+    megatron,
+    megatron_deepspeed,
+    torchtitan,
+    transformers,
+    unsloth,
+)
 from lmsize.stacks.further import is_further_understood
 from lmsize.stacks.sections import is_understood
 from lmsize.stacks.setting import Style
@@ -17,9 +25,17 @@ STYLES: dict[str, Style] = {
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
+
+
+def _under_deepspeed(switches: Switches) -> Style:
+    is_own = switches.layers == "megatron"
+    return megatron_deepspeed.STYLE if is_own else STYLES["deepspeed"]
+
+
 SWITCHED: dict[str, Callable[[Switches], Style]] = {
     "megatron": megatron.style,
     "torchtitan": torchtitan.style,
+    "deepspeed": _under_deepspeed,
 }
 
 

@@ -77,9 +77,8 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     mine = sum(groups)
     own = setup.precision(setup.recipe.gradients).bits / 8
     largest = smaller(_largest(trained), mine)
-    if setup.layout.zero == 1:
+    if setup.layout.zero == 1:  # the partition's gradients stay where the backward made them
         yield "bucket of gradients to reduce", smaller(BUCKET, whole), own, 0
-        yield "the partition's gradients, reduced", mine, own, 0
     else:  # contiguous_gradients: one buffer of a bucket's size, however few the gradients
         yield "bucket of gradients to reduce", BUCKET, own, 0
     checked = largest * FP32 if setup.recipe.gradients == "fp16" else 0

@@ -14,6 +14,7 @@ from lmsize.stacks.few_bits import RECIPES, TORCHAO
 
 BACKENDS = ("auto", "fused", "flash", "unfused")
 LOSSES = ("eager", "native", "te")
+LAYERS = ("transformers", "megatron")
 IMPLEMENTATIONS = ("transformer_engine", "local")
 CP_KINDS = ("p2p", "a2a", "allgather")
 DISPATCHERS = ("alltoall", "allgather", "flex", "hybridep")
@@ -34,6 +35,7 @@ class Switches:
             (on Blackwell not if deterministic), else flash-attention's.
         cross_entropy: ``eager``, or fused by Megatron itself (``native``) or Transformer Engine.
         transformer_impl: ``local`` has Megatron's own linears and unfused attention.
+        layers: whose classes DeepSpeed runs: transformers', or Megatron's own (Megatron-DeepSpeed).
         cp_comm: how context-parallel ranks attend: keys and values go round (``p2p``) or are gathered, or
             heads change places with tokens (``a2a``).
         dispatcher: how tokens get to their experts (``flex``: by DeepEP, or by HybridEP).
@@ -73,7 +75,8 @@ class Switches:
             the forward to the end of the backward; so does the last layer, until it is undone.
         fused_norm: torchtitan's ``nn.RMSNorm`` is one kernel where it is not compiled (since torch 2.9).
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
-        fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``).
+        fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``); None for
+            its default, which is to do so without ZeRO.
         rope_fusion: queries and keys are turned by one kernel.
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
         fp32_softmax: where they are not, in fp32.
@@ -86,6 +89,7 @@ class Switches:
     attention_backend: str = "auto"
     cross_entropy: str = "eager"
     transformer_impl: str = "transformer_engine"
+    layers: str = "transformers"
     cp_comm: str = "p2p"
     dispatcher: str = "alltoall"
     router_score: str = "softmax"
@@ -104,7 +108,7 @@ class Switches:
     compiled_loss: bool = True
     ends_in_root: bool = False
     fused_norm: bool = True
-    fp32_sums: bool = True
+    fp32_sums: bool | None = None
     fused_adam: bool = True
     grad_reduce_in_bf16: bool = False
     precision_aware: bool = False
@@ -158,7 +162,7 @@ class Switches:
 USUAL = Switches()
 Choices = Mapping[str, tuple[str, ...]]
 CHOICES = {
-    "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS,
+    "attention_backend": BACKENDS, "cross_entropy": LOSSES, "transformer_impl": IMPLEMENTATIONS, "layers": LAYERS,
     "dispatcher": DISPATCHERS, "cp_comm": CP_KINDS, "fp8_recipe": RECIPES, "router_score": SCORES, "router_dtype": ROUTER_TYPES,
     "exp_avg_dtype": STATE_TYPES, "exp_avg_sq_dtype": STATE_TYPES,
 }  # fmt: skip
@@ -180,7 +184,7 @@ KEYS = (*CHOICES, "recompute_modules", "stage_layers", *FACTORS, *COUNTS, *FLAGS
 OF_TORCHTITAN = frozenset(
     ("compile", "compiled_loss", "ends_in_root", "fused_norm", "fp8_all_gather")
 )
-OF_DEEPSPEED = frozenset(("fp32_sums", "fused_adam"))
+OF_DEEPSPEED = frozenset(("fp32_sums", "fused_adam", "layers"))
 OF_STACK = {
     "megatron": frozenset(KEYS) - OF_TORCHTITAN - OF_DEEPSPEED,
     "torchtitan": OF_TORCHTITAN

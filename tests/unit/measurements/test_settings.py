@@ -232,17 +232,25 @@ def test_a_shape_that_only_its_label_names() -> None:
 
 
 def test_embeddings_that_take_the_place_of_a_layer() -> None:
-    """BLOOM: 70 layers and two embeddings over 12 stages; an even split stays as it is."""
+    """BLOOM: 70 layers and two embeddings over 12 stages; 78 leave one for the last; 72 divide evenly."""
     bloom = {"framework": "Megatron-DeepSpeed", "model": "GPT 176B", "hidden": "14336", "heads": "112",
              "vocab": "250880", "n_gpus": "384", "tp": "4", "sharding": "zero1", "precision": "bf16"}  # fmt: skip
     posed = asked(**bloom, layers="70", pp="12")
     middle = "+".join(["6"] * 10)
-    assert posed.options["stack_options"] == f"stage-layers=5+{middle}+5"
+    assert posed.options["stack_options"] == f"layers=megatron,stage-layers=5+{middle}+5"
     assert "row-stages" in codes(posed)
     assert option("stack_options", **bloom, layers="78", pp="12") == (
-        "stage-layers=6+" + "+".join(["7"] * 10) + "+2"
+        "layers=megatron,stage-layers=" + "7+" * 11 + "1"
     )
-    assert option("stack_options", **bloom, layers="72", pp="12") is None
+    assert option("stack_options", **bloom, layers="72", pp="12") == "layers=megatron"
+
+
+def test_gradients_that_a_row_says_are_summed_in_fp32() -> None:
+    row = {"framework": "Megatron-DeepSpeed", "sharding": "zero1", "precision": "bf16", "n_gpus": "8",
+           "dp": "8", "notes": "BF16 optimizer accumulating grads in fp32 (unsharded)"}  # fmt: skip
+    assert option("stack_options", **row) == "layers=megatron,fp32-sums"
+    assert option("stack_options", **row | {"notes": ""}) == "layers=megatron"
+    assert option("stack_options", **row | {"sharding": "zero2"}) == "layers=megatron"
 
 
 def test_a_version_is_read_off_the_name_of_its_results() -> None:
