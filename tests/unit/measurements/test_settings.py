@@ -284,6 +284,19 @@ def test_torchaos_recipe_is_read_off_the_precision() -> None:
     assert option("stack_options", **row, precision="bf16") is None
 
 
+@pytest.mark.parametrize(("targets", "projections"), [
+    ("c_attn,c_proj", ["attn.c_attn", "attn.c_proj", "mlp.c_proj"]),
+    ("c_attn,attn.c_proj", ["attn.c_attn", "attn.c_proj"]), ("mlp.c_proj", ["mlp.c_proj"]),
+])  # fmt: skip
+def test_a_target_is_the_end_of_every_name_that_it_ends(
+    targets: str, projections: list[str]
+) -> None:
+    """As peft matches them: Qwen's ``c_proj`` is attention's and the MLP's."""
+    shape = {"model": "Qwen-7B", "hidden": "4096", "layers": "32", "heads": "32", "ffn": "11008"}
+    cells = shape | {"method": "lora", "lora_rank": "8", "lora_targets": targets}
+    assert option("lora_targets", **cells) == ",".join(projections)
+
+
 def test_modules_trained_whole_are_read_beside_the_targets() -> None:
     cells = {
         "model": "Qwen2-7B", "method": "lora", "lora_rank": "8",
