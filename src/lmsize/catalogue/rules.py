@@ -203,7 +203,8 @@ class Optimizer:
         rank: of ``projected`` states.
         paged: states may move to host memory under pressure.
         foreach_copies: temporaries of a step over all parameters at once, as copies of them in
-            the state type; None when there is no such implementation.
+            the state type; None when there is no such implementation. `older_foreach_copies` before
+            torch 2.1, where they were more.
         loop_copies: temporaries of the loop, as copies of the largest parameter; `raised_copies`
             more, and all in fp32, where weights in 16 bits are raised for it; `previous_copies` of
             the parameter before, which the loop's variables still name.
@@ -227,6 +228,7 @@ class Optimizer:
     paged: bool = False
     default_implementation: str = "loop"
     foreach_copies: float | None = None
+    older_foreach_copies: float | None = None
     loop_copies: float | None = None
     raised_copies: float = 0.0
     previous_copies: float = 0.0

@@ -26,6 +26,8 @@ REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
 MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
 GATHERED = re.compile(r"\bfp8 all-?gather\b", re.IGNORECASE)
+TORCH = re.compile(r"\b(?:py)?torch[ =v]*(\d)\.(\d{1,2})\b", re.IGNORECASE)
+OLDER_FOREACH = (2, 1)  # the first version of torch whose Adam makes one copy
 SUMMED = re.compile(r"\baccumulat\w+ grad\w* in fp32\b", re.IGNORECASE)
 LAYERS = re.compile(r"\blayers (\d{1,3})-(\d{1,3})\b", re.IGNORECASE)
 COUNTS = {
@@ -71,6 +73,10 @@ def read_switches(draft: Draft, model: ModelSpec) -> None:
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
         found = [*draft.framework.stack_options, *_filled(draft, model.n_layers), *_summed(draft)]
+        found += _of_torch(draft) if "no-fused-adam" in found else ()
+        draft.options |= {"stack_options": ",".join(found)} if found else {}
+    if draft.options["stack"] in ("transformers", "litgpt"):
+        found = list(_of_torch(draft))
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] != "megatron":
         return
@@ -134,6 +140,15 @@ def _filled(draft: Draft, n_layers: int) -> Iterator[str]:
         how = "embeddings count as one" if counted else "the last has what is left"
         draft.assume("row-stages", f"{counts[0]} layers on the first stage: {how}")
         yield f"stage-layers={'+'.join(map(str, counts))}"
+
+
+def _of_torch(draft: Draft) -> Iterator[str]:
+    """What the version of torch that a row names does otherwise."""
+    cells = (draft.row.get(name, "") for name in ("framework", "notes"))
+    named = TORCH.search(" ".join(cells))
+    if named is not None and (int(named[1]), int(named[2])) < OLDER_FOREACH:
+        draft.assume("row-version", f"{named[0]}: older-foreach")
+        yield "older-foreach"
 
 
 def _summed(draft: Draft) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     if setup.recipe.gradients == "fp16":
         yield "largest gradient in fp32, for its overflow", largest, FP32, 0
     yield "largest gradient in fp64, for its norm", largest, FP64, 0
-    copies = 0 if setup.switches.fused_adam else setup.optimizer.foreach_copies or 0
+    copies = 0 if setup.switches.fused_adam else setup.foreach_copies or 0
     before = 0  # experts are a group of their own, stepped after the rest in what that let go of
     for n in groups:
         yield "the partition's gradients, flat", n, own, larger(checked, before * own)

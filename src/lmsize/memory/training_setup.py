@@ -134,6 +134,12 @@ class TrainingSetup:
         """What of the optimizer's copies and states lies on the accelerator."""
         return 1 - self.switches.optimizer_offload
 
+    @property
+    def foreach_copies(self) -> float | None:
+        """Copies that torch's step over all tensors at once makes, in the run's version of torch."""
+        older = self.optimizer.older_foreach_copies if self.switches.older_foreach else None
+        return self.optimizer.foreach_copies if older is None else older
+
     def shards(self, stage: int, *, expert: bool = False) -> int:
         """Over how many ranks ZeRO divides what `stage` divides."""
         layout = self.layout

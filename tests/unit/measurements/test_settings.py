@@ -245,6 +245,23 @@ def test_embeddings_that_take_the_place_of_a_layer() -> None:
     assert option("stack_options", **bloom, layers="72", pp="12") == "layers=megatron"
 
 
+@pytest.mark.parametrize(
+    ("framework", "notes", "options"),
+    [
+        ("HF Trainer + PEFT", "PyTorch 2.0 and CUDA 11.8", "older-foreach"), ("PEFT 0.4 / torch 1.13", "", "older-foreach"),
+        ("HF Trainer + PEFT", "PyTorch 2.10", None), ("HF Trainer, torch 2.1", "", None), ("HF Trainer", "", None),
+        ("litgpt", "torch==2.0.1", "older-foreach"), ("HF Trainer + DeepSpeed", "torch 2.0", None),
+    ],
+)  # fmt: skip
+def test_a_version_of_torch_whose_adam_makes_two_copies(
+    framework: str, notes: str, options: str | None
+) -> None:
+    """DeepSpeed steps by an Adam of its own."""
+    posed = asked(framework=framework, notes=notes, method="full")
+    assert posed.options.get("stack_options") == options
+    assert ("row-version" in codes(posed)) == (options is not None)
+
+
 def test_gradients_that_a_row_says_are_summed_in_fp32() -> None:
     row = {"framework": "Megatron-DeepSpeed", "sharding": "zero1", "precision": "bf16", "n_gpus": "8",
            "dp": "8", "notes": "BF16 optimizer accumulating grads in fp32 (unsharded)"}  # fmt: skip
