@@ -76,7 +76,7 @@ def read_switches(draft: Draft, model: ModelSpec) -> None:
         found += _of_torch(draft) if "no-fused-adam" in found else ()
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] in ("transformers", "litgpt"):
-        found = list(_of_torch(draft))
+        found = [*draft.framework.stack_options, *_of_torch(draft)]
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] != "megatron":
         return

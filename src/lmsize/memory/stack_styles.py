@@ -8,6 +8,7 @@ from dataclasses import replace
 from lmsize.model.spec import Block, ModelSpec, Run
 from lmsize.stacks import (
     habits,
+    lit_fused,
     litgpt,
     megatron,
     megatron_deepspeed,
@@ -32,10 +33,15 @@ def _under_deepspeed(switches: Switches) -> Style:
     return megatron_deepspeed.STYLE if is_own else STYLES["deepspeed"]
 
 
+def _of_litgpt(switches: Switches) -> Style:
+    return lit_fused.STYLE if switches.fused_kernels else litgpt.STYLE
+
+
 SWITCHED: dict[str, Callable[[Switches], Style]] = {
     "megatron": megatron.style,
     "torchtitan": torchtitan.style,
     "deepspeed": _under_deepspeed,
+    "litgpt": _of_litgpt,
 }
 
 

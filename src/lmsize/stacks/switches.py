@@ -77,6 +77,7 @@ class Switches:
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``); None for
             its default, which is to do so without ZeRO.
+        fused_kernels: litgpt runs kernels of flash-attn and xformers, as TinyLlama's fork does.
         older_foreach: torch's step over all tensors at once is that of before torch 2.1.
         rope_fusion: queries and keys are turned by one kernel.
         softmax_fusion: scores of Megatron's own attention are masked and normed in one kernel.
@@ -111,6 +112,7 @@ class Switches:
     fused_norm: bool = True
     fp32_sums: bool | None = None
     fused_adam: bool = True
+    fused_kernels: bool = False
     older_foreach: bool = False
     grad_reduce_in_bf16: bool = False
     precision_aware: bool = False
@@ -170,7 +172,7 @@ CHOICES = {
 }  # fmt: skip
 FLAGS = (
     "deterministic", "gradient_fusion", "grouped_gemm", "dataloader_mask", "compile",
-    "compiled_loss", "ends_in_root", "fused_norm", "fp32_sums", "fused_adam", "older_foreach",
+    "compiled_loss", "ends_in_root", "fused_norm", "fp32_sums", "fused_adam", "fused_kernels", "older_foreach",
     "grad_reduce_in_bf16", "precision_aware", "account_for_embedding", "account_for_loss",
     "softmax_fusion", "rope_fusion", "fp32_softmax", "overlaps_experts", "deferred_head",
     "fp8_param_gather", "fp8_all_gather", "tp_comm_overlap", "router_fusion", "permute_fusion",
@@ -187,14 +189,15 @@ OF_TORCHTITAN = frozenset(
     ("compile", "compiled_loss", "ends_in_root", "fused_norm", "fp8_all_gather")
 )
 OF_TORCH = frozenset(("older_foreach",))  # of stacks that step by torch's optimizers
+OF_LITGPT = frozenset(("fused_kernels",))
 OF_DEEPSPEED = frozenset(("fp32_sums", "fused_adam", "layers"))
 OF_STACK = {
-    "megatron": frozenset(KEYS) - OF_TORCHTITAN - OF_DEEPSPEED - OF_TORCH,
+    "megatron": frozenset(KEYS) - OF_TORCHTITAN - OF_DEEPSPEED - OF_TORCH - OF_LITGPT,
     "torchtitan": OF_TORCHTITAN
     | {"fp8_recipe", "bf16_first_layers", "bf16_last_layers", "stage_layers"},
     "deepspeed": OF_DEEPSPEED | OF_TORCH | {"stage_layers"},
     "transformers": OF_TORCH,
-    "litgpt": OF_TORCH,
+    "litgpt": OF_TORCH | OF_LITGPT,
 }
 CHOICES_OF = {"torchtitan": {"fp8_recipe": TORCHAO}}  # where a stack has other ones
 # What a stack does whatever is asked: torchtitan's pipeline_parallel.py counts table and head as layers.
