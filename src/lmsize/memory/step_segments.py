@@ -81,10 +81,15 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
         yield "bucket of gradients to reduce", smaller(BUCKET, whole), own, 0
     else:  # contiguous_gradients: one buffer of a bucket's size, however few the gradients
         yield "bucket of gradients to reduce", BUCKET, own, 0
+    in_copies = setup.switches.norm_of_copies
     checked = largest * FP32 if setup.recipe.gradients == "fp16" else 0
     if setup.recipe.gradients == "fp16":
         yield "largest gradient in fp32, for its overflow", largest, FP32, 0
-    yield "largest gradient in fp64, for its norm", largest, FP64, 0
+    if in_copies:  # InternEvo solver/optimizer/utils.py, compute_norm
+        yield "gradients in fp32, for their norm", mine, FP32, 0
+    else:
+        yield "largest gradient in fp64, for its norm", largest, FP64, 0
+    normed = largest * (FP32 if in_copies else FP64)
     copies = 0 if setup.switches.fused_adam else setup.foreach_copies or 0
     before = 0  # experts are a group of their own, stepped after the rest in what that let go of
     for n in groups:
@@ -93,7 +98,7 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
             "the partition's gradients, flat in fp32",
             n,
             FP32,
-            larger(largest * FP64, before * FP32),
+            larger(normed, before * FP32),
         )
         if copies:
             yield "temporaries of the step", round(copies * n), FP32, copies * before * FP32

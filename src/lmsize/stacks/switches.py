@@ -77,6 +77,8 @@ class Switches:
         fused_adam: DeepSpeed steps by its own Adam, in one kernel, not by torch's.
         fp32_sums: below ZeRO-2 DeepSpeed adds bf16 gradients up in fp32 (``grad_accum_dtype``); None for
             its default, which is to do so without ZeRO.
+        norm_of_copies: the norm is taken of fp32 copies of all of a rank's gradients at once, as InternEvo's
+            optimizer does, not of one after the other.
         fused_kernels: litgpt runs kernels of flash-attn and xformers, as TinyLlama's fork does.
         older_foreach: torch's step over all tensors at once is that of before torch 2.1.
         rope_fusion: queries and keys are turned by one kernel.
@@ -112,6 +114,7 @@ class Switches:
     fused_norm: bool = True
     fp32_sums: bool | None = None
     fused_adam: bool = True
+    norm_of_copies: bool = False
     fused_kernels: bool = False
     older_foreach: bool = False
     grad_reduce_in_bf16: bool = False
@@ -172,7 +175,7 @@ CHOICES = {
 }  # fmt: skip
 FLAGS = (
     "deterministic", "gradient_fusion", "grouped_gemm", "dataloader_mask", "compile",
-    "compiled_loss", "ends_in_root", "fused_norm", "fp32_sums", "fused_adam", "fused_kernels", "older_foreach",
+    "compiled_loss", "ends_in_root", "fused_norm", "fp32_sums", "fused_adam", "fused_kernels", "older_foreach", "norm_of_copies",
     "grad_reduce_in_bf16", "precision_aware", "account_for_embedding", "account_for_loss",
     "softmax_fusion", "rope_fusion", "fp32_softmax", "overlaps_experts", "deferred_head",
     "fp8_param_gather", "fp8_all_gather", "tp_comm_overlap", "router_fusion", "permute_fusion",
@@ -190,7 +193,7 @@ OF_TORCHTITAN = frozenset(
 )
 OF_TORCH = frozenset(("older_foreach",))  # of stacks that step by torch's optimizers
 OF_LITGPT = frozenset(("fused_kernels",))
-OF_DEEPSPEED = frozenset(("fp32_sums", "fused_adam", "layers"))
+OF_DEEPSPEED = frozenset(("fp32_sums", "fused_adam", "layers", "norm_of_copies"))
 OF_STACK = {
     "megatron": frozenset(KEYS) - OF_TORCHTITAN - OF_DEEPSPEED - OF_TORCH - OF_LITGPT,
     "torchtitan": OF_TORCHTITAN

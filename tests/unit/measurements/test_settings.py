@@ -221,7 +221,7 @@ def test_what_does_not_compile_and_what_sums_in_16_bits() -> None:
     assert option("stack_options", framework="torchtitan", compile="no") == "no-compile"
     assert option("stack_options", framework="torchtitan", compile="yes") is None
     named = option("stack_options", framework="InternEvo", sharding="zero1")
-    assert named == "no-fp32-sums,no-fused-adam"
+    assert named == "no-fp32-sums,no-fused-adam,norm-of-copies"
 
 
 def test_a_shape_that_only_its_label_names() -> None:

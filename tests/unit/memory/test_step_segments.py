@@ -50,6 +50,17 @@ def test_zero_1_leaves_the_segments_of_its_copies() -> None:
     assert kept(precision="fp16", zero=1) == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_norm_of_copies_leaves_room_for_all_of_them() -> None:
+    """In fp32, of each gradient of the partition; no flat tensor fits what one of them lets go of."""
+    run = {"precision": "bf16", "zero": 1}
+    shard, table = N / 8, 128256 * 4096
+    assert shard * 2 < table * 4 < shard * 4
+    expected = 5e8 * 2 + shard * 4 + shard * 2 + shard * 4
+    found = kept(**run, stack_options="norm-of-copies")
+    assert found == pytest.approx(expected / 2**30, rel=1e-3)
+    assert kept(**run) < found
+
+
 def test_experts_are_a_partition_of_their_own() -> None:
     """Over 8 ranks of experts and one replica of each, ZeRO divides the rest alone."""
     experts = 32 * 3 * 4096 * 14336  # one of each layer
