@@ -186,7 +186,8 @@ def test_rates_that_make_no_sense(option: str, value: str, refused: Refused) -> 
         (MEGATRON + ",", "'' is not valid: expected a switch between the commas"),
         (MEGATRON + "deterministic,", "'' is not valid: expected a switch between the commas"),
         (MEGATRON + "=flash", "'=flash' is not valid: expected a switch"),
-        (TRAIN + "--stack-options deterministic", "no value with --stack transformers"),
+        (TRAIN + "--stack-options deterministic", "expected one of older-foreach"),
+        (TRAIN + "--stack unsloth --stack-options deterministic", "no value with --stack unsloth"),
         (
             TRAIN + "--stack torchtitan --stack-options deterministic",
             "compile, compiled-loss, ends-in-root",

@@ -107,7 +107,8 @@ def test_ranks_hold_the_whole_between_them(kind: str, layout: tuple[int, ...], s
         size = setup.precision(dtype).bits / 8
         n, padding = n_numbers(setup, divided=zero >= stage and setup.layout.n_replicas > 1)
         assert n * size <= found[name] <= (n + padding) * size, name
-    n, padding = n_numbers(setup, divided=zero >= 1 and setup.layout.n_replicas > 1)
+    shares = zero >= 1 or stack == "deepspeed"  # whose BF16_Optimizer does so without ZeRO
+    n, padding = n_numbers(setup, divided=shares and setup.layout.n_replicas > 1)
     size = setup.precision(recipe.states).bits / 8
     # Adam's two moments, and a step count a tensor.
     assert 2 * n * size <= found["states"] <= 2 * (n + padding) * size + 8 * 10_000

@@ -109,6 +109,7 @@ class Stack:
             up in an fp32 copy.
         fused_step: Adam steps in one kernel of the stack's own.
         keeps_sent: a stage of a pipeline keeps what it sent until its gradient is back.
+        splits_sent: what it sent is divided over the ranks of tensor parallelism.
         receives_gradients_at_once: it has a buffer for the gradient of every micro-batch.
         library_buffers: workspaces and buffers of the stack and its libraries lie in the allocator.
         expandable_segments: its launcher asks the allocator for them.
@@ -130,6 +131,7 @@ class Stack:
     flat_steps: bool = False
     fused_step: bool = False
     keeps_sent: bool = False
+    splits_sent: bool = False
     receives_gradients_at_once: bool = False
     library_buffers: bool = False
     expandable_segments: bool = False
@@ -201,7 +203,8 @@ class Optimizer:
         rank: of ``projected`` states.
         paged: states may move to host memory under pressure.
         foreach_copies: temporaries of a step over all parameters at once, as copies of them in
-            the state type; None when there is no such implementation.
+            the state type; None when there is no such implementation. `older_foreach_copies` before
+            torch 2.1, where they were more.
         loop_copies: temporaries of the loop, as copies of the largest parameter; `raised_copies`
             more, and all in fp32, where weights in 16 bits are raised for it; `previous_copies` of
             the parameter before, which the loop's variables still name.
@@ -225,6 +228,7 @@ class Optimizer:
     paged: bool = False
     default_implementation: str = "loop"
     foreach_copies: float | None = None
+    older_foreach_copies: float | None = None
     loop_copies: float | None = None
     raised_copies: float = 0.0
     previous_copies: float = 0.0

@@ -29,7 +29,7 @@ class Framework:
         sharding: with more than one data-parallel rank.
         until: switches of the stack that it set before a month (yyyymm): (switch, month); those of what
             a run compiles only where it does.
-        counts_embeddings: stages that layers do not fill evenly count embeddings as layers.
+        fills_stages: layers that do not divide evenly fill up the stages from the first.
         runs_batch_whole: a rank's batch is one micro-batch where there is no pipeline.
         cuts_batch: a rank's batch is cut into as many micro-batches as the pipeline has stages.
     """
@@ -51,7 +51,7 @@ class Framework:
     stack_options: tuple[str, ...] = ()
     cuts_batch: bool = False
     runs_batch_whole: bool = False
-    counts_embeddings: bool = False
+    fills_stages: bool = False
     until: tuple[tuple[str, str], ...] = ()
 
 

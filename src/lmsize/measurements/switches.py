@@ -26,6 +26,9 @@ REPEATED = re.compile(r"([EtmL])\*(\d{1,3})")
 MOST_REPEATS = 200
 MONTH = re.compile(r"(?<!\d)20\d\d(?:0[1-9]|1[0-2])(?!\d)")  # 202412, as files of results are named
 GATHERED = re.compile(r"\bfp8 all-?gather\b", re.IGNORECASE)
+TORCH = re.compile(r"\b(?:py)?torch[ =v]*(\d)\.(\d{1,2})\b", re.IGNORECASE)
+OLDER_FOREACH = (2, 1)  # the first version of torch whose Adam makes one copy
+SUMMED = re.compile(r"\baccumulat\w+ grad\w* in fp32\b", re.IGNORECASE)
 LAYERS = re.compile(r"\blayers (\d{1,3})-(\d{1,3})\b", re.IGNORECASE)
 COUNTS = {
     "decoder_seq_length": "decoder-seq-length",
@@ -69,7 +72,11 @@ def read_switches(draft: Draft, model: ModelSpec) -> None:
         found = list(_of_titan(draft, model.n_layers))
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] == "deepspeed":
-        found = [*draft.framework.stack_options, *_with_embeddings(draft, model.n_layers)]
+        found = [*draft.framework.stack_options, *_filled(draft, model.n_layers), *_summed(draft)]
+        found += _of_torch(draft) if "no-fused-adam" in found else ()
+        draft.options |= {"stack_options": ",".join(found)} if found else {}
+    if draft.options["stack"] in ("transformers", "litgpt"):
+        found = [*draft.framework.stack_options, *_of_torch(draft)]
         draft.options |= {"stack_options": ",".join(found)} if found else {}
     if draft.options["stack"] != "megatron":
         return
@@ -116,22 +123,38 @@ def _of_titan(draft: Draft, n_layers: int) -> Iterator[str]:
     yield from _of_torchao(draft.row.get("precision", ""), draft.options["precision"], n_layers)
 
 
-def _with_embeddings(draft: Draft, n_layers: int) -> Iterator[str]:
-    """Layers of each stage where they do not divide evenly: the embeddings at both ends count as one.
+def _filled(draft: Draft, n_layers: int) -> Iterator[str]:
+    """Layers of each stage where they do not divide evenly: filled up from the first.
 
-    BLOOM's partition by ``type:transformer|embedding``, filled up from the first stage.
+    Embeddings at both ends count as a layer each where that comes out evenly, as the number was chosen
+    for it (``type:transformer|embedding``), and else not at all (``type:transformer``).
     """
     pp = draft.options.get("pp", 1)
-    if not draft.framework.counts_embeddings or pp == 1 or n_layers % pp == 0:
+    if not draft.framework.fills_stages or pp == 1 or n_layers % pp == 0:
         return
-    each = ceil_div(n_layers + 2, pp)
-    counts = [each - 1, *[each] * (pp - 2)]
+    counted = 1 if (n_layers + 2) % pp == 0 else 0
+    each = ceil_div(n_layers + 2 * counted, pp)
+    counts = [each - counted, *[each] * (pp - 2)]
     counts.append(n_layers - sum(counts))
     if min(counts) > 0:
-        draft.assume(
-            "row-stages", f"{counts[0]} layers on the first stage: embeddings count as one"
-        )
+        how = "embeddings count as one" if counted else "the last has what is left"
+        draft.assume("row-stages", f"{counts[0]} layers on the first stage: {how}")
         yield f"stage-layers={'+'.join(map(str, counts))}"
+
+
+def _of_torch(draft: Draft) -> Iterator[str]:
+    """What the version of torch that a row names does otherwise."""
+    cells = (draft.row.get(name, "") for name in ("framework", "notes"))
+    named = TORCH.search(" ".join(cells))
+    if named is not None and (int(named[1]), int(named[2])) < OLDER_FOREACH:
+        draft.assume("row-version", f"{named[0]}: older-foreach")
+        yield "older-foreach"
+
+
+def _summed(draft: Draft) -> Iterator[str]:
+    """Gradients that the row says are added up in fp32, whatever the stage of ZeRO."""
+    if SUMMED.search(draft.row.get("notes", "")) and draft.options["zero"] < 2:
+        yield "fp32-sums"
 
 
 def _switches(extra: Mapping[str, str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ ROLES: Mapping[str, frozenset[str]] = {
         "w1 w2": "gate up",  # as Qwen's own code names them; w3 beside them makes them Llama's
         "w3": "up",
         "down down_proj mlp.c_proj linear_fc2 fc2 dense_4h_to_h fc_out lin2": "down",
+        "c_proj": "o down",  # the end of two names, GPT-2's and Qwen's: peft adapts both
         "linear_fc1 fc1 c_fc fc_in dense_h_to_4h gate_up_proj lin1": "gate up",
         "mlp": "gate up down",
         "head lm_head output output_layer": "head",

@@ -247,7 +247,7 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
     if block.role == "embedding":
         return embedding_program(
             block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
-            masks=_masks(ask), keeps_mask=ask.recomputes,
+            masks=_masks(ask) if style.hands_masks else None, keeps_mask=ask.recomputes,
         )  # fmt: skip
     written = style.own(ask.setting.conduct.model_type)
     n_streams = ask.setting.conduct.n_streams if written.layer else 1

@@ -162,7 +162,7 @@ def step_copies(setup: TrainingSetup, trained: list[Stored]) -> list[Term]:
     fuses = setup.stack.fused_step and setup.switches.fused_adam
     kind = "fused" if usual == "foreach" and fuses else usual
     copies = {
-        "foreach": optimizer.foreach_copies, "fused": optimizer.fused_copies
+        "foreach": setup.foreach_copies, "fused": optimizer.fused_copies
     }.get(kind, optimizer.loop_copies)  # fmt: skip
     weights = setup.precision(setup.recipe.adapters if in_own else setup.recipe.weights)
     if kind == "loop" and optimizer.raised_copies and weights.bits < FP32_BITS:

@@ -6,20 +6,45 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lmsize.model.spec import Block, ModelSpec
-from lmsize.stacks import habits, litgpt, megatron, torchtitan, transformers, unsloth
+from lmsize.stacks import (
+    habits,
+    lit_fused,
+    litgpt,
+    megatron,
+    megatron_deepspeed,
+    torchtitan,
+    transformers,
+    unsloth,
+)
+from lmsize.stacks.deepspeed_switches import DeepspeedSwitches
 from lmsize.stacks.further import is_further_understood
 from lmsize.stacks.own import Own, is_understood
 from lmsize.stacks.setting import Style
 from lmsize.stacks.switches import USUAL, Switches
+from lmsize.stacks.torch_switches import LitgptSwitches
 
 STYLES: dict[str, Style] = {
     "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
+
+
+def _under_deepspeed(switches: Switches) -> Style:
+    is_own = DeepspeedSwitches.of(switches).layers == "megatron"
+    return megatron_deepspeed.STYLE if is_own else STYLES["deepspeed"]
+
+
+def _of_litgpt(switches: Switches) -> Style:
+    is_fused = isinstance(switches, LitgptSwitches) and switches.fused_kernels
+    return lit_fused.STYLE if is_fused else litgpt.STYLE
+
+
 SWITCHED: dict[str, Callable[[Switches], Style]] = {
     "megatron": megatron.style,
     "torchtitan": torchtitan.style,
+    "deepspeed": _under_deepspeed,
+    "litgpt": _of_litgpt,
 }
 
 

@@ -211,7 +211,8 @@ class _Rank:
             return
         output, stack = self.blocks[-1].piece.output, self.setup.stack
         if stack.keeps_sent:
-            yield "outputs of the stage", output, in_flight
+            shards = self.setup.layout.tp if stack.splits_sent else 1
+            yield "outputs of the stage", ceil_div(output, shards), in_flight
         if stack.receives_gradients_at_once:
             yield "buffers for their gradients", output, self.setup.batch.n_micro
 

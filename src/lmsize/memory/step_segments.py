@@ -77,16 +77,20 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
     mine = sum(groups)
     own = setup.precision(setup.recipe.gradients).bits / 8
     largest = smaller(_largest(trained), mine)
-    if setup.layout.zero == 1:
+    if setup.layout.zero == 1:  # the partition's gradients stay where the backward made them
         yield "bucket of gradients to reduce", smaller(BUCKET, whole), own, 0
-        yield "the partition's gradients, reduced", mine, own, 0
     else:  # contiguous_gradients: one buffer of a bucket's size, however few the gradients
         yield "bucket of gradients to reduce", BUCKET, own, 0
+    in_copies = setup.switches.norm_of_copies
     checked = largest * FP32 if setup.recipe.gradients == "fp16" else 0
     if setup.recipe.gradients == "fp16":
         yield "largest gradient in fp32, for its overflow", largest, FP32, 0
-    yield "largest gradient in fp64, for its norm", largest, FP64, 0
-    copies = 0 if setup.switches.fused_adam else setup.optimizer.foreach_copies or 0
+    if in_copies:  # InternEvo solver/optimizer/utils.py, compute_norm
+        yield "gradients in fp32, for their norm", mine, FP32, 0
+    else:
+        yield "largest gradient in fp64, for its norm", largest, FP64, 0
+    normed = largest * (FP32 if in_copies else FP64)
+    copies = 0 if setup.switches.fused_adam else setup.foreach_copies or 0
     before = 0  # experts are a group of their own, stepped after the rest in what that let go of
     for n in groups:
         yield "the partition's gradients, flat", n, own, larger(checked, before * own)
@@ -94,7 +98,7 @@ def _of_partition(setup: TrainingSetup, trained: Sequence[Stored]) -> Iterator[_
             "the partition's gradients, flat in fp32",
             n,
             FP32,
-            larger(largest * FP64, before * FP32),
+            larger(normed, before * FP32),
         )
         if copies:
             yield "temporaries of the step", round(copies * n), FP32, copies * before * FP32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmsize.catalogue import Optimizer, Precision, Recipe, Stack
@@ -99,11 +99,13 @@ class TrainingSetup:
 
     @property
     def sums_in_fp32(self) -> bool:
-        """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank."""
-        return (
-            self.stack.flat_steps and self.recipe.weights == "bf16"
-            and self.layout.zero < 2 and self.switches.fp32_sums
-        )  # fmt: skip
+        """Whether DeepSpeed's BF16_Optimizer adds gradients up in an fp32 copy, whole on each rank.
+
+        Source: DeepSpeed runtime/engine.py, get_data_types: the default where ZeRO is off.
+        """
+        asked = self.switches.fp32_sums
+        sums = self.layout.zero == 0 if asked is None else asked and self.layout.zero < 2
+        return self.stack.flat_steps and self.recipe.weights == "bf16" and sums
 
     @property
     def blocks_by_parts(self) -> list[str]:
@@ -132,9 +134,18 @@ class TrainingSetup:
         """What of the optimizer's copies and states lies on the accelerator."""
         return 1 - self.switches.optimizer_offload
 
+    @property
+    def foreach_copies(self) -> float | None:
+        """Copies that torch's step over all tensors at once makes, in the run's version of torch."""
+        older = self.optimizer.older_foreach_copies if self.switches.older_foreach else None
+        return self.optimizer.foreach_copies if older is None else older
+
     def shards(self, stage: int, *, expert: bool = False) -> Any:
         """Over how many ranks ZeRO divides what `stage` divides."""
-        whole = self.layout.shards(stage, expert=expert)
+        layout = self.layout
+        if self.sums_in_fp32:  # BF16_Optimizer has its states divided, whatever the stage
+            layout = replace(layout, zero=larger(1, layout.zero))
+        whole = layout.shards(stage, expert=expert)
         return larger(1, whole // self.switches.optimizer_instances) if stage == 1 else whole
 
     @property

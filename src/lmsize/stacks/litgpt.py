@@ -142,6 +142,14 @@ def activation(program: Program, x: Tensor, kind: str) -> Tensor:
     return ops.pointwise(program, x, name=kind, saves="output" if kind == "relu" else "input")
 
 
+def handed_over(program: Program, logits: Tensor) -> Tensor:
+    """What Fabric's model returns: in fp32, and named, with the graph, until the next are there."""
+    raised = ops.cast(program, logits, FP32, name="logits in fp32")
+    program.ops.append(Op("named by the script", (), (), saves=(raised,), clings=(raised,)))
+    program.returns_at = len(program.ops)
+    return raised
+
+
 def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> Tensor:
     """Log-probabilities of all tokens, made and undone chunk by chunk, beside the fp32 logits.
 
@@ -150,10 +158,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any) -> T
     """
     del upcasts
     vocab = logits.numel // n_tokens
-    raised = ops.cast(program, logits, FP32, name="logits in fp32")
-    # The script's variable names the logits, and with them the graph, until the next ones are there.
-    program.ops.append(Op("named by the script", (), (), saves=(raised,), clings=(raised,)))
-    program.returns_at = len(program.ops)
+    raised = handed_over(program, logits)
     probs = Tensor("log-probabilities", raised.numel, FP32)
     made = Tensor("loss", 1, FP32)
     program.record(

@@ -37,8 +37,8 @@ def _field(default: Any, option: Option) -> Any:
     return field(default=default, metadata={"option": option})
 
 
-def flag(*, default: bool) -> Any:
-    """On or off."""
+def flag(*, default: bool | None) -> Any:
+    """On or off; None where the stack goes by something else unless told."""
     return _field(default, Option())
 
 

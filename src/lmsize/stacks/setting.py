@@ -184,6 +184,8 @@ class Style:
             None where it goes by modules.
         has_position_bias: whether scores get their learned bias as a tensor of its own.
         copies_values: whether values unfolded from a latent get a tensor of their own.
+        hands_masks: whether eager layers are handed a mask to add, made for every micro-batch; their
+            softmax masks by itself where not.
         built: a model as the stack's own classes have it, where they differ from transformers'.
         own: by model type, what its classes write for themselves.
     """
@@ -212,6 +214,7 @@ class Style:
     keeps: Callable[[Op, int], bool] | None = None
     has_position_bias: bool = False
     copies_values: bool = False
+    hands_masks: bool = True
     built: Callable[[ModelSpec], ModelSpec] = field(default=lambda model: model)
     own: Callable[[str], Own] = field(default=none)
 

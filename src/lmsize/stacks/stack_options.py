@@ -9,10 +9,12 @@ from lmsize.stacks.deepspeed_switches import DeepspeedSwitches
 from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.options import WHAT, options_of, read_one, shown
 from lmsize.stacks.switches import Switches
+from lmsize.stacks.torch_switches import LitgptSwitches, TorchSwitches
 from lmsize.stacks.torchtitan_switches import TorchtitanSwitches
 
 SWITCHES: dict[str, type[Switches]] = {
     "megatron": MegatronSwitches, "torchtitan": TorchtitanSwitches, "deepspeed": DeepspeedSwitches,
+    "transformers": TorchSwitches, "litgpt": LitgptSwitches,
 }  # fmt: skip
 OPTIONS = {stack: options_of(switches) for stack, switches in SWITCHES.items()}
 

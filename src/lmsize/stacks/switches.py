@@ -27,11 +27,14 @@ class Switches:
         recompute_chunk: layers that run again together, under full recomputation.
         decoder_seq_length: tokens of a decoder's sequence, if not the encoder's; for memory only.
         grad_reduce_in_bf16: main gradients are in the type of the weights.
-        fp32_sums: below ZeRO-2 bf16 gradients are added up in fp32.
+        fp32_sums: below ZeRO-2 bf16 gradients are added up in fp32; None for the stack's default.
+        norm_of_copies: the norm is taken of fp32 copies of all of a rank's gradients at once, not of
+            one after the other.
         precision_aware: the optimizer keeps, instead of a full copy of 16-bit weights, the 16 bits
             that they lack; `exp_avg_dtype` and `exp_avg_sq_dtype` are its states' types.
         optimizer_offload: share of its copies and states that lies on the host.
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
+        older_foreach: torch's step over all tensors at once is that of before torch 2.1.
         fused_adam: a stack with an Adam of its own steps by that, in one kernel.
         ends_in_root: table, last norm and head are the root's unit, which stays gathered from the
             forward to the end of the backward; so does the last layer, until it is undone.
@@ -48,12 +51,14 @@ class Switches:
     recompute_chunk: int | None = None
     decoder_seq_length: int | None = None
     grad_reduce_in_bf16: bool = False
-    fp32_sums: bool = True
+    fp32_sums: bool | None = None
+    norm_of_copies: bool = False
     precision_aware: bool = False
     exp_avg_dtype: str = ""
     exp_avg_sq_dtype: str = ""
     optimizer_offload: float = 0.0
     optimizer_instances: int = 1
+    older_foreach: bool = False
     fused_adam: bool = True
     ends_in_root: bool = False
 

@@ -221,7 +221,7 @@ def test_what_does_not_compile_and_what_sums_in_16_bits() -> None:
     assert option("stack_options", framework="torchtitan", compile="no") == "no-compile"
     assert option("stack_options", framework="torchtitan", compile="yes") is None
     named = option("stack_options", framework="InternEvo", sharding="zero1")
-    assert named == "no-fp32-sums,no-fused-adam"
+    assert named == "no-fp32-sums,no-fused-adam,norm-of-copies"
 
 
 def test_a_shape_that_only_its_label_names() -> None:
@@ -232,17 +232,42 @@ def test_a_shape_that_only_its_label_names() -> None:
 
 
 def test_embeddings_that_take_the_place_of_a_layer() -> None:
-    """BLOOM: 70 layers and two embeddings over 12 stages; an even split stays as it is."""
+    """BLOOM: 70 layers and two embeddings over 12 stages; 78 leave one for the last; 72 divide evenly."""
     bloom = {"framework": "Megatron-DeepSpeed", "model": "GPT 176B", "hidden": "14336", "heads": "112",
              "vocab": "250880", "n_gpus": "384", "tp": "4", "sharding": "zero1", "precision": "bf16"}  # fmt: skip
     posed = asked(**bloom, layers="70", pp="12")
     middle = "+".join(["6"] * 10)
-    assert posed.options["stack_options"] == f"stage-layers=5+{middle}+5"
+    assert posed.options["stack_options"] == f"layers=megatron,stage-layers=5+{middle}+5"
     assert "row-stages" in codes(posed)
     assert option("stack_options", **bloom, layers="78", pp="12") == (
-        "stage-layers=6+" + "+".join(["7"] * 10) + "+2"
+        "layers=megatron,stage-layers=" + "7+" * 11 + "1"
     )
-    assert option("stack_options", **bloom, layers="72", pp="12") is None
+    assert option("stack_options", **bloom, layers="72", pp="12") == "layers=megatron"
+
+
+@pytest.mark.parametrize(
+    ("framework", "notes", "options"),
+    [
+        ("HF Trainer + PEFT", "PyTorch 2.0 and CUDA 11.8", "older-foreach"), ("PEFT 0.4 / torch 1.13", "", "older-foreach"),
+        ("HF Trainer + PEFT", "PyTorch 2.10", None), ("HF Trainer, torch 2.1", "", None), ("HF Trainer", "", None),
+        ("litgpt", "torch==2.0.1", "older-foreach"), ("lit-gpt fork", "", "fused-kernels"), ("HF Trainer + DeepSpeed", "torch 2.0", None),
+    ],
+)  # fmt: skip
+def test_a_version_of_torch_whose_adam_makes_two_copies(
+    framework: str, notes: str, options: str | None
+) -> None:
+    """DeepSpeed steps by an Adam of its own."""
+    posed = asked(framework=framework, notes=notes, method="full")
+    assert posed.options.get("stack_options") == options
+    assert ("row-version" in codes(posed)) == (options == "older-foreach")
+
+
+def test_gradients_that_a_row_says_are_summed_in_fp32() -> None:
+    row = {"framework": "Megatron-DeepSpeed", "sharding": "zero1", "precision": "bf16", "n_gpus": "8",
+           "dp": "8", "notes": "BF16 optimizer accumulating grads in fp32 (unsharded)"}  # fmt: skip
+    assert option("stack_options", **row) == "layers=megatron,fp32-sums"
+    assert option("stack_options", **row | {"notes": ""}) == "layers=megatron"
+    assert option("stack_options", **row | {"sharding": "zero2"}) == "layers=megatron"
 
 
 def test_a_version_is_read_off_the_name_of_its_results() -> None:
@@ -274,6 +299,19 @@ def test_torchaos_recipe_is_read_off_the_precision() -> None:
     gathers = option("stack_options", **row, precision="float8 tensorwise + fp8 all-gather + bf16")
     assert gathers == "fp8-recipe=tensorwise,fp8-all-gather"
     assert option("stack_options", **row, precision="bf16") is None
+
+
+@pytest.mark.parametrize(("targets", "projections"), [
+    ("c_attn,c_proj", ["attn.c_attn", "attn.c_proj", "mlp.c_proj"]),
+    ("c_attn,attn.c_proj", ["attn.c_attn", "attn.c_proj"]), ("mlp.c_proj", ["mlp.c_proj"]),
+])  # fmt: skip
+def test_a_target_is_the_end_of_every_name_that_it_ends(
+    targets: str, projections: list[str]
+) -> None:
+    """As peft matches them: Qwen's ``c_proj`` is attention's and the MLP's."""
+    shape = {"model": "Qwen-7B", "hidden": "4096", "layers": "32", "heads": "32", "ffn": "11008"}
+    cells = shape | {"method": "lora", "lora_rank": "8", "lora_targets": targets}
+    assert option("lora_targets", **cells) == ",".join(projections)
 
 
 def test_modules_trained_whole_are_read_beside_the_targets() -> None:

@@ -38,14 +38,27 @@ def test_a_flat_tensor_takes_a_free_block_that_holds_it() -> None:
 
 
 def test_zero_1_leaves_the_segments_of_its_copies() -> None:
-    """bucket, shard in fp16, largest gradient in fp32 and fp64, shard in fp32, as free blocks allow."""
-    shard, table = N / 8, 128256 * 4096
-    bucket, reduced = 5e8 * 2, shard * 2
-    checks = table * (4 + 8)  # the shard in fp16 then fits the first, in fp32 the second
+    """bucket, largest gradient in fp32 and fp64: the flat shard in fp16 and fp32 fits what those free."""
+    table = 128256 * 4096
+    bucket = 5e8 * 2
+    checks = table * (4 + 8)
+    assert table * 4 > N / 8 * 2
+    assert table * 8 > N / 8 * 4
     logits = 512 * 128256 * 4
     assert logits < bucket
-    expected = (bucket + reduced + checks) / 2**30
+    expected = (bucket + checks) / 2**30
     assert kept(precision="fp16", zero=1) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_norm_of_copies_leaves_room_for_all_of_them() -> None:
+    """In fp32, of each gradient of the partition; no flat tensor fits what one of them lets go of."""
+    run = {"precision": "bf16", "zero": 1}
+    shard, table = N / 8, 128256 * 4096
+    assert shard * 2 < table * 4 < shard * 4
+    expected = 5e8 * 2 + shard * 4 + shard * 2 + shard * 4
+    found = kept(**run, stack_options="norm-of-copies")
+    assert found == pytest.approx(expected / 2**30, rel=1e-3)
+    assert kept(**run) < found
 
 
 def test_experts_are_a_partition_of_their_own() -> None:
@@ -71,7 +84,7 @@ def test_adapters_leave_a_bucket_however_few_they_are() -> None:
 
 def test_segments_are_given_back_where_there_is_no_room() -> None:
     small, large = (
-        memory(precision="fp16", zero=1, accelerators=4, micro_batch=8, accelerator=name)
+        memory(precision="fp16", zero=1, accelerators=4, micro_batch=10, accelerator=name)
         for name in ("a100-80gb", "h200")
     )
     assert small.peak_reserved_bytes < large.peak_reserved_bytes
@@ -86,6 +99,33 @@ def test_a_pipeline_keeps_its_outputs() -> None:
     leaves = [t for t in memory(**run).tree.walk() if t.label == "outputs of the stage"]
     assert leaves
     assert leaves[0].value == 4 * 512 * 4096 * 2
+
+
+def test_tensor_parallel_ranks_share_what_a_stage_sent() -> None:
+    """Each keeps its part alone: the output is cut up before it is sent."""
+    run = {"precision": "fp16", "pp": 2, "grad_accum": 8, "pipeline_stage": "first", "zero": 1}
+    one, four = (
+        next(t for t in memory(**run, tp=tp).tree.walk() if t.label == "outputs of the stage")
+        for tp in (1, 4)
+    )
+    assert one.value == 4 * four.value
+
+
+def test_bf16_gradients_add_up_in_fp32_where_zero_is_off() -> None:
+    def labels(**options: Any) -> set[str]:
+        return {t.label for t in memory(precision="bf16", **options).tree.walk()}
+
+    assert "main_gradients" in labels(zero=0)
+    assert "main_gradients" not in labels(zero=1)
+    assert "main_gradients" in labels(zero=1, stack_options="fp32-sums")
+    assert "main_gradients" not in labels(zero=0, stack_options="no-fp32-sums")
+
+
+def test_its_bf16_optimizer_divides_states_without_zero() -> None:
+    sums = memory(precision="bf16", zero=0)
+    assert sums.components["main_weights"] == pytest.approx(N * 4 / 8, rel=1e-3)
+    same = memory(precision="bf16", zero=1, stack_options="fp32-sums")
+    assert sums.peak_allocated_bytes == same.peak_allocated_bytes
 
 
 def test_groups_and_neighbours_of_a_layout() -> None:

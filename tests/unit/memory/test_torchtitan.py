@@ -123,7 +123,7 @@ def test_a_stack_has_switches_of_its_own(stack: str, options: str) -> None:
 
 
 def test_deepspeed_may_sum_in_16_bits() -> None:
-    held = memory(stack="deepspeed", precision="bf16", zero=1).components
+    held = memory(stack="deepspeed", precision="bf16", zero=1, stack_options="fp32-sums").components
     assert held["main_gradients"] == 4 * N
     other = memory(stack="deepspeed", precision="bf16", zero=1, stack_options="no-fp32-sums")
     assert "main_gradients" not in other.components

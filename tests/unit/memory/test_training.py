@@ -174,6 +174,7 @@ def test_the_moment_is_the_largest(options: dict[str, Any], moment: str) -> None
 
 def test_the_foreach_step_takes_one_more_copy() -> None:
     assert components()["temporaries"] == 4 * N
+    assert components(stack_options="older-foreach")["temporaries"] == 2 * 4 * N
 
 
 def test_components_sum_to_the_peak() -> None:
