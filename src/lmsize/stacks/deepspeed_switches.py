@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lmsize.stacks.options import choice, flag
+from lmsize.stacks import options
 from lmsize.stacks.switches import Switches
 
 LAYERS = ("transformers", "megatron")
