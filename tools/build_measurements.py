@@ -2,17 +2,21 @@
 
 ``python tools/build_measurements.py FOLDER`` checks every row and writes
 ``src/lmsize/measurements/data/*.csv``: the columns in one order, spaces and line ends cleaned,
-ids unique, grades and splits known, and no cell that a spreadsheet would run as a formula.
+ids unique, grades and splits known, and no cell that a spreadsheet would run as a formula. What a row's
+source says otherwise is put right by ``tools/measurement_corrections.toml``.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 DATA = Path(__file__).parent.parent / "src/lmsize/measurements/data"
+CORRECTIONS = Path(__file__).parent / "measurement_corrections.toml"
 FILES = ("memory", "throughput", "runs", "fits", "inference", "megatron_ci_tiny_memory")
 GRADES, SPLITS = ("A", "B", "C"), ("calibration", "test", "")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -52,12 +56,28 @@ def faults(rows: list[dict[str, str]]) -> list[str]:
     return found
 
 
+def corrections(file: str) -> list[dict[str, Any]]:
+    """Those of one file: a part of a cell, and what it is instead."""
+    every = tomllib.loads(CORRECTIONS.read_text("utf-8"))["corrections"]
+    return [one for one in every if file in one.get("files", FILES)]
+
+
+def corrected(row: dict[str, str], every: list[dict[str, Any]]) -> dict[str, str]:
+    """A row as its source has it."""
+    for one in every:
+        if row["source_repo_or_url"] == one["source"] and one["column"] in row:
+            cell = row[one["column"]].replace(one["was"], one["is"])
+            row = row | {one["column"]: cell}
+    return row
+
+
 def built(source: Path, target: Path) -> int:
     """Copy one file, cleaned and checked; its number of rows."""
     with source.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns = [name for name in reader.fieldnames or [] if name]
-        rows = [{c: cleaned(row[c] or "") for c in columns} for row in reader]
+        known = corrections(source.stem)
+        rows = [corrected({c: cleaned(row[c] or "") for c in columns}, known) for row in reader]
     wrong = faults(rows)
     if wrong:
         raise SystemExit(f"{source.name}: {len(wrong)} faults\n" + "\n".join(wrong[:20]))
