@@ -10,7 +10,7 @@ from lmsize.stacks.experts import routed_experts
 from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_part
 from lmsize.stacks.setting import Setting, Style, normed, parameter
-from lmsize.tape import ops
+from lmsize.tape import kernels, ops
 from lmsize.tape.program import Program, Tensor
 
 
@@ -27,8 +27,9 @@ class Modules:
         self.parts = tuple(local_part(part, self.setting.layout) for part in self.parts)
 
     def find(self, name: str) -> Part | None:
-        """The part whose path ends in that name; None if there is none."""
-        return next((p for p in self.parts if _is_called(p, name)), None)
+        """The part of that path, or else one whose path ends so; None if there is none."""
+        fits = [p for p in self.parts if _is_called(p, name)]
+        return next((p for p in fits if getattr(p, "name", "") == name), fits[0] if fits else None)
 
     def has(self, name: str) -> bool:
         """Whether the block has such a module."""
@@ -72,6 +73,24 @@ class Modules:
         return routed_experts(
             self.program, x, weights, part, setting=self.setting, style=self.style
         )
+
+    def conv(self, name: str, x: Tensor) -> Tensor:
+        """A convolution along the sequence, of any groups; of kernel 1 and one group, a matrix."""
+        part = self.find(name)
+        assert isinstance(part, Conv | Linear), name
+        bias = self._vector(f"{part.name}.bias", part.n_out) if part.bias else None
+        lower = [
+            None if y is None else ops.lowered(self.program, y) for y in (x, self.plain(name), bias)
+        ]
+        assert lower[0] is not None
+        assert lower[1] is not None
+        numel = x.numel // part.n_in * part.n_out
+        return kernels.convolution(
+            self.program, lower[0], lower[1], numel=numel, bias=lower[2], name=name
+        )
+
+    def _vector(self, name: str, numel: Any) -> Tensor:
+        return parameter(self.program, name, numel, self.setting)
 
     @property
     def core(self) -> AttentionCore:
