@@ -190,7 +190,7 @@ def recurrence(section: Section) -> str:
     kind = section.scan.kind if section.scan else ""
     if kind == "delta" and {name.removeprefix("self_attn.") for name in names} in KIMIS:
         return "kda"
-    if kind == "delta" and OLMOS <= {name.rpartition(".")[2] for name in names}:
+    if kind == "delta" and {name.rpartition(".")[2] for name in names} >= OLMOS:
         return kind
     return kind if kind in SCANS and any(".in_proj" in name for name in names) else ""
 
