@@ -123,7 +123,7 @@ def read_conduct(config: Config) -> Conduct:
         rotary_frac=_rotary_frac(known),
         rotary_by_kind=_is_by_kind(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),
-        final_softcap=bool(known.get("final_logit_softcapping")),
+        final_softcap=any(known.get(key) for key in ("final_logit_softcapping", "logits_soft_cap")),
         parallel=bool(known.get("use_parallel_residual") or known.get("parallel_attn", old_falcon)),
         scales_embedding=section.model_type.startswith("gemma"),
         fp32_stream=bool(known.get("residual_in_fp32")),

@@ -53,7 +53,7 @@ COMPLEX_ROTARY = _named("deepseek_v2 llama4")
 # Embeddings are multiplied by a constant outside of their module, which lets go of the first form.
 SCALES_OUTSIDE = _named(
     "falcon_h1 granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
-    "granitemoeshared hyperclovax t5gemma"
+    "granitemoeshared hyperclovax recurrent_gemma t5gemma"
 )
 # The layer names what its first norm and its attention gave until it ends.
 NAMES_BRANCH = _named("openai-gpt stablelm")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.model.parts import AttentionCore, Conv, Experts, Linear, Norm, Part, Plain
+from lmsize.model.spec import Block
 from lmsize.stacks.experts import routed_experts
 from lmsize.stacks.linears import applied
 from lmsize.stacks.local import local_part
@@ -23,8 +24,11 @@ class Modules:
     setting: Setting
     style: Style
 
-    def __post_init__(self) -> None:
-        self.parts = tuple(local_part(part, self.setting.layout) for part in self.parts)
+    @classmethod
+    def of(cls, program: Program, block: Block, setting: Setting, style: Style) -> Modules:
+        """Those of a block, as one tensor-parallel rank has them."""
+        parts = tuple(local_part(part, setting.layout) for part in block.parts)
+        return cls(program, parts, setting, style)
 
     def find(self, name: str) -> Part | None:
         """The part of that path, or else one whose path ends so; None if there is none."""
@@ -65,6 +69,18 @@ class Modules:
         assert isinstance(part, Plain | Conv | Linear), name
         weight = next(iter(part.parameters()))
         return parameter(self.program, part.name, weight.n_params, self.setting)
+
+    def grouped(self, name: str, x: Tensor) -> Tensor:
+        """A product for each group of channels (``baddbmm``), with a bias if it has one."""
+        part = self.find(name)
+        assert isinstance(part, Linear), name
+        n = part.n_modules
+        weight = ops.lowered(self.program, self._vector(part.name, n * part.n_in * part.n_out))
+        bias = self._vector(f"{part.name}.bias", n * part.n_out) if part.bias else None
+        return ops.grouped_linear(
+            self.program, ops.lowered(self.program, x), weight, numel=x.numel // part.n_in * part.n_out,
+            bias=None if bias is None else ops.lowered(self.program, bias), name=name,
+        )  # fmt: skip
 
     def experts(self, name: str, x: Tensor, weights: Tensor) -> Tensor:
         """A bank of experts over tokens, each weighted."""

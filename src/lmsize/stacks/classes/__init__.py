@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from lmsize.stacks.classes import attention, bert_convolved, deepseek_v4, gemma_mobile, hy_v4
+from lmsize.stacks.classes import (
+    attention,
+    bert_convolved,
+    deepseek_v4,
+    gemma_mobile,
+    hy_v4,
+    recurrent_gemma,
+)
 from lmsize.stacks.own import USUAL, Own
 
-MODULES = (attention, bert_convolved, deepseek_v4, gemma_mobile, hy_v4)
+MODULES = (attention, bert_convolved, deepseek_v4, gemma_mobile, hy_v4, recurrent_gemma)
 OWN: dict[str, Own] = {
     model_type: written for module in MODULES for model_type, written in module.OWN.items()
 }

@@ -22,7 +22,7 @@ def convbert(
     program: Program, stream: Tensor, block: Block, setting: Setting, style: Style
 ) -> Tensor:  # fmt: skip
     """Half of attention's output comes of a convolution whose kernels are made for every token."""
-    modules = Modules(program, block.parts, setting, style)
+    modules = Modules.of(program, block, setting, style)
     x = _mixed_attention(modules, stream)
     stream = _added(
         modules, modules.linear("attention.output.dense", x), stream, "attention.output"
@@ -88,7 +88,7 @@ def squeezebert(
     program: Program, stream: Tensor, block: Block, setting: Setting, style: Style
 ) -> Tensor:  # fmt: skip
     """Channels come first, so that every norm turns the stream and lays it out anew."""
-    modules = Modules(program, block.parts, setting, style)
+    modules = Modules.of(program, block, setting, style)
     q, k, v = (modules.conv(f"attention.{name}", stream) for name in ("query", "key", "value"))
     x = _attended(modules, q, k, v)
     program.hold(q, k, v)
