@@ -9,10 +9,11 @@ from lmsize.stacks.classes import (
     gemma_mobile,
     hy_v4,
     recurrent_gemma,
+    rwkv,
 )
 from lmsize.stacks.own import USUAL, Own
 
-MODULES = (attention, bert_convolved, deepseek_v4, gemma_mobile, hy_v4, recurrent_gemma)
+MODULES = (attention, bert_convolved, deepseek_v4, gemma_mobile, hy_v4, recurrent_gemma, rwkv)
 OWN: dict[str, Own] = {
     model_type: written for module in MODULES for model_type, written in module.OWN.items()
 }
