@@ -42,7 +42,7 @@ ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
 ACTIVATION_DROPOUT = ("activation_dropout", "dropout_rate")
 GATES_DROPPED = ("gte", "new")  # whose MLP drops out what the gate gives at the rate of its output
 ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
-NUMBERS = ("hc_sinkhorn_iters", "qk_rope_head_dim")
+NUMBERS = ("hc_sinkhorn_iters", "local_radius", "qk_rope_head_dim")
 
 
 @dataclass(frozen=True, slots=True)
