@@ -168,7 +168,9 @@ def main() -> None:
     parser.add_argument("what", choices=("draw", "trace", "keep", "compare"))
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE", help="for every family")
+    parser.add_argument(
+        "--all", nargs="*", default=[], metavar="OPTION=VALUE", help="for every family"
+    )
     asked = parser.parse_args()
     if asked.what == "draw":
         for case in drawn(asked.seed, dict(one.split("=", 1) for one in asked.all)):

@@ -14,7 +14,16 @@ from lmsize.stacks.classes import (
 )
 from lmsize.stacks.own import USUAL, Own
 
-MODULES = (attention, bert_convolved, deepseek_v4, gemma_mobile, hy_v4, longt5, recurrent_gemma, rwkv)
+MODULES = (
+    attention,
+    bert_convolved,
+    deepseek_v4,
+    gemma_mobile,
+    hy_v4,
+    longt5,
+    recurrent_gemma,
+    rwkv,
+)
 OWN: dict[str, Own] = {
     model_type: written for module in MODULES for model_type, written in module.OWN.items()
 }

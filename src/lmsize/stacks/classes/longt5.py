@@ -22,9 +22,7 @@ FP32 = 4
 LOCAL_RADIUS = 127  # of a config that does not say
 
 
-def local(
-    program: Program, x: Tensor, section: Section, setting: Setting, style: Style
-) -> Tensor:
+def local(program: Program, x: Tensor, section: Section, setting: Setting, style: Style) -> Tensor:
     """Queries by blocks against three blocks of keys; decoders are as T5's."""
     core = section.core
     assert core is not None
@@ -35,7 +33,9 @@ def local(
     q, k, v = (applied(program, x, part, setting) for part in section.linears[:3])
     names = [q, k, v]
     if setting.seq_len % block:
-        q, k, v = (_padded(program, y, n_blocks * block * core.n_heads * core.head_dim) for y in (q, k, v))
+        q, k, v = (
+            _padded(program, y, n_blocks * block * core.n_heads * core.head_dim) for y in (q, k, v)
+        )
     k, v = (_beside(program, y) for y in (k, v))
     query = ops.copy(program, q, numel=q.numel, name="query by head")
     key = ops.copy(program, k, numel=k.numel, name="key by head")
@@ -48,7 +48,9 @@ def local(
     out = ops.matmul(program, probs, value, numel=q.numel, name="attention")
     laid = ops.copy(program, out, numel=out.numel)
     program.hold(*names, q, k, v, scores, probs)
-    return applied(program, ops.narrow(program, laid, numel=names[0].numel), section.outputs[0], setting)
+    return applied(
+        program, ops.narrow(program, laid, numel=names[0].numel), section.outputs[0], setting
+    )
 
 
 def _padded(program: Program, x: Tensor, numel: Any) -> Tensor:

@@ -42,9 +42,7 @@ def _inputs(modules: Modules, name: str, x: Tensor, leaves: tuple[str, ...]) -> 
         rest = ops.pointwise(program, share, name="one less")
         own = ops.mul(program, x, share, small=share)
         made.append(ops.add(program, own, ops.mul(program, shifted, rest, small=rest)))
-    found = [
-        modules.linear(f"{name}.{leaf}", y) for leaf, y in zip(leaves, made, strict=True)
-    ]
+    found = [modules.linear(f"{name}.{leaf}", y) for leaf, y in zip(leaves, made, strict=True)]
     program.hold(shifted, *made)
     return found
 
