@@ -75,8 +75,8 @@ class Modules:
         part = self.find(name)
         assert isinstance(part, Linear), name
         n = part.n_modules
-        weight = ops.lowered(self.program, self._vector(part.name, n * part.n_in * part.n_out))
-        bias = self._vector(f"{part.name}.bias", n * part.n_out) if part.bias else None
+        weight = ops.lowered(self.program, self.vector(part.name, n * part.n_in * part.n_out))
+        bias = self.vector(f"{part.name}.bias", n * part.n_out) if part.bias else None
         return ops.grouped_linear(
             self.program, ops.lowered(self.program, x), weight, numel=x.numel // part.n_in * part.n_out,
             bias=None if bias is None else ops.lowered(self.program, bias), name=name,
@@ -90,22 +90,28 @@ class Modules:
             self.program, x, weights, part, setting=self.setting, style=self.style
         )
 
-    def conv(self, name: str, x: Tensor) -> Tensor:
-        """A convolution along the sequence, of any groups; of kernel 1 and one group, a matrix."""
+    def conv(self, name: str, x: Tensor, *, n_rows: Any = 0) -> Tensor:
+        """A convolution along the sequence, of any groups; of kernel 1 and one group, a matrix.
+
+        Args:
+            n_rows: sequences whose ends it pads by its kernel, less one.
+        """
         part = self.find(name)
         assert isinstance(part, Conv | Linear), name
-        bias = self._vector(f"{part.name}.bias", part.n_out) if part.bias else None
+        bias = self.vector(f"{part.name}.bias", part.n_out) if part.bias else None
         lower = [
             None if y is None else ops.lowered(self.program, y) for y in (x, self.plain(name), bias)
         ]
         assert lower[0] is not None
         assert lower[1] is not None
-        numel = x.numel // part.n_in * part.n_out
+        padding = n_rows * (part.kernel - 1) if isinstance(part, Conv) else 0
+        numel = (x.numel // part.n_in + padding) * part.n_out
         return kernels.convolution(
             self.program, lower[0], lower[1], numel=numel, bias=lower[2], name=name
         )
 
-    def _vector(self, name: str, numel: Any) -> Tensor:
+    def vector(self, name: str, numel: Any) -> Tensor:
+        """A parameter by its full path."""
         return parameter(self.program, name, numel, self.setting)
 
     @property

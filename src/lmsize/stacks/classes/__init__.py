@@ -9,8 +9,10 @@ from lmsize.stacks.classes import (
     gemma_mobile,
     hy_v4,
     longt5,
+    mobilebert,
     recurrent_gemma,
     rwkv,
+    short_conv,
 )
 from lmsize.stacks.own import USUAL, Own
 
@@ -21,8 +23,10 @@ MODULES = (
     gemma_mobile,
     hy_v4,
     longt5,
+    mobilebert,
     recurrent_gemma,
     rwkv,
+    short_conv,
 )
 OWN: dict[str, Own] = {
     model_type: written for module in MODULES for model_type, written in module.OWN.items()

@@ -23,7 +23,7 @@ def recurrent(
     """A branch through a convolution and the recurrence, opened by another through an activation."""
     modules = Modules(program, tuple(section.parts), setting, style)
     opened = style.activation(program, modules.linear("linear_y", x), setting.conduct.activation)
-    inner = modules.conv("conv_1d", modules.linear("linear_x", x))
+    inner = modules.conv("conv_1d", modules.linear("linear_x", x), n_rows=setting.micro_batch)
     out = _rglru(modules, ops.narrow(program, inner, numel=opened.numel))
     made = modules.linear("linear_out", ops.mul(program, out, opened))
     program.hold(opened, out)
