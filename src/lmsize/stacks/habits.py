@@ -144,8 +144,6 @@ SCALES_BRANCHES = _named(
     "esmc granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
     "granitemoeshared hyperclovax"
 )
-# LayerNorm scales by one plus its weight, in the type that autocast lowers products to.
-LOWERED_LAYER_NORM = _named("nemotron")
 # LayerNorm gives back the type that it got.
 CASTS_LAYER_NORM = _named("esmc")
 # The bias of the last projection is a parameter of its own, and a sum of its own.
