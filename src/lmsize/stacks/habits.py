@@ -107,6 +107,8 @@ MASKS_BY_PRODUCT = _named("openai-gpt")
 NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
 # The layer names what its attention gave, dropped out, until it ends.
 NAMES_OUTPUT = _named("gpt2 mpt")
+# Branches side by side are added to the stream one after the other, not to each other first.
+ADDS_TO_STREAM = _named("cohere cohere2 cohere2_moe stablelm")
 # The second of two branches side by side is added to in place.
 ADDS_IN_PLACE = _named("falcon RefinedWeb RefinedWebModel")
 # A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.

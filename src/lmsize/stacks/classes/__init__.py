@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmsize.stacks.classes import (
     attention,
     bert_convolved,
+    bitnet,
     deepseek_v4,
     gemma_mobile,
     hy_v4,
@@ -19,6 +20,7 @@ from lmsize.stacks.own import USUAL, Own
 MODULES = (
     attention,
     bert_convolved,
+    bitnet,
     deepseek_v4,
     gemma_mobile,
     hy_v4,

@@ -20,9 +20,13 @@ def layer(program: Program, stream: Tensor, block: Block, setting: Setting, styl
     modules = Modules.of(program, block, setting, style)
     narrow = asked = stream
     if modules.has("bottleneck.input.dense"):
-        narrow = asked = _normed(modules, "bottleneck.input", modules.linear("bottleneck.input.dense", stream))
+        narrow = asked = _normed(
+            modules, "bottleneck.input", modules.linear("bottleneck.input.dense", stream)
+        )
     if modules.has("bottleneck.attention.dense"):
-        asked = _normed(modules, "bottleneck.attention", modules.linear("bottleneck.attention.dense", stream))
+        asked = _normed(
+            modules, "bottleneck.attention", modules.linear("bottleneck.attention.dense", stream)
+        )
     q, k = (modules.linear(f"attention.self.{name}", asked) for name in ("query", "key"))
     v = modules.linear("attention.self.value", stream)
     out = style.core(program, (q, k, v), modules.core, setting)
@@ -58,7 +62,9 @@ def _normed(modules: Modules, name: str, x: Tensor) -> Tensor:
     part = modules.find(f"{name}.LayerNorm")
     assert part is not None
     shape = next(iter(part.parameters())).n_params
-    weight, bias = (modules.vector(f"{name}.LayerNorm.{leaf}", shape) for leaf in ("weight", "bias"))
+    weight, bias = (
+        modules.vector(f"{name}.LayerNorm.{leaf}", shape) for leaf in ("weight", "bias")
+    )
     scaled = ops.mul(modules.program, x, weight, small=weight)
     return ops.add(modules.program, scaled, bias, is_row=True)
 
