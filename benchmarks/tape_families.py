@@ -51,13 +51,13 @@ INSTEAD = {
 }
 
 
-def drawn(seed: int) -> Iterator[Case]:
-    """A case of every family, in the order of their names."""
+def drawn(seed: int, options_of_all: dict[str, str]) -> Iterator[Case]:
+    """A case of every family, in the order of their names; some options the same for all of them."""
     from lmsize.errors import LmsizeError
 
     for family in zoo.families():
         rng = random.Random(zlib.crc32(f"{family} {seed} tape".encode()))
-        config, options = _config(family, rng), _options(rng)
+        config, options = _config(family, rng), _options(rng, options_of_all)
         if config is None:
             continue
         try:
@@ -88,14 +88,14 @@ def _config(family: str, rng: random.Random) -> dict[str, Any] | None:
     return found | {"architectures": [name]}
 
 
-def _options(rng: random.Random) -> dict[str, Any]:
+def _options(rng: random.Random, given: dict[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "method": rng.choice(["full", "full", "lora"]), "quant": None,
         "precision": rng.choice(["fp32", "bf16", "amp-bf16"]),
         "attention": rng.choice(["eager", "sdpa"]), "recompute": rng.choice(["none", "none", "full"]),
         "micro_batch": rng.choice([1, 2, 4]), "seq_len": rng.choice([128, 256, 200]), "grad_accum": 1,
         "optimizer": "adamw",
-    }  # fmt: skip
+    } | given  # fmt: skip
     if options["method"] == "lora":
         options |= {"lora_rank": 16, "lora_targets": "all-linear"}
     return options
@@ -168,9 +168,12 @@ def main() -> None:
     parser.add_argument("what", choices=("draw", "trace", "keep", "compare"))
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--all", nargs="*", default=[], metavar="OPTION=VALUE", help="for every family"
+    )
     asked = parser.parse_args()
     if asked.what == "draw":
-        for case in drawn(asked.seed):
+        for case in drawn(asked.seed, dict(one.split("=", 1) for one in asked.all)):
             print(json.dumps(case))
         return
     {"trace": trace, "keep": keep, "compare": compared}[asked.what](_read(asked.file))

@@ -42,7 +42,7 @@ ONE_RATE = {"mpt": ("attn_config", "attn_pdrop")}
 ACTIVATION_DROPOUT = ("activation_dropout", "dropout_rate")
 GATES_DROPPED = ("gte", "new")  # whose MLP drops out what the gate gives at the rate of its output
 ROTARY = ("rope_parameters", "rope_theta", "rotary_dim", "rotary_pct", "rotary_emb_base")
-NUMBERS = ("hc_sinkhorn_iters", "qk_rope_head_dim")
+NUMBERS = ("hc_sinkhorn_iters", "local_radius", "qk_rope_head_dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def read_conduct(config: Config) -> Conduct:
         rotary_frac=_rotary_frac(known),
         rotary_by_kind=_is_by_kind(known),
         attention_softcap=bool(known.get("attn_logit_softcapping")),
-        final_softcap=bool(known.get("final_logit_softcapping")),
+        final_softcap=any(known.get(key) for key in ("final_logit_softcapping", "logits_soft_cap")),
         parallel=bool(known.get("use_parallel_residual") or known.get("parallel_attn", old_falcon)),
         scales_embedding=section.model_type.startswith("gemma"),
         fp32_stream=bool(known.get("residual_in_fp32")),

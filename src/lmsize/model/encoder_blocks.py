@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmsize.model.blocks import attention, layer_norm, mlp, token_embedding
 from lmsize.model.config import Config
-from lmsize.model.head_blocks import label_head, lm_tasks, pooler, token_heads
-from lmsize.model.parts import Embedding, Part
+from lmsize.model.head_blocks import (
+    LM_TASKS,
+    label_head,
+    lm_tasks,
+    pooler,
+    task_of,
+    token_heads,
+)
+from lmsize.model.parts import Embedding, Linear, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, stacked
 
 BERT_NAMES = ("self.query", "self.key", "self.value", "output.dense")
@@ -169,6 +176,11 @@ def unused(*parts: Part, name: str = "pooler") -> Tower:
     return Tower(name, (Run(Block(name, parts, "head")),), "idle")
 
 
+def _poolers(head: Block) -> tuple[Part, ...]:
+    """What some language models build beside their head, for other tasks."""
+    return tuple(p for p in head.parts if isinstance(p, Linear) and p.name.startswith("pooler"))
+
+
 def encoder(
     config: Config, shape: Shape, *, embedding: Block, layers: Iterable[Block] | Run,
     head: Block, max_positions: int | None, learned_positions: bool = True,
@@ -179,6 +191,10 @@ def encoder(
     `layers` come in order, or as one run where they share their weights.
     """
     middle = (layers,) if isinstance(layers, Run) else stacked(layers)
+    poolers = _poolers(head) if task_of(config) in LM_TASKS else ()
+    if poolers:
+        head = replace(head, parts=tuple(p for p in head.parts if p not in poolers))
+        extra_towers = (*extra_towers, unused(*poolers))
     tower = Tower("encoder", (Run(embedding), *middle, Run(head)))
     return ModelSpec(
         name="", model_type=config.model_type, architecture=config.architecture,

@@ -11,6 +11,7 @@ from lmsize.model.parts import Linear, Part, Plain
 from lmsize.model.spec import Block
 
 Heads = Mapping[str, tuple[Part, ...]]
+LM_TASKS = ("MaskedLM", "CausalLM", "LMHead")
 
 # Classes whose names do not end in what Config.task looks for.
 ODD_CLASSES = {
@@ -64,7 +65,7 @@ def task_head(config: Config, heads: Heads, *, usual: str, final: Iterable[Part]
 
 def lm_tasks(parts: Iterable[Part]) -> dict[str, tuple[Part, ...]]:
     """One language-model head for every class that has it."""
-    return dict.fromkeys(("MaskedLM", "CausalLM", "LMHead"), tuple(parts))
+    return dict.fromkeys(LM_TASKS, tuple(parts))
 
 
 def lm_transform(

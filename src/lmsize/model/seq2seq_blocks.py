@@ -110,6 +110,9 @@ def encoder_decoder(
     if encoder is not None:
         tail = () if decoder is not None else tuple(head)
         towers.append(_tower("encoder", encoder, width, "input", tail))
+    if decoder is not None and encoder is None:
+        decoder, crossing = _alone(decoder)
+        towers += crossing
     if decoder is not None:
         borrows = shares_table and encoder is not None
         stream: Stream = "input" if encoder is None else "labels"
@@ -120,6 +123,24 @@ def encoder_decoder(
         vocab_size=(decoder or main).vocab, max_positions=max_positions,
         learned_positions=learned_positions, towers=tuple(towers),
     )  # fmt: skip
+
+
+def _alone(decoder: Stack) -> tuple[Stack, list[Tower]]:
+    """A decoder without its attention to an encoder, which stands idle beside it."""
+    layers = [
+        tuple(
+            replace(block, parts=tuple(p for p in block.parts if _crosses(p) == crosses))
+            for block in decoder.layers
+        )
+        for crosses in (False, True)
+    ]
+    is_bare = not any(block.parts for block in layers[1])
+    idle = [] if is_bare else [Tower("cross attention", stacked(layers[1]), "idle")]
+    return replace(decoder, layers=layers[0]), idle
+
+
+def _crosses(part: Part) -> bool:
+    return getattr(part, "name", "").startswith("encoder_attn")
 
 
 def _tower(

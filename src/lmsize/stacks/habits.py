@@ -53,7 +53,7 @@ COMPLEX_ROTARY = _named("deepseek_v2 llama4")
 # Embeddings are multiplied by a constant outside of their module, which lets go of the first form.
 SCALES_OUTSIDE = _named(
     "falcon_h1 granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
-    "granitemoeshared hyperclovax t5gemma"
+    "granitemoeshared hyperclovax recurrent_gemma t5gemma"
 )
 # The layer names what its first norm and its attention gave until it ends.
 NAMES_BRANCH = _named("openai-gpt stablelm")
@@ -107,6 +107,8 @@ MASKS_BY_PRODUCT = _named("openai-gpt")
 NAMES_EMBEDDINGS = _named("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi")
 # The layer names what its attention gave, dropped out, until it ends.
 NAMES_OUTPUT = _named("gpt2 mpt")
+# Branches side by side are added to the stream one after the other, not to each other first.
+ADDS_TO_STREAM = _named("cohere cohere2 cohere2_moe stablelm")
 # The second of two branches side by side is added to in place.
 ADDS_IN_PLACE = _named("falcon RefinedWeb RefinedWebModel")
 # A branch's projection back, dropout and norm are a module apart, whose caller names what it reads.
@@ -144,8 +146,6 @@ SCALES_BRANCHES = _named(
     "esmc granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "
     "granitemoeshared hyperclovax"
 )
-# LayerNorm scales by one plus its weight, in the type that autocast lowers products to.
-LOWERED_LAYER_NORM = _named("nemotron")
 # LayerNorm gives back the type that it got.
 CASTS_LAYER_NORM = _named("esmc")
 # The bias of the last projection is a parameter of its own, and a sum of its own.

@@ -165,7 +165,9 @@ def _parallel(
     is_first = len(norms) == 1 or setting.conduct.model_type in habits.NORMS_FIRST
     made = [normed(program, stream, part, setting, style) for part in norms] if is_first else []
     waiting, shared = list(made), stream
+    stream_first = setting.conduct.model_type in habits.ADDS_TO_STREAM
     total: Tensor | None = None
+    outputs: list[Tensor] = []
     for branch in branches:
         if branch.before is not None:
             shared = (
@@ -177,8 +179,13 @@ def _parallel(
         program.hold(shared)
         x = ops.dropout(program, x, setting.conduct.hidden_dropout)
         made.append(x)
-        total = x if total is None else _summed(program, total, x, setting)
-    stream = stream if total is None else ops.add(program, total, stream)
+        outputs.append(x)
+        if not stream_first:
+            total = x if total is None else _summed(program, total, x, setting)
+    if total is not None:
+        stream = ops.add(program, total, stream)
+    for x in outputs if stream_first else ():
+        stream = ops.add(program, stream, x)
     program.hold(*made)  # which the layer names
     return stream
 

@@ -33,8 +33,8 @@ def norm(program: Program, x: Tensor, part: Norm, setting: Setting, *, n_rows: A
     weight = parameter(program, f"{part.name}.weight", part.width, setting) if part.weight else None
     if weight is not None and part.has_means:
         bias = parameter(program, f"{part.name}.bias", part.width, setting) if part.bias else None
-        if kind in habits.LOWERED_LAYER_NORM:
-            return _lowered_layer_norm(program, x, weight, bias, n_rows=n_rows)
+        if own := OWN_LAYER_NORMS.get(kind):
+            return own(program, x, weight, bias, n_rows=n_rows)
         made = kernels.layer_norm(program, x, weight, bias, n_rows=n_rows)
         return ops.cast(program, made, x.itemsize) if kind in habits.CASTS_LAYER_NORM else made
     raised = ops.cast(program, x, FP32, name="norm input in fp32")
@@ -75,6 +75,25 @@ def _lowered_layer_norm(
     made = kernels.layer_norm(program, lowered[0], lowered[1], lowered[2], n_rows=n_rows)
     program.autocast = autocast
     return made
+
+
+def _written_layer_norm(
+    program: Program, x: Tensor, weight: Tensor, bias: Tensor | None, *, n_rows: Any
+) -> Tensor:
+    """DeBERTa's, in plain torch: the difference from the mean is taken twice, then divided by a root."""
+    raised = ops.cast(program, x, FP32)
+    ops.mean(program, raised, numel=n_rows)
+    square = ops.power(program, ops.pointwise(program, raised, name="less mean"), name="square")
+    spread = ops.pointwise(program, ops.mean(program, square, numel=n_rows), name="plus epsilon")
+    again = ops.pointwise(program, raised, name="less mean again")
+    root = ops.pointwise(program, spread, name="sqrt", saves="output")
+    scaled = ops.cast(program, ops.mul(program, again, root, small=root), x.itemsize)
+    made = ops.mul(program, weight, scaled, small=weight)
+    program.hold(raised, scaled)
+    return made if bias is None else ops.add(program, made, bias, is_row=True)
+
+
+OWN_LAYER_NORMS = {"nemotron": _lowered_layer_norm, "deberta": _written_layer_norm}
 
 
 def _centred(program: Program, x: Tensor, raised: Tensor, weight: Tensor, *, n_rows: Any) -> Tensor:

@@ -99,9 +99,9 @@ def short_conv(config: Config, width: int) -> tuple[Part, ...]:
     """A convolution of each channel, multiplied by one gate before and another after it."""
     kernel, bias = config.int("conv_L_cache"), config.flag("conv_bias")
     return (
+        Linear("conv.in_proj", width, 3 * width, bias, "column", width),
         Conv("conv.conv", width, width, kernel, width, bias),
         Scan(width * kernel, 2 * width),
-        Linear("conv.in_proj", width, 3 * width, bias, "column", width),
         Linear("conv.out_proj", width, width, bias, "row"),
     )
 
@@ -111,12 +111,17 @@ def _layer(
     sandwich: bool = False,
 ) -> Block:  # fmt: skip
     names = {FULL: "attention", SLIDING: "sliding attention", "conv": "convolution"}
-    after = ("post_operator_norm", "post_ffn_norm") if sandwich else ()
-    norms = [rms_norm(name, width) for name in ("operator_norm", "ffn_norm", *after)]
+    after = [
+        (rms_norm(name, width),) if sandwich else ()
+        for name in ("post_operator_norm", "post_ffn_norm")
+    ]
     return Block(
         f"{names[kind]} {'moe ' if sparse else ''}layer",
-        (norms[0], *mixer, norms[1], *ffn, *norms[2:]),
-    )
+        (
+            rms_norm("operator_norm", width), *mixer, *after[0],
+            rms_norm("ffn_norm", width), *ffn, *after[1],
+        ),
+    )  # fmt: skip
 
 
 @family("lfm3")

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from lmsize.stacks.classes import attention, deepseek_v4, gemma_mobile, hy_v4
+from lmsize.stacks.classes import (
+    attention,
+    bert_convolved,
+    bitnet,
+    deepseek_v4,
+    gemma_mobile,
+    hy_v4,
+    longt5,
+    mobilebert,
+    recurrent_gemma,
+    rwkv,
+    short_conv,
+)
 from lmsize.stacks.own import USUAL, Own
 
-MODULES = (attention, deepseek_v4, gemma_mobile, hy_v4)
+MODULES = (
+    attention,
+    bert_convolved,
+    bitnet,
+    deepseek_v4,
+    gemma_mobile,
+    hy_v4,
+    longt5,
+    mobilebert,
+    recurrent_gemma,
+    rwkv,
+    short_conv,
+)
 OWN: dict[str, Own] = {
     model_type: written for module in MODULES for model_type, written in module.OWN.items()
 }

@@ -25,7 +25,7 @@ SINKHORN_ITERATIONS = 20  # of a config that does not say
 
 def layer(program: Program, stream: Tensor, block: Block, setting: Setting, style: Style) -> Tensor:
     """Attention and experts, each between two mixings of the streams."""
-    modules = Modules(program, block.parts, setting, style)
+    modules = Modules.of(program, block, setting, style)
     for name, norm, branch in (
         ("attn_hc", "input_layernorm", _attention), ("ffn_hc", "post_attention_layernorm", _experts),
     ):  # fmt: skip

@@ -33,7 +33,7 @@ def tables(
                     setting.n_stream_tokens, use=use)  # fmt: skip
     stream = ops.pointwise(program, row, name="scaled embedding")
     if others:
-        modules = Modules(program, block.parts, setting, style)
+        modules = Modules.of(program, block, setting, style)
         program.hand_on(_layer_inputs(modules, stream, others[0]))
     return stream, stream if setting.inputs_need_grad else None
 
@@ -56,7 +56,7 @@ def _layer_inputs(modules: Modules, stream: Tensor, table: Embedding) -> Tensor:
 
 def layer(program: Program, stream: Tensor, block: Block, setting: Setting, style: Style) -> Tensor:
     """Attention, MLP (and experts beside it), the layer's own input, all scaled by a buffer."""
-    modules = Modules(program, block.parts, setting, style)
+    modules = Modules.of(program, block, setting, style)
     x = modules.norm("input_layernorm", stream)
     x = modules.norm("post_attention_layernorm", _attention(modules, x))
     stream = ops.add(program, stream, x)

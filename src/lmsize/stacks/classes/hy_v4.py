@@ -26,7 +26,7 @@ FP32, BOOL = 4, 1
 
 def layer(program: Program, stream: Tensor, block: Block, setting: Setting, style: Style) -> Tensor:
     """Attention and MLP, each reading all streams as one and adding to each."""
-    modules = Modules(program, block.parts, setting, style)
+    modules = Modules.of(program, block, setting, style)
     mixers = ("attn_hc", "ffn_hc")
     apart = (*mixers, "self_attn.gate_proj")
     usual = tuple(p for p in block.parts if not getattr(p, "name", "").startswith(apart))

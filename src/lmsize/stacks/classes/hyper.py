@@ -64,7 +64,7 @@ def ending(
     program: Program, x: Tensor, block: Block, setting: Setting, style: Style
 ) -> tuple[Tensor, tuple[Part, ...]]:
     """One stream of them all, by weights of its own."""
-    modules = Modules(program, block.parts, setting, style)
+    modules = Modules.of(program, block, setting, style)
     t, autocast = setting.n_stream_tokens, program.autocast
     raised = ops.cast(program, x, FP32)
     root = root_of_squares(program, raised, n_rows=t)
