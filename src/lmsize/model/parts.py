@@ -241,7 +241,6 @@ class AttentionCore:
         cache_width: numbers cached per token and layer while serving; None for keys and values
             of every kv head. Latent attention caches its compressed latent, a layer that reuses
             another's cache caches 0.
-        buffer_bytes: of tables that its module keeps and does not train (sinusoids, a causal mask).
     """
 
     n_heads: int
@@ -252,7 +251,6 @@ class AttentionCore:
     causal: bool = True
     cross: bool = False
     cache_width: int | None = None
-    buffer_bytes: int = 0
 
     @property
     def cached_per_token(self) -> int:
@@ -298,10 +296,15 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A table that a module keeps beside its parameters, in the type of the weights (sinusoids)."""
+    """A table that a module keeps and does not train (sinusoids, a causal mask).
+
+    Attributes:
+        itemsize: bytes of a number; None for those of a weight.
+    """
 
     name: str
     shape: tuple[int, ...]
+    itemsize: int | None = None
 
     def parameters(self) -> Iterator[Parameter]:
         return iter(())

@@ -50,6 +50,7 @@ class Section:
         positions: projections of a table of positions, which no token passes through.
         gate: whose projection opens what attention gives.
         table: of relative positions, where the layer makes its bias of them.
+        buffers: tables that its module keeps.
         parts: all of it, in the order in which the module lists them.
     """
 
@@ -68,6 +69,7 @@ class Section:
     index: list[Part] = field(default_factory=list)
     table: Embedding | None = None
     gate: Linear | None = None
+    buffers: list[Buffer] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
 
 
@@ -135,6 +137,8 @@ def _groups(block: Block) -> list[Norm | Section]:
                 owner.parts.append(part)
         elif isinstance(part, Norm):
             groups.append(part)
+        elif isinstance(part, Buffer) and open_ is not None:
+            open_.buffers.append(part)
         elif not isinstance(part, Plain | Buffer) and not _is_empty(part):
             if open_ is None or _is_complete(open_, part):
                 open_ = Section("mlp")
