@@ -100,7 +100,9 @@ def read_conduct(config: Config) -> Conduct:
     """What a config says of how its text model computes; nothing in it is an error here."""
     section = config.section("text_config") or config.section("llm_config") or config
     pair = isinstance(section.raw.get("decoder"), dict)
-    decoder = section.section("decoder") if pair else None  # of a pair, whose own config says little
+    decoder = (
+        section.section("decoder") if pair else None
+    )  # of a pair, whose own config says little
     under = {**decoder.defaults, **decoder.raw} if decoder else {}
     known = {**under, **section.defaults, **section.raw}
     others = known.get("alibi") or known.get("position_embedding_type") == "absolute"

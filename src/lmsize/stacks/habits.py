@@ -98,7 +98,9 @@ SINKS = _named("deepseek_v4 gpt_oss hy_v4")
 # ... or of those that see a window.
 WINDOW_SINKS = _named("mimo_v2_flash")
 # ... and casts the result to the type of the values.
-CASTS_PROBABILITIES = _named("deepseek_v4 hy_v4 mimo_v2_flash gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt")
+CASTS_PROBABILITIES = _named(
+    "deepseek_v4 hy_v4 mimo_v2_flash gpt_oss gpt2 gpt-sw3 gpt_bigcode imagegpt"
+)
 # Scores are masked by a product with a buffer and a sum.
 MASKS_BY_PRODUCT = _named("openai-gpt")
 # The model names what it looked up until it returns, beside the sum of it or what dropout leaves.
