@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,3 +88,71 @@ def filled_fixture() -> Callable[..., TrainSpec]:
 @pytest.fixture(scope="session")
 def llama() -> dict[str, Any]:
     return LLAMA
+
+
+def titan_layer(*, width: int, n_heads: int, n_kv_heads: int, inner: int) -> Any:
+    """A Llama layer as torchtitan writes it: complex rotary positions, keys and values repeated."""
+    import torch
+    from torch.nn import functional
+
+    head_dim = width // n_heads
+
+    def turned(x: Any, table: Any) -> Any:
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * table).flatten(3).type_as(x)
+
+    class Layer(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            keys = n_kv_heads * head_dim
+            sizes = {
+                "q": (width, width), "k": (width, keys), "v": (width, keys), "o": (width, width),
+                "gate": (width, inner), "up": (width, inner), "down": (inner, width),
+            }  # fmt: skip
+            linears = {k: torch.nn.Linear(*s, bias=False) for k, s in sizes.items()}
+            self.of = torch.nn.ModuleDict(linears)
+            self.first, self.second = torch.nn.RMSNorm(width), torch.nn.RMSNorm(width)
+
+        def forward(self, x: Any, table: Any) -> Any:
+            out = self.attended(self.first(x), table)
+            x = x + self.of["o"](out.transpose(1, 2).reshape(x.shape))
+            return x + self.mlp(self.second(x))
+
+        def mlp(self, y: Any) -> Any:
+            return self.of["down"](functional.silu(self.of["gate"](y)) * self.of["up"](y))
+
+        def attended(self, y: Any, table: Any) -> Any:
+            q, k, v = (self.of[name](y).view(*y.shape[:2], -1, head_dim) for name in "qkv")
+            q, k = turned(q, table), turned(k, table)
+            k, v = (t.repeat_interleave(n_heads // n_kv_heads, dim=2) for t in (k, v))
+            return functional.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
+            )
+
+    return Layer()
+
+
+def every_second_product(attention: Any) -> Any:
+    """torchtitan's policy: that attention and every second product are kept."""
+    import torch
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    counts: dict[bool, int] = defaultdict(int)
+
+    def policy(context: Any, op: Any, *_args: Any, **_more: Any) -> Any:
+        is_product = op == torch.ops.aten.mm.default
+        counts[context.is_recompute] += is_product
+        kept = op == attention or (is_product and counts[context.is_recompute] % 2)
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+@pytest.fixture(scope="session", name="titan_layer")
+def titan_layer_fixture() -> Callable[..., Any]:
+    return titan_layer
+
+
+@pytest.fixture(scope="session", name="every_second_product")
+def every_second_product_fixture() -> Callable[[Any], Any]:
+    return every_second_product

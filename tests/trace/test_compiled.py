@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,65 +37,16 @@ def taped(*, selective: bool, style: Any = STYLES["torchtitan"]) -> float:
     return float(piece(program, checkpointed=selective, keeps=keeps).saved / STREAM)
 
 
-def block() -> Any:
-    """A Llama layer as torchtitan writes it: complex rotary positions, keys and values repeated."""
-    nn, functional = torch.nn, torch.nn.functional
-
-    def turned(x: Any, table: Any) -> Any:
-        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * table).flatten(3).type_as(x)
-
-    class Layer(nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            sizes = {
-                "q": (WIDTH, WIDTH), "k": (WIDTH, KV_HEADS * HEAD), "v": (WIDTH, KV_HEADS * HEAD),
-                "o": (WIDTH, WIDTH), "gate": (WIDTH, INNER), "up": (WIDTH, INNER), "down": (INNER, WIDTH),
-            }  # fmt: skip
-            self.of = nn.ModuleDict({k: nn.Linear(*s, bias=False) for k, s in sizes.items()})
-            self.first, self.second = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-
-        def forward(self, x: Any, table: Any) -> Any:
-            y = self.first(x)
-            q, k, v = (self.of[name](y).view(BATCH, LENGTH, -1, HEAD) for name in "qkv")
-            q, k = turned(q, table), turned(k, table)
-            k, v = (t.repeat_interleave(HEADS // KV_HEADS, dim=2) for t in (k, v))
-            out = functional.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
-            )
-            x = x + self.of["o"](out.transpose(1, 2).reshape(BATCH, LENGTH, WIDTH))
-            y = self.second(x)
-            gated = functional.silu(self.of["gate"](y)) * self.of["up"](y)
-            return x + self.of["down"](gated)
-
-    return Layer().bfloat16()
-
-
-def every_second_product() -> Any:
-    """torchtitan's policy: attention and every second product are kept."""
-    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-
-    aten = torch.ops.aten
-    attention = aten._scaled_dot_product_flash_attention_for_cpu.default
-    counts: dict[bool, int] = defaultdict(int)
-
-    def policy(context: Any, op: Any, *_args: Any, **_more: Any) -> Any:
-        is_product = op == aten.mm.default
-        counts[context.is_recompute] += is_product
-        kept = op == attention or (is_product and counts[context.is_recompute] % 2)
-        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
-
-
-def compiled(*, selective: bool) -> float:
+def compiled(layer: Any, kept: Callable[[Any], Any] | None) -> float:
     """Streams of the input's size that the compiled layer saves, parameters left out."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-    layer = block()
     own = {p.data_ptr() for p in layer.parameters()}
-    if selective:
-        layer = checkpoint_wrapper(layer, context_fn=every_second_product, preserve_rng_state=False)
+    if kept is not None:
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+        layer = checkpoint_wrapper(
+            layer, context_fn=partial(kept, attention), preserve_rng_state=False
+        )
     layer = torch.compile(layer, backend="aot_eager_decomp_partition", fullgraph=True)
     x = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.bfloat16, requires_grad=True)
     table = torch.polar(torch.ones(LENGTH, HEAD // 2), torch.rand(LENGTH, HEAD // 2))
@@ -114,9 +66,13 @@ def compiled(*, selective: bool) -> float:
 
 
 @pytest.mark.parametrize("selective", [False, True])
-def test_a_compiled_layer_keeps_what_the_tape_says(selective: bool) -> None:
+def test_a_compiled_layer_keeps_what_the_tape_says(
+    selective: bool, titan_layer: Callable[..., Any], every_second_product: Callable[[Any], Any]
+) -> None:
     torch.compiler.reset()
-    assert taped(selective=selective) == pytest.approx(compiled(selective=selective), rel=0.01)
+    layer = titan_layer(width=WIDTH, n_heads=HEADS, n_kv_heads=KV_HEADS, inner=INNER).bfloat16()
+    seen = compiled(layer, every_second_product if selective else None)
+    assert taped(selective=selective) == pytest.approx(seen, rel=0.01)
 
 
 def test_without_a_compiler_the_last_product_is_kept_too() -> None:

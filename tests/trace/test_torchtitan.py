@@ -6,8 +6,8 @@ Its layers, its selective recomputation and its FSDP2 units are written here in 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,45 +28,11 @@ CONFIG = {
 }  # fmt: skip
 
 
-def turned(x: Any, table: Any) -> Any:
-    """Rotary positions as a complex product in fp32."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * table).flatten(3).type_as(x)
-
-
-class Layer(nn.Module):  # type: ignore[misc, name-defined]
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = {
-            "q": (WIDTH, WIDTH), "k": (WIDTH, KV_HEADS * HEAD), "v": (WIDTH, KV_HEADS * HEAD),
-            "o": (WIDTH, WIDTH), "gate": (WIDTH, INNER), "up": (WIDTH, INNER), "down": (INNER, WIDTH),
-        }  # fmt: skip
-        self.of = nn.ModuleDict({k: nn.Linear(*s, bias=False) for k, s in sizes.items()})
-        self.first, self.second = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-
-    def forward(self, x: Any, table: Any) -> Any:
-        out = self.attended(self.first(x), table)
-        x = x + self.of["o"](out.transpose(1, 2).reshape(x.shape))
-        return x + self.mlp(self.second(x))
-
-    def mlp(self, y: Any) -> Any:
-        return self.of["down"](functional.silu(self.of["gate"](y)) * self.of["up"](y))
-
-    def attended(self, y: Any, table: Any) -> Any:
-        q, k, v = (self.of[name](y).view(BATCH, LENGTH, -1, HEAD) for name in "qkv")
-        q, k = turned(q, table), turned(k, table)
-        k, v = (t.repeat_interleave(HEADS // KV_HEADS, dim=2) for t in (k, v))
-        with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
-            return functional.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
-            )
-
-
 class Decoder(nn.Module):  # type: ignore[misc, name-defined]
-    def __init__(self) -> None:
+    def __init__(self, layers: list[Any]) -> None:
         super().__init__()
         self.table = nn.Embedding(VOCAB, WIDTH)
-        self.layers = nn.ModuleDict({str(i): Layer() for i in range(LAYERS)})
+        self.layers = nn.ModuleDict({str(i): layer for i, layer in enumerate(layers)})
         self.norm, self.output = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, VOCAB, bias=False)
         turns = torch.empty(1, LENGTH, 1, HEAD // 2, dtype=torch.complex64)
         self.register_buffer("turns", turns)
@@ -78,32 +44,13 @@ class Decoder(nn.Module):  # type: ignore[misc, name-defined]
         return self.output(self.norm(x))
 
 
-def every_second_product() -> Any:
-    """torchtitan's policy: attention and every second product are kept."""
-    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-
-    aten = torch.ops.aten
-    counts: dict[bool, int] = defaultdict(int)
-
-    def policy(context: Any, op: Any, *_args: Any, **_more: Any) -> Any:
-        is_product = op == aten.mm.default
-        counts[context.is_recompute] += is_product
-        kept = op == aten._scaled_dot_product_flash_attention.default or (
-            is_product and counts[context.is_recompute] % 2
-        )
-        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
-
-
-def spread(model: Any, mesh: Any, *, together: bool, selective: bool) -> None:
-    """FSDP2's units, and layers that run again."""
+def spread(model: Any, mesh: Any, *, together: bool, how: dict[str, Any]) -> None:
+    """FSDP2's units, and layers that run again (`how`)."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     types = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     ours: dict[str, Any] = {"mesh": mesh, "mp_policy": types}
-    how = {"context_fn": every_second_product} if selective else {}
     for name, layer in list(model.layers.items()):
         model.layers[name] = checkpoint_wrapper(layer, preserve_rng_state=False, **how)
     if not together:
@@ -142,7 +89,10 @@ class Step:
 
 
 @pytest.mark.parametrize(("together", "selective"), [(True, True), (True, False), (False, True)])
-def test_the_allocator_holds_what_the_tape_says(together: bool, selective: bool) -> None:
+def test_the_allocator_holds_what_the_tape_says(
+    together: bool, selective: bool, titan_layer: Callable[..., Any],
+    every_second_product: Callable[[Any], Any],
+) -> None:  # fmt: skip
     from lmsize.tracing.allocator import allocator_settings, simulated
     from lmsize.tracing.ranks import mesh_of_ranks
     from lmsize.tracing.running import Device, logged, on_fake_tensors
@@ -150,9 +100,13 @@ def test_the_allocator_holds_what_the_tape_says(together: bool, selective: bool)
     device = Device()
     with on_fake_tensors(device), mesh_of_ranks("cuda", n_shards=RANKS, tp=1) as mesh:
         with torch.device("cuda"):
-            model = Decoder()
-        spread(model, mesh["fsdp"], together=together, selective=selective)
-        log = logged(Step(model), device)
+            shape = {"width": WIDTH, "n_heads": HEADS, "n_kv_heads": KV_HEADS, "inner": INNER}
+            model = Decoder([titan_layer(**shape) for _ in range(LAYERS)])
+        attention = torch.ops.aten._scaled_dot_product_flash_attention.default
+        how = {"context_fn": partial(every_second_product, attention)} if selective else {}
+        spread(model, mesh["fsdp"], together=together, how=how)
+        with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
+            log = logged(Step(model), device)
     seen = simulated(list(log.events()), settings=allocator_settings("expandable_segments:True"))
     said = lmsize.train(
         CONFIG, stack="torchtitan", precision="amp-bf16", zero=3, accelerators=RANKS,

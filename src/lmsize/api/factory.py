@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmsize.api.trace_memory import tell, traced_memory, write_files
 from lmsize.api.trace_options import refuse_of_catalogue, trace_spec
@@ -16,6 +16,9 @@ from lmsize.errors import InputError
 from lmsize.estimate.answer import Accelerators, Compute, Estimate, Parameters
 from lmsize.estimate.verdict import training_verdict
 from lmsize.formula import given
+
+if TYPE_CHECKING:
+    from lmsize.tracing.storages import Log
 
 
 def trace(
@@ -45,7 +48,6 @@ def trace(
     refuse_without_room()
     from lmsize.tracing.engine import traced_factory
     from lmsize.tracing.factory import loaded
-    from lmsize.tracing.terms import SOURCE
 
     if not isinstance(factory, str) and not callable(factory):
         raise InputError("FACTORY", factory, "a callable or its name, package.module:factory")
@@ -58,26 +60,31 @@ def trace(
     found = traced_factory(made_by, name, device)
     memory, more = traced_memory(found.log, device, rows, row)
     write_files(found.log, name, row, asked)
-    flops, moved = (
-        sum(n for (phase, _), n in sums.items() if phase.startswith("2."))
-        for sums in (found.log.n_flops, found.log.n_moved)
-    )
     inputs = {"model": name, "engine": "trace", "method": "full", **asked.as_dict()}
     estimate = Estimate(
         engine="trace", task="train",
         inputs=inputs | {"accelerator": row.name if row else None, "accelerators": 1},
         parameters=Parameters(found.n_params, found.n_trainable), memory=memory,
-        compute=Compute(
-            hardware_flops_per_step=flops,
-            trees=(
-                given("hardware FLOPs", flops, "FLOP", source=SOURCE),
-                given("bytes moved", moved, "bytes", source=SOURCE),
-            ),
-        ),
+        compute=_compute(found.log),
         accelerators=Accelerators(row.name if row else None, 1),
         assumptions=(*assumed, *more, *stated),
     )  # fmt: skip
     return replace(estimate, verdict=training_verdict(estimate, []))
+
+
+def _compute(log: Log) -> Compute:
+    """What the second of the two traced steps computes and moves."""
+    from lmsize.tracing.terms import SOURCE
+
+    flops, moved = (
+        sum(n for (phase, _), n in sums.items() if phase.startswith("2."))
+        for sums in (log.n_flops, log.n_moved)
+    )
+    trees = (
+        given("hardware FLOPs", flops, "FLOP", source=SOURCE),
+        given("bytes moved", moved, "bytes", source=SOURCE),
+    )
+    return Compute(hardware_flops_per_step=flops, trees=trees)
 
 
 def _refuse_path(name: str) -> None:

@@ -40,17 +40,7 @@ def traced_training(
     Raises:
         LmsizeError: the step cannot be traced; says why and what else to do.
     """
-    from lmsize.step.extras import require
-    from lmsize.step.model import refuse_unknown_settings
-    from lmsize.step.optimizer import refuse_missing
-    from lmsize.tracing.room import refuse_without_room
-
-    needed = () if question.spec.method == "full" else ("peft",)
-    require("torch", "transformers", *needed, why="--engine trace", extra="trace")
-    refuse_without_room()
-    refuse_unknown_settings(question.spec, parallel=("tp",))
-    refuse_missing(question.spec.optimizer or "")
-    _refuse_sharding(question)
+    _refuse_untraceable(question)
     from lmsize.tracing.engine import n_micro_traced, traced_step
 
     device, stated = traced_device(question.accelerator, asked)
@@ -83,6 +73,21 @@ def traced_training(
     estimate = replace(estimate, assumptions=(*estimate.assumptions, *stated, *theirs))
     write_files(found.log, question.model.name, question.accelerator, asked)
     return _answered(estimate, question, search=search)
+
+
+def _refuse_untraceable(question: TrainingQuestion) -> None:
+    """Refuse what is not installed, or what the step that is traced does not have."""
+    from lmsize.step.extras import require
+    from lmsize.step.model import refuse_unknown_settings
+    from lmsize.step.optimizer import refuse_missing
+    from lmsize.tracing.room import refuse_without_room
+
+    needed = () if question.spec.method == "full" else ("peft",)
+    require("torch", "transformers", *needed, why="--engine trace", extra="trace")
+    refuse_without_room()
+    refuse_unknown_settings(question.spec, parallel=("tp",))
+    refuse_missing(question.spec.optimizer or "")
+    _refuse_sharding(question)
 
 
 def _refuse_sharding(question: TrainingQuestion) -> None:

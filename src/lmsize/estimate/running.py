@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from lmsize.assumption import Assumption, Caution
-from lmsize.catalogue import Accelerator, Catalogue
+from lmsize.catalogue import Accelerator, Catalogue, Price
 from lmsize.estimate.answer import Cost, Time
 from lmsize.estimate.bill import accelerator_h, co2e_kg, cost_usd, energy_kwh
 from lmsize.formula import Term, maximum
@@ -144,45 +144,48 @@ def bill(
     """Money, energy and carbon of accelerator-hours; None where a price or a power is unknown."""
     if hours is None or accelerator is None:
         return Cost(), (), ()
-    stated: list[Assumption] = []
-    cautions: list[Caution] = []
-    terms: list[Term] = []
     price = catalogue.price(accelerator)
-    usd = None
-    if price is not None:
-        rate = price.usd_per_accelerator_h
-        money = cost_usd.term("cost", accelerator_h=hours, price_usd_per_h=rate)
-        usd = money.value
-        terms.append(money)
-        stated.append(
-            Assumption(
-                "price", f"{rate:.2f} USD an accelerator-hour on {price.as_of}: {price.rule}"
-            )
-        )
-        if _days_old(price.as_of, today) > PRICE_STALE_DAYS:
-            cautions.append(
-                Caution(
-                    "stale-price",
-                    f"the price is of {price.as_of}, more than {PRICE_STALE_DAYS} days old",
-                )
-            )
-    energy, carbon = None, None
-    if accelerator.tdp_w is not None:
-        pue, grid = catalogue.overhead("pue"), catalogue.carbon()
-        power = energy_kwh.term(
-            "energy", accelerator_h=hours, draw_w=accelerator.tdp_w, pue=pue.typical
-        )
-        air = co2e_kg.term(
-            "carbon", energy_kwh=power.value, intensity_g_per_kwh=grid.g_co2e_per_kwh
-        )
-        energy, carbon = power.value, air.value
-        terms += [power, air]
-        text = f"each accelerator draws its {accelerator.tdp_w:g} W throughout, PUE {pue.typical:g} ({pue.source})"
-        stated.append(Assumption("energy-tdp", text))
-        text = f"{grid.g_co2e_per_kwh:g} g CO2e a kWh, {grid.name} {grid.year}"
-        stated.append(Assumption("carbon-grid", text))
-    as_of = price.as_of if price else None
-    return Cost(usd, as_of, energy, carbon, tuple(terms)), tuple(stated), tuple(cautions)
+    money, of_money, cautions = _money(hours, price, today)
+    drawn, of_energy = _energy(hours, accelerator, catalogue)
+    values = {term.label: term.value for term in (*money, *drawn)}
+    cost = Cost(
+        values.get("cost"), price.as_of if price else None, values.get("energy"),
+        values.get("carbon"), (*money, *drawn),
+    )  # fmt: skip
+    return cost, (*of_money, *of_energy), cautions
+
+
+def _money(
+    hours: float, price: Price | None, today: date
+) -> tuple[tuple[Term, ...], tuple[Assumption, ...], tuple[Caution, ...]]:
+    """What hours cost, where there is a price, and how old that is."""
+    if price is None:
+        return (), (), ()
+    rate = price.usd_per_accelerator_h
+    text = f"{rate:.2f} USD an accelerator-hour on {price.as_of}: {price.rule}"
+    is_stale = _days_old(price.as_of, today) > PRICE_STALE_DAYS
+    old = f"the price is of {price.as_of}, more than {PRICE_STALE_DAYS} days old"
+    return (
+        (cost_usd.term("cost", accelerator_h=hours, price_usd_per_h=rate),),
+        (Assumption("price", text),),
+        (Caution("stale-price", old),) if is_stale else (),
+    )
+
+
+def _energy(
+    hours: float, accelerator: Accelerator, catalogue: Catalogue
+) -> tuple[tuple[Term, ...], tuple[Assumption, ...]]:
+    """Energy and carbon of hours, where the power of the accelerator is known."""
+    if accelerator.tdp_w is None:
+        return (), ()
+    pue, grid = catalogue.overhead("pue"), catalogue.carbon()
+    power = energy_kwh.term(
+        "energy", accelerator_h=hours, draw_w=accelerator.tdp_w, pue=pue.typical
+    )
+    air = co2e_kg.term("carbon", energy_kwh=power.value, intensity_g_per_kwh=grid.g_co2e_per_kwh)
+    drawn = f"each accelerator draws its {accelerator.tdp_w:g} W throughout, PUE {pue.typical:g} ({pue.source})"
+    mixed = f"{grid.g_co2e_per_kwh:g} g CO2e a kWh, {grid.name} {grid.year}"
+    return (power, air), (Assumption("energy-tdp", drawn), Assumption("carbon-grid", mixed))
 
 
 def _days_old(as_of: str, today: date) -> int:

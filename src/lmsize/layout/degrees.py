@@ -124,12 +124,31 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int, split: Split = EVEN
             layers, parts that do not come out, experts or their ranks not divided by ep, a
             sequence not divided by cp.
     """
+    _check_heads(layout, model)
+    _check_stages(layout, model, split)
+    if seq_len % layout.cp:
+        legal = divisors(seq_len)
+        raise LayoutError(
+            "--cp", layout.cp, f"a divisor of the sequence length {seq_len}",
+            nearest=near(layout.cp, legal),
+        )  # fmt: skip
+    if layout.sequence_parallel and layout.tp == 1:
+        raise LayoutError(
+            "--sequence-parallel", layout.tp, "tp above 1, whose ranks share the sequence"
+        )
+    _check_experts(layout, model)
+
+
+def _check_heads(layout: Layout, model: ModelSpec) -> None:
     cores = {(p.n_heads, p.n_kv_heads) for p in _text_parts(model) if isinstance(p, AttentionCore)}
     for n_heads, n_kv_heads in sorted(cores):
         legal = [d for d in divisors(n_heads) if n_kv_heads % d == 0 or d % n_kv_heads == 0]
         if layout.tp not in legal:
             why = f"a divisor of its {n_heads} heads that fits its {n_kv_heads} kv heads"
             raise LayoutError("--tp", layout.tp, why, nearest=near(layout.tp, legal))
+
+
+def _check_stages(layout: Layout, model: ModelSpec, split: Split) -> None:
     n_layers = sum(
         r.n_layers for t, r in model.runs() if r.block.role == "layer" and t.stream != "idle"
     )
@@ -145,17 +164,6 @@ def check(layout: Layout, model: ModelSpec, *, seq_len: int, split: Split = EVEN
     if n_parts and layout.vp > 1 and n_parts != layout.pp * layout.vp:
         what = f"the {n_parts} parts whose layers are said, over pp = {layout.pp} stages"
         raise LayoutError("--vp", layout.vp, what)
-    if seq_len % layout.cp:
-        legal = divisors(seq_len)
-        raise LayoutError(
-            "--cp", layout.cp, f"a divisor of the sequence length {seq_len}",
-            nearest=near(layout.cp, legal),
-        )  # fmt: skip
-    if layout.sequence_parallel and layout.tp == 1:
-        raise LayoutError(
-            "--sequence-parallel", layout.tp, "tp above 1, whose ranks share the sequence"
-        )
-    _check_experts(layout, model)
 
 
 def _text_parts(model: ModelSpec) -> list[object]:

@@ -14,7 +14,8 @@ from lmsize.layout.degrees import Layout
 from lmsize.layout.schedule import Schedule, weighed
 from lmsize.layout.split import EVEN, Split, layer_counts
 from lmsize.model.adapted import SAVED
-from lmsize.model.parts import Experts, Linear, Norm, Parameter, Part
+from lmsize.model.parameter import Parameter
+from lmsize.model.parts import Experts, Linear, Norm, Part
 from lmsize.model.spec import Block, ModelSpec, Run, Tower, merged
 from lmsize.numbers import ceil_div
 

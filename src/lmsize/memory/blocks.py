@@ -11,16 +11,15 @@ from lmsize.layout.ends import ends_apart
 from lmsize.layout.shares import Stage
 from lmsize.memory.adapted_parts import has_magnitudes, ranks_of, saved_modules
 from lmsize.memory.order import in_order, origin_of_bias
+from lmsize.memory.shared_tables import masks_of, rotary_numel, windows_of
 from lmsize.memory.stack_styles import style_of
 from lmsize.memory.units import Unit
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
-from lmsize.stacks import habits
-from lmsize.stacks.ends import Masks, Use, embedding_program, head_program
+from lmsize.stacks.ends import Use, embedding_program, head_program
 from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
-from lmsize.stacks.sdpa import is_masked
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
@@ -88,13 +87,8 @@ def placed_blocks(
         vp: parts of a stage, which take turns with those of the others.
         lays_out: keeps what pieces ask of an allocator whose backward follows a forward at once.
     """
-    ranks, saved = ranks_of(adapters), saved_modules(adapters)
-    style = style_of(stack, setting.switches)
-    adapting = replace(
-        style.adapting, has_magnitudes=has_magnitudes(adapters),
-        # FSDP2 that mixes precisions gathers adapters in the type of the base's weights.
-        itemsize=None if setting.casts_inputs else style.adapting.itemsize,
-    )  # fmt: skip
+    style, ranks = style_of(stack, setting.switches), ranks_of(adapters)
+    setting = _in_style(setting, style, adapters)
     walk = _Walk(
         model, stack, style, recompute, accumulates, setting.weight_itemsize,
         needs_grad=setting.trains_base or stage.index > 0,
@@ -103,10 +97,8 @@ def placed_blocks(
     apart = ends_apart(stage, **setting.switches.bf16_ends, vp=vp)
     for tower, run, is_end, is_last, weights in in_order(apart, model, style):
         own = replace(
-            setting, ranks=ranks.get((tower.name, run.block.name), ()), saved=saved,
-            adapting=adapting, spreads=style.spreads, gathers_once=style.gathers_once,
-            gathers_in_buffer=run.block.role in style.buffers,
-            casts=None if is_end else setting.casts,
+            setting, ranks=ranks.get((tower.name, run.block.name), ()),
+            gathers_in_buffer=run.block.role in style.buffers, casts=None if is_end else setting.casts,
             is_last=is_last, weights=weights, bias=origin_of_bias(model, tower, run.block, style),
         )  # fmt: skip
         for n, made, again in walk.through(tower, run, _for_tower(own, tower)):
@@ -120,6 +112,19 @@ def placed_blocks(
                 yield Placed(
                     label, run.block.role, count, chained(made, each), again, each * kept, unit
                 )
+
+
+def _in_style(setting: Setting, style: Style, adapters: ModelSpec | None) -> Setting:
+    """What blocks of a stack and its adapters have in common."""
+    adapting = replace(
+        style.adapting, has_magnitudes=has_magnitudes(adapters),
+        # FSDP2 that mixes precisions gathers adapters in the type of the base's weights.
+        itemsize=None if setting.casts_inputs else style.adapting.itemsize,
+    )  # fmt: skip
+    return replace(
+        setting, saved=saved_modules(adapters), adapting=adapting, spreads=style.spreads,
+        gathers_once=style.gathers_once,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -176,7 +181,7 @@ class _Walk:
         return _Ask(
             self.stack, setting, self.model.width, self.itemsize, self.needs_grad, again,
             self.accumulates, upcasts=self.style.upcasts(self.model), use=_use(self.model, tower),
-            windows=_windows(tower), recomputes=self.recompute == "full", n_further=self.n_further,
+            windows=windows_of(tower), recomputes=self.recompute == "full", n_further=self.n_further,
             encoder_needs_grad=self.encoder_needs_grad, lays_out=self.lays_out,
             **_crossing(self.model, tower),
         )  # fmt: skip
@@ -246,8 +251,9 @@ def _made(block: Block, ask: _Ask) -> tuple[Piece, float, bool]:
 def _program(block: Block, ask: _Ask, style: Style) -> Program:
     if block.role == "embedding":
         return embedding_program(
-            block, ask.setting, style, use=ask.use, rotary_numel=_rotary_numel(ask),
-            masks=_masks(ask) if style.hands_masks else None, keeps_mask=ask.recomputes,
+            block, ask.setting, style, use=ask.use, rotary_numel=rotary_numel(ask.setting, ask.windows),
+            masks=masks_of(ask.setting, ask.windows) if style.hands_masks else None,
+            keeps_mask=ask.recomputes,
         )  # fmt: skip
     written = style.own(ask.setting.conduct.model_type)
     n_streams = ask.setting.conduct.n_streams if written.layer else 1
@@ -269,39 +275,7 @@ def _program(block: Block, ask: _Ask, style: Style) -> Program:
     )  # fmt: skip
 
 
-def _rotary_numel(ask: _Ask) -> Any:
-    if not ask.setting.conduct.rotary:
-        return 0
-    if ask.setting.conduct.rotary_by_kind and ask.windows:
-        return ask.setting.seq_len * sum(core.head_dim for core in ask.windows)
-    return ask.setting.seq_len * ask.setting.head_dim
-
-
 def _is_checkpointed(block: Block, style: Style, recompute: str) -> bool:
     """Whether a block runs again for its backward, in whole or but for some operations."""
     by_operation = recompute == "selective" and style.keeps is not None
     return block.role in ("layer", "further") and (recompute == "full" or by_operation)
-
-
-def _masks(ask: _Ask) -> Masks:
-    """A mask for each kind of attention: to add, of every sequence; or of booleans, for all alike."""
-    setting = ask.setting
-    pairs = setting.seq_len * setting.seq_len
-    masked = [core for core in ask.windows if core.causal or is_masked(core, setting)]
-    if setting.attention == "eager":
-        fills = setting.conduct.model_type in habits.FILLS_SCORES
-        numel = len(masked) * setting.micro_batch * pairs
-        return Masks(numel, itemsize=1, is_saved=True) if fills else Masks(numel)
-    return Masks(sum(is_masked(core, setting) for core in masked) * pairs, itemsize=1)
-
-
-def _windows(tower: Tower) -> tuple[AttentionCore, ...]:
-    """One layer's attention to itself of each window."""
-    cores = (p for run in tower.runs for p in run.block.parts if isinstance(p, AttentionCore))
-    return tuple({(core.window, core.causal): core for core in cores if not core.cross}.values())
-
-
-def head_dim(model: ModelSpec) -> int:
-    """Width of a query head of the first attention core; 0 without one."""
-    cores = (p for _, run in model.runs() for p in run.block.parts if isinstance(p, AttentionCore))
-    return next((core.head_dim for core in cores), 0)

@@ -15,7 +15,7 @@ from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.parts import AttentionCore, Buffer
+from lmsize.model.parts import Buffer
 from lmsize.numbers import ceil_div, larger
 from lmsize.source import Source
 
@@ -253,15 +253,14 @@ def table_bytes(*, n_layers: Any, layer_bytes: Any) -> Any:
 
 
 def buffers(setup: TrainingSetup, stage: Stage) -> list[Term]:
-    """Tables of the stage's blocks: of the type of the weights, or of one that attention says."""
-    bits = setup.precision(setup.recipe.weights).bits
+    """Tables of the stage's blocks."""
+    usual = int(setup.precision(setup.recipe.weights).bits)
     leaves = []
     for _, run in stage.runs:
         for part in run.block.parts:
-            n_bytes = part.buffer_bytes if isinstance(part, AttentionCore) else 0
             if isinstance(part, Buffer):
-                n_bytes = ceil_div(math.prod(part.shape) * int(bits), 8)
-            if n_bytes:
+                bits = usual if part.itemsize is None else 8 * part.itemsize
                 label = f"tables of {run.n_layers} x {run.block.name}"
+                n_bytes = ceil_div(math.prod(part.shape) * bits, 8)
                 leaves.append(table_bytes.term(label, n_layers=run.n_layers, layer_bytes=n_bytes))
     return [total("buffers", leaves)] if leaves else []

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lmsize.layout.shares import Stage, Stored, alone, stored_parts
-from lmsize.memory.blocks import Placed, head_dim, placed_blocks
+from lmsize.memory.blocks import Placed, placed_blocks
 from lmsize.memory.model_states import gradients
+from lmsize.memory.shared_tables import head_dim
 from lmsize.memory.training_setup import TrainingSetup
 from lmsize.memory.turns import Turn
 from lmsize.memory.units import padded, units_of

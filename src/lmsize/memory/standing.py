@@ -181,17 +181,25 @@ def _shared(libraries: Libraries, stage: Stage, layout: Layout, shape: Shape) ->
         )  # fmt: skip
 
 
+def _routing(
+    switches: MegatronSwitches, stage: Stage, shape: Shape, *, runs_again: bool
+) -> list[Term]:
+    """What each mixture's dispatcher names until its next run."""
+    weight = SIZES.get(switches.router_dtype, shape.bytes_per_number)
+    routed = weight + MASK + (MAP if runs_again and switches.permute_fusion else 0)
+    return [
+        routing_bytes.term(
+            f"routing, {part.n_experts} experts", n_layers=run.n_layers, n_experts=part.n_experts,
+            n_tokens=shape.n_stream_tokens, bytes_per_number=routed,
+        )
+        for _, run in stage.runs for part in run.block.parts if isinstance(part, Experts)
+    ]  # fmt: skip
+
+
 def standing_term(
-    libraries: Libraries,
-    stage: Stage,
-    layout: Layout,
-    shape: Shape,
-    *,
-    n_micro: Any,
-    n_masks: Any,
-    runs_again: bool,
-    shapes: Iterable[tuple[Any, Any]],
-) -> Term:
+    libraries: Libraries, stage: Stage, layout: Layout, shape: Shape, *, n_micro: Any, n_masks: Any,
+    runs_again: bool, shapes: Iterable[tuple[Any, Any]],
+) -> Term:  # fmt: skip
     """All that stays, whatever the step does.
 
     Args:
@@ -199,33 +207,23 @@ def standing_term(
         runs_again: whether mixtures run again for their backward.
         shapes: those of the stage's weights, each once.
     """
-    switches = libraries.switches
+    switches, itemsize = libraries.switches, shape.bytes_per_number
     parts = list(workspaces(libraries, stage))
-
-    def buffer(label: str, n_tokens: Any) -> Term:
-        return buffer_bytes.term(
-            label, n_tokens=n_tokens, width=shape.width, bytes_per_number=shape.bytes_per_number
-        )
-
     shared = list(_shared(libraries, stage, layout, shape))
     if shared:  # one storage for all, of the largest that was asked for
         parts.append(maximum("GlobalMemoryBuffer", shared))
-    weight = SIZES.get(switches.router_dtype, shape.bytes_per_number)
-    routed = weight + MASK + (MAP if runs_again and switches.permute_fusion else 0)
-    parts += [
-        routing_bytes.term(
-            f"routing, {part.n_experts} experts", n_layers=run.n_layers, n_experts=part.n_experts,
-            n_tokens=shape.n_stream_tokens, bytes_per_number=routed,
-        )
-        for _, run in stage.runs for part in run.block.parts if isinstance(part, Experts)
-    ]  # fmt: skip
+    parts += _routing(switches, stage, shape, runs_again=runs_again)
     if stage.index > 0 and n_micro > 1:
-        parts.append(buffer("gradient sent to the stage before", shape.n_stream_tokens))
+        parts.append(
+            buffer_bytes.term(
+                "gradient sent to the stage before", n_tokens=shape.n_stream_tokens,
+                width=shape.width, bytes_per_number=itemsize,
+            )
+        )  # fmt: skip
     if switches.gradient_fusion and switches.transformer_impl != "local":
         parts.append(
             dummy_gradient_bytes.term(
-                "empty gradients", n_numbers=_each_once(tuple(shapes)),
-                bytes_per_number=shape.bytes_per_number,
+                "empty gradients", n_numbers=_each_once(tuple(shapes)), bytes_per_number=itemsize
             )
         )  # fmt: skip
     if switches.dataloader_mask:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lmsize.formula import Term, formula, total
 from lmsize.layout.shares import Stage, rank_shape
 from lmsize.memory.stack_styles import style_of
-from lmsize.model.parts import Embedding, Linear, Parameter
+from lmsize.model.parameter import Parameter
+from lmsize.model.parts import Embedding, Linear
 from lmsize.model.spec import Block
 from lmsize.source import Source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lmsize.model.parts import Parameter
+from lmsize.model.parameter import Parameter
 from lmsize.model.spec import Block, ModelSpec
 
 

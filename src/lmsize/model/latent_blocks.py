@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmsize.model.config import Config
 from lmsize.model.mixture_blocks import Shape, is_null
-from lmsize.model.parts import AttentionCore, Linear, Norm, Part, Plain
+from lmsize.model.parts import AttentionCore, Indexer, Linear, Norm, Part, Plain
 
 Mixer = tuple[Linear, Plain, Plain]
+Picking = tuple[Linear | Norm | Plain | AttentionCore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,18 @@ def indexer(config: Config, width: int, q_rank: int) -> tuple[Part, ...]:
     """
     n_heads, head_dim = config.int("index_n_heads"), config.int("index_head_dim")
     prefix = "self_attn.indexer"
-    return (
+    return of_indexer("lightning", (
         Linear(f"{prefix}.wq_b", q_rank, n_heads * head_dim, False, "column", n_heads),
         Linear(f"{prefix}.wk", width, head_dim),
         Norm(f"{prefix}.k_norm", head_dim, True),
         Linear(f"{prefix}.weights_proj", width, n_heads),
         AttentionCore(n_heads, 1, head_dim, 0, cache_width=head_dim),
-    )
+    ))  # fmt: skip
+
+
+def of_indexer(kind: Indexer, parts: Picking) -> Picking:
+    """The parts as those of an indexer, which no gradient reaches."""
+    return tuple(replace(part, indexer=kind) for part in parts)
 
 
 def assume_dense(config: Config) -> None:

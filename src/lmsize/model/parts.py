@@ -8,59 +8,16 @@ the scan) carry the dimensions that arithmetic and caches need.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-# Of modules for entities (LUKE) and for tokens that see all (Longformer), which a plain text has none of.
-UNREACHED = (
-    "entity_embeddings.", "entity_predictions.", ".w2e_query", ".e2w_query", ".e2e_query",
-    "query_global", "key_global", "value_global",
-)  # fmt: skip
-Kind = Literal["matrix", "expert", "embedding", "vector"]
-Split = Literal["column", "row"]
+from lmsize.model.parameter import Parameter, Split
 
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """`n_tensors` parameter tensors of one shape.
-
-    Attributes:
-        name: path inside the block, as in the transformers module (``self_attn.q_proj.weight``).
-        shape: as stored; fused experts are one 3-D tensor (experts first).
-        kind: ``matrix`` multiplies every token; ``expert`` only the tokens routed to it;
-            ``embedding`` is looked up; ``vector`` is anything else (norms, biases, kernels).
-        split: how tensor parallelism divides it (``column``: the output dimension).
-        n_units: into how many indivisible units the split dimension falls (heads, else rows).
-        n_tensors: how many tensors of this shape the block holds under this name.
-        active_frac: the share of it that one token uses.
-        trainable: False for tables that are never trained (sinusoids kept as parameters).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Kind
-    split: Split | None = None
-    n_units: int = 1
-    n_tensors: int = 1
-    active_frac: float = 1.0
-    trainable: bool = True
-
-    @property
-    def learns(self) -> bool:
-        """Whether gradients of a text reach it: an indexer, which only picks, runs without any."""
-        return self.trainable and ".indexer." not in self.name and is_reached(self.name)
-
-    @property
-    def n_params(self) -> int:
-        """Number of scalars in all the tensors."""
-        return math.prod(self.shape) * self.n_tensors
-
-
-def is_reached(name: str) -> bool:
-    """Whether a plain text passes through a module of that path."""
-    return not any(word in name for word in UNREACHED)
+Indexer = Literal["", "lightning", "pooled", "blocks"]
+"""What a part belongs to that picks what attention sees, and learns nothing: DeepSeek's, of every
+token; of pooled entries; of blocks. Empty for most parts.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +39,7 @@ class Linear:
             quantises.
         is_derived: of a class derived from ``nn.Linear``, which multiplies by the transposed weight
             and adds its bias apart; quantisation replaces ``nn.Linear`` alone.
+        indexer: whose it is, where that is an indexer.
     """
 
     name: str
@@ -96,6 +54,7 @@ class Linear:
     n_modules: int = 1
     stays_fp32: bool = False
     is_derived: bool = False
+    indexer: Indexer = ""
 
     @property
     def quantisable(self) -> bool:
@@ -108,12 +67,14 @@ class Linear:
             yield Parameter(
                 f"{self.name}.weight", (self.n_out, self.n_in), "matrix",
                 self.split, units, self.n_modules, min(self.per_token, 1.0) or 1.0,
+                picks=bool(self.indexer),
             )  # fmt: skip
         if self.bias:
             split = self.split if self.split == "column" else None
             yield Parameter(
-                f"{self.name}.bias", (self.n_out,), "vector", split, units, self.n_modules
-            )
+                f"{self.name}.bias", (self.n_out,), "vector", split, units, self.n_modules,
+                picks=bool(self.indexer),
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +145,7 @@ class Norm:
     bias: bool = False
     weight: bool = True
     is_layer_norm: bool = False
+    indexer: Indexer = ""
 
     @property
     def has_means(self) -> bool:
@@ -191,10 +153,11 @@ class Norm:
         return self.bias or self.is_layer_norm
 
     def parameters(self) -> Iterator[Parameter]:
+        picks = bool(self.indexer)
         if self.weight:
-            yield Parameter(f"{self.name}.weight", (self.width,), "vector")
+            yield Parameter(f"{self.name}.weight", (self.width,), "vector", picks=picks)
         if self.bias:
-            yield Parameter(f"{self.name}.bias", (self.width,), "vector")
+            yield Parameter(f"{self.name}.bias", (self.width,), "vector", picks=picks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +167,11 @@ class Plain:
     name: str
     shape: tuple[int, ...]
     trainable: bool = True
+    indexer: Indexer = ""
 
     def parameters(self) -> Iterator[Parameter]:
-        yield Parameter(self.name, self.shape, "vector", trainable=self.trainable)
+        picks = bool(self.indexer)
+        yield Parameter(self.name, self.shape, "vector", trainable=self.trainable, picks=picks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +206,6 @@ class AttentionCore:
         cache_width: numbers cached per token and layer while serving; None for keys and values
             of every kv head. Latent attention caches its compressed latent, a layer that reuses
             another's cache caches 0.
-        buffer_bytes: of tables that its module keeps and does not train (sinusoids, a causal mask).
     """
 
     n_heads: int
@@ -252,7 +216,7 @@ class AttentionCore:
     causal: bool = True
     cross: bool = False
     cache_width: int | None = None
-    buffer_bytes: int = 0
+    indexer: Indexer = ""
 
     @property
     def cached_per_token(self) -> int:
@@ -298,10 +262,15 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A table that a module keeps beside its parameters, in the type of the weights (sinusoids)."""
+    """A table that a module keeps and does not train (sinusoids, a causal mask).
+
+    Attributes:
+        itemsize: bytes of a number; None for those of a weight.
+    """
 
     name: str
     shape: tuple[int, ...]
+    itemsize: int | None = None
 
     def parameters(self) -> Iterator[Parameter]:
         return iter(())

@@ -15,7 +15,8 @@ from typing import Literal
 
 from lmsize.assumption import Assumption
 from lmsize.model.conduct import USUAL, Conduct
-from lmsize.model.parts import Parameter, Part, is_reached
+from lmsize.model.parameter import Parameter, is_reached
+from lmsize.model.parts import Part
 
 Role = Literal["embedding", "layer", "further", "head"]
 Stream = Literal["input", "labels", "idle"]

@@ -21,9 +21,6 @@ from lmsize.model.spec import Block
 
 Kind = Literal["attention", "mlp", "experts", "scan"]
 SCANS = ("mamba", "mamba2", "delta")  # recurrences that have a program
-INDEXER = frozenset(
-    f"self_attn.indexer.{leaf}" for leaf in ("wq_b", "wk", "k_norm", "weights_proj")
-)
 KIMIS = tuple(
     frozenset(("q_proj", "k_proj", "v_proj", "b_proj", *gates)) for gates in (
         ("forget_gate.f_a_proj", "forget_gate.f_b_proj", "g_a_proj", "g_b_proj"),
@@ -46,10 +43,11 @@ class Section:
     Attributes:
         before: the norm of its input; `after` that of its output.
         norms: of queries, keys and latents.
-        index: of an indexer, which picks what attention sees.
+        index: of a lightning indexer, which picks what attention sees.
         positions: projections of a table of positions, which no token passes through.
         gate: whose projection opens what attention gives.
         table: of relative positions, where the layer makes its bias of them.
+        buffers: tables that its module keeps.
         parts: all of it, in the order in which the module lists them.
     """
 
@@ -68,6 +66,7 @@ class Section:
     index: list[Part] = field(default_factory=list)
     table: Embedding | None = None
     gate: Linear | None = None
+    buffers: list[Buffer] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
 
 
@@ -123,11 +122,9 @@ def _groups(block: Block) -> list[Norm | Section]:
     for part in block.parts:
         last = groups[-1] if groups else None
         open_ = last if isinstance(last, Section) else None
-        if open_ is not None and _is_of_indexer(part, open_):
-            open_.index.append(part)
-        elif open_ is not None and open_.core and isinstance(part, Linear) and part.name in GATES:
-            open_.gate = part
-        elif is_inner_norm(part, open_):
+        if open_ is not None and _is_aside(part, open_):
+            continue
+        if is_inner_norm(part, open_):
             holders = (g for g in reversed(groups) if isinstance(g, Section) and (g.core or g.scan))
             owner = next(holders, open_)
             if owner is not None and isinstance(part, Norm):
@@ -143,11 +140,18 @@ def _groups(block: Block) -> list[Norm | Section]:
     return groups
 
 
-def _is_of_indexer(part: Part, section: Section) -> bool:
-    """Part of an indexer, its core of no values among them."""
-    if isinstance(part, AttentionCore):
-        return bool(section.index) and not part.v_head_dim
-    return getattr(part, "name", "") in INDEXER
+def _is_aside(part: Part, section: Section) -> bool:
+    """Take what stands beside a branch: an indexer's parts, the gate of attention, tables."""
+    if indexer := getattr(part, "indexer", ""):
+        if indexer == "lightning":  # others save nothing, and what they make is soon gone
+            section.index.append(part)
+    elif section.core and isinstance(part, Linear) and part.name in GATES:
+        section.gate = part
+    elif isinstance(part, Buffer):
+        section.buffers.append(part)
+    else:
+        return False
+    return True
 
 
 def _is_empty(part: Part) -> bool:

@@ -33,15 +33,8 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
     require("peft", why=f"--method {spec.method}")
     from peft import LoraConfig, get_peft_model
 
-    if spec.modules_to_save and getattr(model, "_device_mesh", None) is not None:
-        expected = (
-            "no modules with --tp: peft trains a copy, whose forward transformers leaves bound to the "
-            "original, so that the copy gets no gradient in a real step either"
-        )
-        raise InputError("--modules-to-save", spec.modules_to_save, expected)
-    if spec.modules_to_save and any(is_fake(param) for param in model.parameters()):
-        expected = "no modules with --engine trace: views of copied fake tensors go astray"
-        raise InputError("--modules-to-save", spec.modules_to_save, expected)
+    if spec.modules_to_save:
+        _refuse_whole_modules(model, spec)
     architecture = read_config(config, name="config")
     modules, experts = adapted_modules(architecture, spec)
     if spec.method == "qlora":
@@ -73,6 +66,19 @@ def with_adapters(model: Any, config: Mapping[str, Any], spec: TrainSpec, *, dev
         ) from error
     _refuse_divided_twice(adapted, spec)
     return adapted
+
+
+def _refuse_whole_modules(model: Any, spec: TrainSpec) -> None:
+    """Refuse modules that are trained whole where their copies go astray."""
+    if getattr(model, "_device_mesh", None) is not None:
+        expected = (
+            "no modules with --tp: peft trains a copy, whose forward transformers leaves bound to the "
+            "original, so that the copy gets no gradient in a real step either"
+        )
+        raise InputError("--modules-to-save", spec.modules_to_save, expected)
+    if any(is_fake(param) for param in model.parameters()):
+        expected = "no modules with --engine trace: views of copied fake tensors go astray"
+        raise InputError("--modules-to-save", spec.modules_to_save, expected)
 
 
 def _refuse_divided_twice(model: Any, spec: TrainSpec) -> None:

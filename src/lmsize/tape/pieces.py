@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,29 +103,41 @@ def piece(
         lays_out: what it asks of an allocator is kept; its backward follows a forward at once.
     """
     requests = Requests() if lays_out else None
-    through = forward(program, requests=requests)
-    stream: Any = sum(t.n_bytes for t in program.inputs)
-    output: Any = sum(t.n_bytes for t in program.outputs)
-    clings = any(op.clings for op in program.ops)
-    is_named = program.returns_at is not None
-    named = program.module_keeps
-    is_kept = named is not None and named.needs_grad
-    stays = is_kept and (reentrant or not checkpointed)
     if not checkpointed:
-        back = backward(program, accumulates=accumulates, requests=requests)
-        return Piece(
-            saved=through.saved, cached=through.cached, forward_peak=through.peak,
-            backward_peak=back.peak, peak_saved=back.peak_saved,
-            peak_gradients=back.peak_gradients, gradients=back.gradients, output=output,
-            largest=largest_tensor(program), returned_peak=through.returned_peak,
-            handed=through.handed,
-            clinging=through.clinging + (stream if through.input_clings else 0) + leaf_bytes(program),
-            clings=clings or stays, stays=stays,
-            is_named=is_named, keeps_input=through.input_is_saved or through.input_clings,
-            lingering=through.lingering, names_rows=program.names_rows,
-            requests=requests,
-        )  # fmt: skip
-    once = forward(program, saving=False)
+        return _run_once(program, accumulates=accumulates, requests=requests)
+    kept = _kept(program, keeps) if keeps is not None else 0
+    return _run_again(
+        program, kept, accumulates=accumulates, offloads=offloads, reentrant=reentrant,
+        requests=requests,
+    )  # fmt: skip
+
+
+def _run_once(program: Program, *, accumulates: bool, requests: Requests | None) -> Piece:
+    """A block whose backward has all that its forward saved."""
+    through = forward(program, requests=requests)
+    back = backward(program, accumulates=accumulates, requests=requests)
+    stays = _is_named_on(program)
+    clinging = through.clinging + leaf_bytes(program)
+    return Piece(
+        saved=through.saved, cached=through.cached, forward_peak=through.peak,
+        backward_peak=back.peak, peak_saved=back.peak_saved, peak_gradients=back.peak_gradients,
+        gradients=back.gradients, output=bytes_of(program.outputs), largest=largest_tensor(program),
+        returned_peak=through.returned_peak, handed=through.handed,
+        clinging=clinging + (bytes_of(program.inputs) if through.input_clings else 0),
+        clings=any(op.clings for op in program.ops) or stays, stays=stays,
+        is_named=program.returns_at is not None,
+        keeps_input=through.input_is_saved or through.input_clings,
+        lingering=through.lingering, names_rows=program.names_rows, requests=requests,
+    )  # fmt: skip
+
+
+def _run_again(
+    program: Program, kept: Any, *, accumulates: bool, offloads: bool, reentrant: bool,
+    requests: Requests | None,
+) -> Piece:  # fmt: skip
+    """A block that keeps its input (and `kept`, of a selective one), and runs again before its backward."""
+    through, once = forward(program, requests=requests), forward(program, saving=False)
+    stream, output = bytes_of(program.inputs), bytes_of(program.outputs)
     # Nodes of the first run hold theirs until the end; those of the second are soon gone.
     first = once.clinging
     extra = first if through.input_is_saved else first + stream
@@ -136,18 +148,29 @@ def piece(
     )  # fmt: skip
     runs_out = through.peak + output if reentrant else through.again_peak + back.held_before
     recomputed = runs_out + first
-    chosen_bytes = _kept(program, keeps) if keeps is not None else 0
+    is_undoing = back.peak >= recomputed
+    stays = reentrant and _is_named_on(program)
     return Piece(
-        saved=chosen_bytes + first + once.handed + (0 if offloads else stream), cached=once.cached, forward_peak=once.peak,
-        backward_peak=larger(back.peak, recomputed),
-        peak_saved=chosen(back.peak >= recomputed, back.peak_saved, stream + first + chosen_bytes),
-        peak_gradients=chosen(back.peak >= recomputed, back.peak_gradients, 0),
+        saved=kept + first + once.handed + (0 if offloads else stream), cached=once.cached,
+        forward_peak=once.peak, backward_peak=larger(back.peak, recomputed),
+        peak_saved=chosen(is_undoing, back.peak_saved, stream + first + kept),
+        peak_gradients=chosen(is_undoing, back.peak_gradients, 0),
         gradients=back.gradients, output=output, largest=largest_tensor(program),
         again=through.saved, returned_peak=once.returned_peak,
-        clinging=first + (stream if once.input_clings else 0), clings=clings, is_named=is_named,
-        lingering=once.lingering, stays=stays, leaf=stream if stays else 0,
-        requests=requests,
+        clinging=first + (stream if once.input_clings else 0),
+        clings=any(op.clings for op in program.ops), is_named=program.returns_at is not None,
+        lingering=once.lingering, stays=stays, leaf=stream if stays else 0, requests=requests,
     )  # fmt: skip
+
+
+def _is_named_on(program: Program) -> bool:
+    """Whether a module names something with a gradient until it runs again."""
+    return program.module_keeps is not None and program.module_keeps.needs_grad
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> Any:
+    """Of tensors that each have a storage of their own."""
+    return sum(t.n_bytes for t in tensors)
 
 
 def largest_tensor(program: Program) -> Any:

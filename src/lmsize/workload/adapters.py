@@ -79,7 +79,8 @@ def adapter_model(
                 elif isinstance(part, Linear) and part.adaptable and chosen(run.block, part):
                     parts += adapters_of(part, rank=rank)
                     if kind == "dora":
-                        parts.append(Plain(f"{part.name}{MAGNITUDES}", (part.n_out,)))
+                        name = f"{part.name}{MAGNITUDES}"
+                        parts.append(Plain(name, (part.n_out,), indexer=part.indexer))
                 elif isinstance(part, Experts) and experts:
                     parts.append(expert_adapters(part, rank=rank))
             n_found += len(parts)

@@ -13,7 +13,7 @@ from lmsize.layout.schedule import Schedule
 from lmsize.layout.shares import rank_shape, stages, stored_parts
 from lmsize.layout.split import EVEN, Split
 from lmsize.model.count import n_params
-from lmsize.model.parts import Parameter
+from lmsize.model.parameter import Parameter
 
 MODELS = ["llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt2", "t5-base", "zamba2-1.2b"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmsize.model.conduct import Conduct
-from lmsize.model.parts import AttentionCore, Linear
+from lmsize.model.parts import Buffer, Linear
 from lmsize.model.read import read_config
 from lmsize.stacks.derived import has_derived_linears, with_derived_linears
 
@@ -43,8 +43,8 @@ def test_embeddings_are_dropped_out_by_the_key_of_the_class(
 def test_gptj_turns_a_part_of_each_head_and_keeps_a_table_of_it() -> None:
     spec = read_config({"model_type": "gptj", **GPT, "rotary_dim": 16}, name="one")
     assert spec.conduct.rotary_frac == 16 / 64
-    cores = [p for _, run in spec.runs() for p in run.block.parts if isinstance(p, AttentionCore)]
-    assert {core.buffer_bytes for core in cores} == {128 * 16 * 4}
+    tables = [p for _, run in spec.runs() for p in run.block.parts if isinstance(p, Buffer)]
+    assert {(table.shape, table.itemsize) for table in tables} == {((128, 16), 4)}
 
 
 def test_falcons_linears_are_not_quantised_but_its_head_is_torchs() -> None:

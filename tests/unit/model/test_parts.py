@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from lmsize.model.parameter import Parameter
 from lmsize.model.parts import (
     AttentionCore,
     Conv,
@@ -13,7 +14,6 @@ from lmsize.model.parts import (
     Experts,
     Linear,
     Norm,
-    Parameter,
     Part,
     Plain,
     Scan,

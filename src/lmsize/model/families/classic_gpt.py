@@ -19,24 +19,16 @@ from lmsize.model.encoder_blocks import Shape, read_shape
 from lmsize.model.families.gpt2 import gpt_shape
 from lmsize.model.family import family
 from lmsize.model.head_blocks import answer_head, generic_heads, task_head
-from lmsize.model.parts import AttentionCore, Embedding, Part, Plain
+from lmsize.model.parts import Buffer, Embedding, Part, Plain
 from lmsize.model.spec import Block, ModelSpec
 
 LOCAL = ("global", "local")
 
 
-def _with_table(parts: tuple[Part, ...], n_bytes: int) -> tuple[Part, ...]:
-    """The same attention, whose module keeps a table as a buffer."""
-    return tuple(
-        replace(part, buffer_bytes=n_bytes) if isinstance(part, AttentionCore) else part
-        for part in parts
-    )
-
-
-def _sinusoids_bytes(config: Config, shape: Shape) -> int:
+def _sinusoids(config: Config, shape: Shape) -> Buffer:
     """Sines and cosines of every position, in fp32 whatever the model is in."""
     width = config.optional_int("rotary_dim", least=1) or shape.width
-    return config.int("n_positions") * width * 4
+    return Buffer("attn.embed_positions", (config.int("n_positions"), width), itemsize=4)
 
 
 def _attention_kinds(config: Config, n_layers: int) -> list[str]:
@@ -76,10 +68,11 @@ def gpt_neo(config: Config) -> ModelSpec:
             prefix="attn.attention", names=("q_proj", "k_proj", "v_proj", "out_proj"),
             out_bias=True, window=window if kind == "local" else None,
         )  # fmt: skip
-        parts = _with_table(parts, positions * positions)  # a causal mask of booleans
+        mask = Buffer("attn.attention.bias", (positions, positions), itemsize=1)
         feed_forward = mlp(width=width, ffn=ffn, up="mlp.c_fc", down="mlp.c_proj")
         return Block(
-            "layer", (layer_norm("ln_1", width), *parts, layer_norm("ln_2", width), *feed_forward)
+            "layer",
+            (layer_norm("ln_1", width), *parts, mask, layer_norm("ln_2", width), *feed_forward),
         )
 
     lm = lm_head(width=width, vocab=vocab, tied=config.flag("tie_word_embeddings", True))
@@ -128,7 +121,7 @@ def gptj(config: Config) -> ModelSpec:
         head_dim=shape.head_dim, prefix="attn",
         names=("q_proj", "k_proj", "v_proj", "out_proj"),
     )  # fmt: skip
-    return _parallel(config, shape, _with_table(mixing, _sinusoids_bytes(config, shape)))
+    return _parallel(config, shape, (*mixing, _sinusoids(config, shape)))
 
 
 @family("codegen")
@@ -139,7 +132,7 @@ def codegen(config: Config) -> ModelSpec:
         width=shape.width, n_heads=shape.n_heads, n_kv_heads=shape.n_heads,
         head_dim=shape.head_dim, qkv="attn.qkv_proj", out="attn.out_proj",
     )  # fmt: skip
-    return _parallel(config, shape, _with_table(mixing, _sinusoids_bytes(config, shape)))
+    return _parallel(config, shape, (*mixing, _sinusoids(config, shape)))
 
 
 def _neox(

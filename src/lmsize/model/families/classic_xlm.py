@@ -14,7 +14,8 @@ from lmsize.model.head_blocks import (
     sequence_summary,
     task_head,
 )
-from lmsize.model.parts import AttentionCore, Embedding, Linear, Part, Plain, Split
+from lmsize.model.parameter import Split
+from lmsize.model.parts import AttentionCore, Embedding, Linear, Part, Plain
 from lmsize.model.spec import Block, ModelSpec
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmsize.model.config import Config
 from lmsize.model.family import family
-from lmsize.model.latent_blocks import hyper_connection, hyper_head
+from lmsize.model.latent_blocks import Picking, hyper_connection, hyper_head, of_indexer
 from lmsize.model.mixture_blocks import (
     Shape,
     built,
@@ -111,18 +111,17 @@ def _compressor(config: Config, shape: Shape, kind: str) -> tuple[Part, ...]:
         return _pooled(prefix, shape, shape.head_dim, 1, rate)
     n_heads, head_dim = config.int("index_n_heads"), config.int("index_head_dim")
     index = f"{prefix}.indexer"
-    q_b = Linear(f"{index}.q_b_proj", config.int("q_lora_rank"), n_heads * head_dim)
-    return (
-        *_pooled(prefix, shape, shape.head_dim, 2, rate),
+    picking = of_indexer("pooled", (
         *_pooled(index, shape, head_dim, 2, rate, index_heads=n_heads),
-        q_b,
+        Linear(f"{index}.q_b_proj", config.int("q_lora_rank"), n_heads * head_dim),
         Linear(f"{index}.scorer.weights_proj", shape.width, n_heads),
-    )
+    ))  # fmt: skip
+    return (*_pooled(prefix, shape, shape.head_dim, 2, rate), *picking)
 
 
 def _pooled(
     prefix: str, shape: Shape, head_dim: int, n_halves: int, rate: int, *, index_heads: int = 0
-) -> tuple[Part, ...]:
+) -> Picking:
     """Entries that each pool `rate` tokens, and attention to them (an indexer's has no values).
 
     There is one entry for `rate` tokens; arithmetic and cache know only tokens, so the entry's

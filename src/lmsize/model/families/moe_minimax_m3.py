@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmsize.model.config import Config
 from lmsize.model.family import family
-from lmsize.model.latent_blocks import assume_dense
+from lmsize.model.latent_blocks import assume_dense, of_indexer
 from lmsize.model.mixture_blocks import (
     Shape,
     built,
@@ -67,13 +67,13 @@ def _indexer(config: Config, shape: Shape) -> tuple[Part, ...]:
     n_heads = _legacy(config, "index_n_heads", "sparse_num_index_heads")
     head_dim = _legacy(config, "index_head_dim", "sparse_index_dim")
     prefix = "self_attn.indexer"
-    return (
+    return of_indexer("blocks", (
         Linear(f"{prefix}.q_proj", shape.width, n_heads * head_dim, False, "column", n_heads),
         Linear(f"{prefix}.k_proj", shape.width, head_dim),
         Norm(f"{prefix}.q_norm", head_dim),
         Norm(f"{prefix}.k_norm", head_dim),
         AttentionCore(n_heads, 1, head_dim, 0, cache_width=head_dim),
-    )
+    ))  # fmt: skip
 
 
 def _switches(config: Config, key: str, n_layers: int) -> list[int] | None:

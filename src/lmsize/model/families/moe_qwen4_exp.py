@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmsize.model.config import LARGEST, Config
 from lmsize.model.family import family
-from lmsize.model.latent_blocks import assume_dense
+from lmsize.model.latent_blocks import assume_dense, of_indexer
 from lmsize.model.mixture_blocks import (
     Shape,
     built,
@@ -108,12 +108,12 @@ def _indexed_attention(config: Config, shape: Shape) -> tuple[Part, ...]:
     head_dim, name = config.int("indexer_head_dim"), "self_attn.indexer"
     # one key for every `ratio` tokens: its width is divided, as arithmetic counts tokens
     per_token = -(-head_dim // config.int("indexer_compress_ratio"))
-    return (
-        gated, *rest,
+    index = of_indexer("pooled", (
         Linear(f"{name}.index_qk_proj", width, (n_heads + n_kv) * head_dim),
         Norm(f"{name}.q_layernorm", head_dim), Norm(f"{name}.k_layernorm", head_dim),
         AttentionCore(n_heads, n_kv, per_token, 0, cache_width=n_kv * per_token),
-    )  # fmt: skip
+    ))  # fmt: skip
+    return (gated, *rest, *index)
 
 
 # -- n-gram tables ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ lingers until the next block has run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -82,7 +83,8 @@ def gptj(
         names = [fused]
     else:
         q, k, v = (applied(program, x, linear, setting) for linear in section.linears)
-        table = Tensor("positions", core.buffer_bytes // FP32, FP32)  # laid out anew by each layer
+        numel = math.prod(section.buffers[0].shape)
+        table = Tensor("positions", numel, FP32)  # laid out anew by each layer
         program.record("positions", [], table)
         names = [q, k, v, table]
     key, query = (_turned(program, part, core, setting, names) for part in (k, q))
