@@ -15,6 +15,7 @@ from lmsize.numbers import ceil_div
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.tape import ops
+from lmsize.tape.casts import Casts
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32, INT64, INT32 = 4, 8, 4
@@ -65,10 +66,17 @@ def n_rows_sent(bank: Experts, setting: Setting) -> Any:
     """Rows that this rank sends out; every expert's are filled up where they are padded."""
     n_rows = setting.n_stream_tokens * bank.top_k
     factor = setting.switches.capacity_factor
-    if not factor or not setting.switches.pads_to_capacity:
-        return n_rows
     n_all = bank.n_experts * setting.layout.ep
-    return ceil_div(n_rows * factor, n_all) * n_all
+    if factor and setting.switches.pads_to_capacity:
+        return ceil_div(n_rows * factor, n_all) * n_all
+    if setting.switches.router_padding and setting.casts is not None:
+        return n_rows + n_filling(n_all, setting.casts)
+    return n_rows
+
+
+def n_filling(n_groups: Any, casts: Casts) -> Any:
+    """Rows that fill up groups for kernels of few bits, if what lacks is as likely to be any number."""
+    return ceil_div(n_groups * (casts.align - 1), 2)
 
 
 def n_reached(bank: Experts, setting: Setting) -> Any:

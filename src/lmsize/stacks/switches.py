@@ -42,7 +42,7 @@ class Switches:
         router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
         aux_loss: a loss for balance takes scores of all experts.
         capacity_factor: of an expert's even share of the tokens, where more are dropped.
-        pads_to_capacity: every expert gets as many rows.
+        pads_to_capacity: every expert gets as many rows; router_padding: as many more as kernels of few bits want.
         recompute_modules: what selective recomputation runs again, in order of name.
         deterministic: cuBLAS gets the workspace that makes it so.
         cublas_workspace_kib: what ``CUBLAS_WORKSPACE_CONFIG`` adds up to (``:4096:8`` to 32768).
@@ -95,6 +95,7 @@ class Switches:
     aux_loss: bool = True
     capacity_factor: float | None = None
     pads_to_capacity: bool = False
+    router_padding: bool = False
     recompute_modules: tuple[str, ...] = ("core_attn",)
     deterministic: bool = False
     gradient_fusion: bool = True
@@ -168,7 +169,7 @@ FLAGS = (
     "grad_reduce_in_bf16", "precision_aware", "account_for_embedding", "account_for_loss",
     "softmax_fusion", "rope_fusion", "fp32_softmax", "overlaps_experts", "deferred_head",
     "fp8_param_gather", "fp8_all_gather", "tp_comm_overlap", "router_fusion", "permute_fusion",
-    "aux_loss", "pads_to_capacity",
+    "aux_loss", "pads_to_capacity", "router_padding",
 )  # fmt: skip
 COUNTS = (
     "recompute_layers", "recompute_chunk", "optimizer_instances", "first_stage_layers", "last_stage_layers",
