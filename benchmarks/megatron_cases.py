@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import lmsize
@@ -43,6 +44,7 @@ class Case(NamedTuple):
         stage: ``whole``, or the ``first`` or ``last`` of a pipeline.
         tp: ranks of tensor and sequence parallelism; experts are whole.
         loss: how it is taken.
+        few: recipe of products in 8 bits; empty for none.
     """
 
     model: str
@@ -51,31 +53,44 @@ class Case(NamedTuple):
     tp: int = 1
     vocab: int = SMALL_VOCAB
     loss: str = "eager"
+    few: str = ""
 
 
-def _cases() -> Iterator[Case]:
-    for kind in CONFIGS:
-        yield from (
-            Case(kind, "whole", how) for how in ("none", "core_attn", "mlp", "full 1", "full 2")
-        )
-    for kind in ("grouped", "latent"):
-        yield from (Case(kind, "whole", how) for how in ("moe_act", "layernorm", "moe"))
+def _alone() -> Iterator[Case]:
+    """One tensor-parallel rank, every way to run again, both ends of a pipeline."""
+    for kind, how in product(CONFIGS, ("none", "core_attn", "mlp", "full 1", "full 2")):
+        yield Case(kind, "whole", how)
+    for kind, how in product(("grouped", "latent"), ("moe_act", "layernorm", "moe")):
+        yield Case(kind, "whole", how)
     for how in ("mla_up_proj", "shared_experts", "+".join(FINE), "block 2"):
         yield Case("latent", "whole", how)
     yield Case("dense", "whole", "block 2")
-    for kind in ("dense", "latent"):
-        for stage in ("first", "last"):
-            yield from (Case(kind, stage, how) for how in ("none", "full 1"))
-    for kind in CONFIGS:
-        yield from (Case(kind, "whole", how, tp=2) for how in ("none", "full 1"))
+    for kind, stage, how in product(("dense", "latent"), ("first", "last"), ("none", "full 1")):
+        yield Case(kind, stage, how)
+
+
+def _together() -> Iterator[Case]:
+    """Two tensor-parallel ranks that share the sequence; losses of a vocabulary as large as they are."""
+    for kind, how in product(CONFIGS, ("none", "full 1")):
+        yield Case(kind, "whole", how, tp=2)
     for kind, how in (("dense", "core_attn"), ("dense", "mlp"), ("grouped", "moe"),
                       ("latent", "mla_up_proj"), ("latent", "+".join(FINE))):  # fmt: skip
         yield Case(kind, "whole", how, tp=2)
-    for tp in (1, 2):
-        yield from (Case("dense", "last", "none", tp, VOCAB, loss) for loss in ("eager", "te"))
+    for tp, loss in product((1, 2), ("eager", "te")):
+        yield Case("dense", "last", "none", tp, VOCAB, loss)
 
 
-CASES = list(_cases())
+def _in_few_bits() -> Iterator[Case]:
+    """Products in 8 bits."""
+    for few, kind, tp in product(("delayed", "tensorwise", "blockwise", "mxfp8"), CONFIGS, (1, 2)):
+        yield Case(kind, "whole", "none", tp, few=few)
+    for kind, how in (("dense", "core_attn"), ("grouped", "moe_act+layernorm"),
+                      ("latent", "+".join(FINE))):  # fmt: skip
+        yield from (Case(kind, "whole", how, few=few) for few in ("tensorwise", "blockwise"))
+    yield from (Case(kind, "whole", "full 1", few="blockwise") for kind in CONFIGS)
+
+
+CASES = [*_alone(), *_together(), *_in_few_bits()]
 
 
 def recomputed(how: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,6 +115,7 @@ def taped_bytes(case: Case) -> int:
     _, asked = recomputed(case.recompute)
     switches = [*SWITCHES[case.model], *([asked.pop("switch")] if asked else [])]
     switches += [] if case.loss == "eager" else [f"cross-entropy={case.loss}"]
+    switches += [f"fp8-recipe={case.few}"] if case.few else []
     is_whole = case.stage == "whole"
     piped = {} if is_whole else {"pp": 2, "grad_accum": 8}
     config: dict[str, Any] = CONFIGS[case.model] | {"vocab_size": case.vocab}
@@ -110,7 +126,7 @@ def taped_bytes(case: Case) -> int:
         config, stack="megatron", accelerator="b200", search=False, calibration=False, seq_len=TOKENS,
         accelerators=n_ranks * (1 if is_whole else 2), ep=RANKS[case.model], etp=1, zero=1,
         tp=case.tp, sequence_parallel=case.tp > 1, pipeline_stage="worst" if is_whole else case.stage,
-        **piped, **asked, **({"stack_options": ",".join(switches)} if switches else {}),
+        precision="fp8" if case.few else "bf16", **piped, **asked, **({"stack_options": ",".join(switches)} if switches else {}),
     ).memory  # fmt: skip
     return max(_passing(moment) for moment in _moments(memory.tree))
 

@@ -26,9 +26,38 @@ def like(x: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torc
     return torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
 
 
-def _gathered(x: torch.Tensor, spread: Spread) -> torch.Tensor:
+class Recipe(NamedTuple):
+    """How products in 8 bits cast their operands.
+
+    Attributes:
+        itemsize: bytes of a number with its share of the scales.
+        n_copies: by rows and by columns, or one that kernels read both ways.
+        gathers_rows: ranks gather casts by rows alone, which a layer then keeps.
+        align: rows of a group that kernels want a multiple of.
+    """
+
+    itemsize: float
+    n_copies: int
+    gathers_rows: bool = False
+    align: int = 16
+
+
+RECIPES = {
+    "tensorwise": Recipe(1.0, 1, gathers_rows=True), "delayed": Recipe(1.0, 1, gathers_rows=True),
+    "blockwise": Recipe(1 + 4 / 128, 2), "mxfp8": Recipe(1 + 1 / 32, 2, align=32),
+}  # fmt: skip
+STATE: dict[str, Recipe | None] = {"recipe": None}
+
+
+def _cast(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """One cast of a tensor, its scales in the same storage."""
+    width = x.shape[-1] * recipe.itemsize
+    return like(x, *x.shape[:-1], int(width), dtype=torch.uint8)
+
+
+def _gathered(x: torch.Tensor, n_ranks: int) -> torch.Tensor:
     """The tokens of all ranks, where a rank has a share of them."""
-    return like(x, x.shape[0] * spread.gathers, *x.shape[1:]) if spread.gathers > 1 else x
+    return like(x, x.shape[0] * n_ranks, *x.shape[1:]) if n_ranks > 1 else x
 
 
 def _share(x: torch.Tensor, n_ranks: int) -> torch.Tensor:
@@ -36,22 +65,52 @@ def _share(x: torch.Tensor, n_ranks: int) -> torch.Tensor:
     return like(x, x.shape[0] // n_ranks, *x.shape[1:]) if n_ranks > 1 else x
 
 
+def _operands(x: torch.Tensor, keeps_input: bool, n_ranks: int) -> tuple[torch.Tensor, Any]:
+    """What a product saves of its input, and what it reads: casts, in 8 bits."""
+    recipe = STATE["recipe"]
+    if recipe is None:
+        return x, _gathered(x, n_ranks)
+    rows = _cast(x, recipe)
+    if keeps_input:
+        return x, _gathered(rows, n_ranks)
+    keeps_rows = recipe.n_copies == 1 or (n_ranks > 1 and recipe.gathers_rows)
+    return (rows if keeps_rows else _cast(x, recipe)), _gathered(rows, n_ranks)
+
+
+def _read_back(kept: torch.Tensor, n_ranks: int) -> Any:
+    """What the gradient of the weight reads of the input."""
+    recipe = STATE["recipe"]
+    if recipe is not None and kept.dtype != torch.uint8:
+        kept = _cast(kept, recipe)
+    return _gathered(kept, n_ranks)
+
+
+def _casts_of(grad: torch.Tensor) -> list[torch.Tensor]:
+    """Casts of the gradient of an output."""
+    recipe = STATE["recipe"]
+    return [] if recipe is None else [_cast(grad, recipe) for _ in range(recipe.n_copies)]
+
+
 class _Linear(torch.autograd.Function):
     """The gradient of the weight is summed last, and still needs what was gathered."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, spread: Spread) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.spread = spread
-        whole = _gathered(x, spread)
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, spread: Spread, keeps_input: bool
+    ) -> torch.Tensor:
+        kept, whole = _operands(x, keeps_input, spread.gathers)
+        ctx.save_for_backward(kept, weight)
+        ctx.spread, ctx.shape = spread, x.shape
         return _share(like(x, *whole.shape[:-1], weight.shape[0]), spread.scatters)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        x, _ = ctx.saved_tensors
-        _held, _of_out = _gathered(x, ctx.spread), _gathered(grad, Spread(ctx.spread.scatters))
-        of_whole = torch.empty_like(_held)
-        return _share(of_whole, ctx.spread.gathers), None, None
+        kept, _ = ctx.saved_tensors
+        whole = _gathered(grad, ctx.spread.scatters)
+        _few = _casts_of(whole)
+        _held = _read_back(kept, ctx.spread.gathers)
+        of_whole = like(grad, ctx.shape[0] * ctx.spread.gathers, *ctx.shape[1:])
+        return _share(of_whole, ctx.spread.gathers), None, None, None
 
 
 class _NormLinear(torch.autograd.Function):
@@ -62,20 +121,22 @@ class _NormLinear(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         normed = like(x, *flat.shape)
         deviations = like(x, len(flat), dtype=torch.float32)
-        whole = _gathered(normed, spread)
+        kept, whole = _operands(normed, False, spread.gathers)
+        del normed
         out = like(x, x.shape[0] * spread.gathers, *x.shape[1:-1], weight.shape[0])
-        ctx.save_for_backward(flat, scale, weight, normed, deviations)
+        ctx.save_for_backward(flat, scale, weight, kept, deviations)
         ctx.shape, ctx.spread = x.shape, spread
         del whole
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        _, scale, _, normed, _ = ctx.saved_tensors
-        whole = _gathered(normed, ctx.spread)
-        of_whole = torch.empty_like(whole)
+        flat, scale, _, kept, _ = ctx.saved_tensors
+        few = _casts_of(grad)
+        whole = _read_back(kept, ctx.spread.gathers)
+        of_whole = like(grad, len(flat) * ctx.spread.gathers, flat.shape[-1])
         of_normed = _share(of_whole, ctx.spread.gathers)
-        del whole  # once its product is summed
+        del whole, few  # once the weight's product is summed
         out = like(grad, *ctx.shape), torch.empty_like(scale), None, None
         del of_normed, of_whole
         return out
@@ -96,16 +157,24 @@ class _Norm(torch.autograd.Function):
 
 class _Grouped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, splits: list[int], n_out: int, *weights: Any) -> Any:
+    def forward(
+        ctx: Any, x: torch.Tensor, splits: list[int], n_out: int, keeps_input: bool, *weights: Any
+    ) -> Any:
+        kept, whole = _operands(x, keeps_input, 1)
         out = like(x, x.shape[0], n_out)
-        ctx.save_for_backward(*torch.split(x, splits), *weights)
+        ctx.save_for_backward(*torch.split(kept, splits), *weights)
         ctx.shape = x.shape
+        del whole
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         n_weights = len(ctx.saved_tensors) // 2
-        return like(grad, *ctx.shape), None, None, *[None] * n_weights
+        _few = _casts_of(grad)
+        out = like(grad, *ctx.shape)
+        kept = ctx.saved_tensors[:n_weights]
+        _held = [_read_back(one, 1) for one in kept]
+        return out, None, None, None, *[None] * n_weights
 
 
 class _Attention(torch.autograd.Function):
@@ -230,9 +299,10 @@ class Linear(nn.Module):
         self.spread, tp = _spread(said)
         is_row, is_column = self.spread.scatters > 1, self.spread.gathers > 1
         self.weight = _weight(n_out // tp if is_column else n_out, n_in // tp if is_row else n_in)
+        self.save_original_input = False
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Linear.apply(x, self.weight, self.spread), None
+        return _Linear.apply(x, self.weight, self.spread, self.save_original_input), None
 
 
 class NormLinear(nn.Module):
@@ -256,11 +326,53 @@ def _spread(said: dict[str, Any]) -> tuple[Spread, int]:
 class Grouped(nn.Module):
     def __init__(self, n: int, n_in: int, n_out: int, **_: Any) -> None:
         super().__init__()
-        self.n_out = n_out
+        self.n_out, self.save_original_input = n_out, False
         self.weights = nn.ParameterList([_weight(n_out, n_in) for _ in range(n)])
 
     def forward(self, x: torch.Tensor, splits: list[int]) -> tuple[torch.Tensor, None]:
-        return _Grouped.apply(x, [int(n) for n in splits], self.n_out, *self.weights), None
+        splits = [int(n) for n in splits]
+        return _Grouped.apply(x, splits, self.n_out, self.save_original_input, *self.weights), None
+
+
+def set_save_original_input(module: Linear | Grouped) -> None:
+    module.save_original_input = True
+
+
+class _Moved(torch.autograd.Function):
+    """Rows in another place, more or fewer of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, n_rows: int) -> torch.Tensor:
+        ctx.shape = x.shape
+        return like(x, n_rows, *x.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return like(grad, *ctx.shape), None
+
+
+class Padding(nn.Module):
+    """``Fp8Padding``: rows filled up to what kernels want, or as they are if they come to that."""
+
+    def __init__(self, _: int) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor, splits: list[int]) -> tuple[torch.Tensor, list[int]]:
+        recipe = STATE["recipe"]
+        align = 1 if recipe is None else recipe.align
+        filled = [-(-int(n) // align) * align for n in splits]
+        return (x, splits) if filled == list(splits) else (_Moved.apply(x, sum(filled)), filled)
+
+
+class Unpadding(nn.Module):
+    """``Fp8Unpadding``."""
+
+    def __init__(self, _: int) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor, splits: list[int]) -> torch.Tensor:
+        n_rows = sum(int(n) for n in splits)
+        return x if n_rows == x.shape[0] else _Moved.apply(x, n_rows)
 
 
 class Attention(nn.Module):

@@ -6,11 +6,14 @@ The group answers at once; kernels of Transformer Engine are stood in for (``meg
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
+from functools import partial
 from typing import Any
 
 from megatron_cases import CONFIGS, RANKS, TOKENS, Case, recomputed
 
+ENGINE_MODULE = "megatron.core.extensions.transformer_engine"
 ENGINE, FUSES = "_execution_engine", "_grad_accum_fusion_available"
 
 
@@ -85,6 +88,7 @@ def _made_ready(case: Case) -> None:
     layers.fused_weight_gradient_mlp_cuda = types.SimpleNamespace(
         wgrad_gemm_accum_fp32=lambda *_: None
     )
+    _in_few_bits(case)
     language_module.te_parallel_cross_entropy = kernels.cross_entropy
     rope_utils.fused_apply_rotary_pos_emb = kernels.rotary
     attention.SplitAlongDim = kernels.Split.apply
@@ -115,6 +119,58 @@ def _made_ready(case: Case) -> None:
     torch.UntypedStorage.copy_ = lambda self, *_: self  # of fake storages, which it would keep
 
 
+def _checkpoint(
+    function: Any, distribute: bool, _tracker: Any, _group: Any, *given: Any, **named: Any
+) -> Any:
+    """Transformer Engine's, which keeps and runs again what Megatron's own does."""
+    from megatron.core import tensor_parallel
+
+    return tensor_parallel.checkpoint(partial(function, **named), distribute, *given)
+
+
+class _Engine(types.ModuleType):
+    """Megatron's names for Transformer Engine's modules; of what no layer here is made, empty classes."""
+
+    def __getattr__(self, name: str) -> type:
+        return type(name, (), {})
+
+
+def _in_few_bits(case: Case) -> None:
+    """What Megatron asks Transformer Engine for where products run in 8 bits."""
+    from megatron.core import fp8_utils
+    from megatron.core.models import gpt  # before the engine is there, which it would ask for more
+    from megatron.core.transformer import (
+        attention,
+        multi_latent_attention,
+        transformer_block,
+        transformer_config,
+        transformer_layer,
+    )
+    from megatron.core.transformer.moe import experts, shared_experts
+
+    import megatron_kernels as kernels
+
+    assert gpt.GPTModel
+    kernels.STATE["recipe"] = kernels.RECIPES.get(case.few)
+    engine = _Engine(ENGINE_MODULE)
+    engine.TELinear, engine.set_save_original_input = (
+        kernels.Linear,
+        kernels.set_save_original_input,
+    )
+    engine.te_checkpoint = transformer_block.te_checkpoint = _checkpoint
+    sys.modules[ENGINE_MODULE] = engine
+    for module in (attention, multi_latent_attention, experts):
+        module.HAVE_TE = bool(case.few)
+    for module in (attention, multi_latent_attention):
+        module.TELinear = kernels.Linear
+        module.set_save_original_input = kernels.set_save_original_input
+    for module in (attention, multi_latent_attention, shared_experts, transformer_config):
+        module.is_te_min_version = lambda *_, **__: True
+    experts.Fp8Padding, experts.Fp8Unpadding = kernels.Padding, kernels.Unpadding
+    for module in (fp8_utils, transformer_block, transformer_layer):
+        module.get_fp8_context = lambda *_, **__: contextlib.nullcontext()
+
+
 def _missing(*_: Any, **__: Any) -> None:
     raise NotImplementedError
 
@@ -135,7 +191,8 @@ def _config(case: Case, *, n_layers: int) -> Any:
         "gradient_accumulation_fusion": True, "tensor_model_parallel_size": case.tp,
         "sequence_parallel": case.tp > 1, "expert_tensor_parallel_size": 1,
         "apply_rope_fusion": kind != "latent", "cross_entropy_loss_fusion": case.loss != "eager",
-        "cross_entropy_fusion_impl": case.loss if case.loss != "eager" else "native", **more,
+        "cross_entropy_fusion_impl": case.loss if case.loss != "eager" else "native",
+        **({"fp8": "hybrid", "fp8_recipe": case.few} if case.few else {}), **more,
     }  # fmt: skip
     if kind != "latent":
         made |= {"num_query_groups": said["num_key_value_heads"], "kv_channels": 128}

@@ -54,6 +54,8 @@ FLAGS = {
     "overlap_moe_expert_parallel_comm": "overlaps-experts",
     "moe_router_fusion": "router-fusion", "moe_permute_fusion": "permute-fusion",
     "moe_pad_expert_input_to_capacity": "pads-to-capacity",
+    "moe_router_padding_for_fp8": "router-padding",
+    "moe_router_padding_for_quantization": "router-padding",
     "defer_embedding_wgrad_compute": "deferred-head", "tp_comm_overlap": "tp-comm-overlap",
 }  # fmt: skip
 

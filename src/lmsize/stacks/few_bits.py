@@ -18,6 +18,10 @@ WEIGHTS = {
     "delayed": "fp8", "tensorwise": "fp8", "blockwise": "fp8-block128", "mxfp8": "mxfp8",
     "nvfp4": "nvfp4",
 }  # fmt: skip
+ALIGNS = {
+    "mxfp8": 32,
+    "nvfp4": 32,
+}  # rows of a group; 16 for the rest (get_fp8_align_size of Megatron)
 BY_TENSOR = ("delayed", "tensorwise")
 RECIPES = tuple(SHARES)
 TORCHAO = ("tensorwise", "mxfp8", "nvfp4")  # those that torchtitan asks torchao for
@@ -36,7 +40,7 @@ def transformer_engine(recipe: str, *, capability: int, stores_weights: bool) ->
     return Casts(
         itemsize=SHARES[recipe], weights=WEIGHTS[recipe], n_copies=1 if by_tensor and capability >= BLACKWELL else 2,
         gathers_rows=by_tensor, shares_inputs=recipe != "delayed", keeps_weights=True,
-        stores_weights=stores_weights,
+        stores_weights=stores_weights, align=ALIGNS.get(recipe, 16),
     )  # fmt: skip
 
 

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsize.model.parts import Experts
-from lmsize.stacks.megatron_router import Routing, n_reached, n_rows_sent
+from lmsize.numbers import ceil_div
+from lmsize.stacks.megatron_router import Routing, n_filling, n_reached, n_rows_sent
 from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.setting import Setting
 from lmsize.tape import ops
+from lmsize.tape.casts import Casts
 from lmsize.tape.program import Gradient, Program, Tensor
 
 INT32 = 4
@@ -135,10 +137,26 @@ def _computed(program: Program, rows: Tensor, job: Job) -> Tensor:
         made = _moved(program, out, out.numel, "rows of all experts") if is_apart else out
         program.hold(out)
         return made
-    padded = _moved(program, rows, rows.numel, "rows padded")
+    n_filled = _n_filled(job, job.setting.casts)
+    if n_filled == job.n_rows:
+        out = job.run(rows)
+        program.hold(out)
+        return out
+    padded = _moved(program, rows, n_filled * job.width, "rows padded")
     made = _moved(program, job.run(padded), rows.numel, "rows unpadded")
-    program.hold(padded)
+    program.hold(padded, *([program.inner] if program.inner is not None else []))
     return made
+
+
+def _n_filled(job: Job, casts: Casts) -> Any:
+    """Rows of all experts, each filled up; as they are if they come to that (``Fp8Padding``).
+
+    Experts that are all as full lack the same; else any number of rows is as likely.
+    """
+    n_experts, switches = job.bank.n_experts, MegatronSwitches.of(job.setting.switches)
+    if switches.capacity_factor and switches.pads_to_capacity:
+        return ceil_div(job.n_rows // n_experts, casts.align) * casts.align * n_experts
+    return job.n_rows if switches.router_padding else job.n_rows + n_filling(n_experts, casts)
 
 
 def _placed(program: Program, x: Tensor, job: Job, numel: Any, name: str) -> Tensor:

@@ -88,6 +88,7 @@ def _bank(
     out = _product(program, weighted, down, bank, setting.of_shared if again else setting)
     if again:
         program.recompute(start, stop=activated, outputs=True)
+    program.inner = None if again else weighted  # which the experts' code names
     return out
 
 

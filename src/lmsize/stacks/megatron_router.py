@@ -16,6 +16,7 @@ from lmsize.stacks.megatron_switches import MegatronSwitches
 from lmsize.stacks.sections import Section
 from lmsize.stacks.setting import Setting, parameter
 from lmsize.tape import ops
+from lmsize.tape.casts import Casts
 from lmsize.tape.program import Gradient, Program, Tensor
 
 FP32, INT64, INT32 = 4, 8, 4
@@ -67,11 +68,19 @@ def router_itemsize(setting: Setting) -> float:
 def n_rows_sent(bank: Experts, setting: Setting) -> Any:
     """Rows that this rank sends out; every expert's are filled up where they are padded."""
     n_rows = setting.n_stream_tokens * bank.top_k
-    factor = MegatronSwitches.of(setting.switches).capacity_factor
-    if not factor or not MegatronSwitches.of(setting.switches).pads_to_capacity:
-        return n_rows
+    switches = MegatronSwitches.of(setting.switches)
+    factor = switches.capacity_factor
     n_all = bank.n_experts * setting.layout.ep
-    return ceil_div(n_rows * factor, n_all) * n_all
+    if factor and switches.pads_to_capacity:
+        return ceil_div(n_rows * factor, n_all) * n_all
+    if switches.router_padding and setting.casts is not None:
+        return n_rows + n_filling(n_all, setting.casts)
+    return n_rows
+
+
+def n_filling(n_groups: Any, casts: Casts) -> Any:
+    """Rows that fill up groups for kernels of few bits, if what lacks is as likely to be any number."""
+    return ceil_div(n_groups * (casts.align - 1), 2)
 
 
 def n_reached(bank: Experts, setting: Setting) -> Any:

@@ -40,7 +40,8 @@ class MegatronSwitches(Switches):
         router_fusion, permute_fusion: routing and sorting of tokens by Transformer Engine's kernels.
         aux_loss: a loss for balance takes scores of all experts.
         capacity_factor: of an expert's even share of the tokens, where more are dropped.
-        pads_to_capacity: every expert gets as many rows.
+        pads_to_capacity: every expert gets as many rows; router_padding: as many more as kernels of few
+            bits want.
         deterministic: cuBLAS gets the workspace that makes it so.
         cublas_workspace_kib: what ``CUBLAS_WORKSPACE_CONFIG`` adds up to (``:4096:8`` to 32768).
         gradient_fusion: weight gradients are added to the main gradients by the product itself.
@@ -104,6 +105,7 @@ class MegatronSwitches(Switches):
     permute_fusion: bool = flag(default=False)
     aux_loss: bool = flag(default=True)
     pads_to_capacity: bool = flag(default=False)
+    router_padding: bool = flag(default=False)
 
     @property
     def split(self) -> Split:

@@ -15,7 +15,7 @@ NEEDS = {
     "recompute_layers": FULL, "recompute_chunk": FULL, "recompute_modules": SELECTIVE,
     "decoder_seq_length": DECODER, "deferral_limit": "deferred-head",
     "exp_avg_dtype": "precision-aware", "exp_avg_sq_dtype": "precision-aware",
-    "pads_to_capacity": "capacity-factor",
+    "pads_to_capacity": "capacity-factor", "router_padding": FP8,
 }  # fmt: skip
 
 

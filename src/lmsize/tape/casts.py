@@ -23,6 +23,7 @@ class Casts:
         shares_inputs: where something else saves a layer's input, the layer saves it as it is too.
         keeps_weights: casts of weights stay from step to step.
         stores_weights: weights are held in few bits alone.
+        align: rows of a group that kernels want a multiple of.
         product: the operation of a linear layer, by whose name selective recomputation keeps outputs.
     """
 
@@ -34,6 +35,7 @@ class Casts:
     shares_inputs: bool = False
     keeps_weights: bool = False
     stores_weights: bool = False
+    align: int = 1
     product: str = "linear"
 
     def n_bytes(self, numel: Any) -> Any:

@@ -107,6 +107,8 @@ def test_a_t5_has_two_towers_and_a_length_for_each() -> None:
         (("--num-experts 8 --moe-token-dispatcher-type alltoall --moe-grouped-gemm True --moe-expert-capacity-factor 1.25 "
          "--moe-pad-expert-input-to-capacity True"),
          "dispatcher=alltoall,capacity-factor=1.25,pads-to-capacity"),
+        (("--num-experts 8 --moe-token-dispatcher-type alltoall --moe-grouped-gemm True --fp8-recipe mxfp8 "
+         "--moe-router-padding-for-fp8 True"), "fp8-recipe=mxfp8,dispatcher=alltoall,router-padding"),
         ("--use-precision-aware-optimizer True --main-grads-dtype bf16 --exp-avg-dtype bf16 --exp-avg-sq-dtype fp8",
          "precision-aware,grad-reduce-in-bf16,exp-avg-dtype=bf16,exp-avg-sq-dtype=fp8"),
         ("--optimizer-cpu-offload True --optimizer-offload-fraction 0.5", "optimizer-offload=0.5"),

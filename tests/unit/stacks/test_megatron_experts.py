@@ -76,3 +76,24 @@ def test_in_8_bits_rows_and_activations_are_casts() -> None:
     latent = 1536 + 512  # outputs of the latents' norms
     # each of the two compressions has a cast of the norm's output, which nothing else keeps
     assert saved(SETTING) - saved(few) == experts + shared + latent
+
+
+def test_rows_in_8_bits_are_filled_up() -> None:
+    def with_rows(**switches: bool | float) -> float:
+        casts = Casts(1.0, shares_inputs=True, align=16)
+        other = replace(SETTING.switches, **switches)
+        return saved(replace(SETTING, casts=casts, switches=other)) * TOKENS
+
+    def of_rows(**switches: bool | float) -> float:
+        return with_rows(**switches) - saved(
+            replace(SETTING, casts=Casts(1.0, shares_inputs=True), switches=replace(SETTING.switches, **switches))
+        ) * TOKENS  # fmt: skip
+
+    row = H + 2 * 2 * FFN + FFN  # casts of what enters both products, gate and values
+    # Four experts of a rank lack 7.5 rows each on average; what a router of 256 experts fills up is sent,
+    # with weights, and placed by its map of chunks, there and back.
+    assert of_rows() == pytest.approx(30 * row, rel=1e-3)
+    assert of_rows(router_padding=True) == pytest.approx(256 * 7.5 * (row + 2 + 2 * 4), rel=1e-3)
+    # A capacity of 128 rows of each of 64 ranks is a multiple; one of 131 is not, but so often is.
+    assert of_rows(capacity_factor=1.0, pads_to_capacity=True) == 0
+    assert of_rows(capacity_factor=1.0234, pads_to_capacity=True) == 0
