@@ -17,9 +17,10 @@ from lmsize.memory.units import Unit
 from lmsize.model.parts import AttentionCore, Linear
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
-from lmsize.stacks.ends import Use, embedding_program, head_program
+from lmsize.stacks.ends import embedding_program, head_program
 from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
+from lmsize.stacks.looking_up import Use
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program

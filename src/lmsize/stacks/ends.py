@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from lmsize.model.parts import Embedding, Linear, Norm, Plain
 from lmsize.model.spec import Block
-from lmsize.numbers import ceil_div
 from lmsize.stacks import habits
 from lmsize.stacks.linears import INTEGER, applied
 from lmsize.stacks.local import local_embedding, local_linear
+from lmsize.stacks.looking_up import Use, looked_up
 from lmsize.stacks.losses import LOSSES, capped
 from lmsize.stacks.setting import Setting, Style, new_program, normed, parameter
-from lmsize.stacks.spread import table_gradient
-from lmsize.tape import kernels, ops
+from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
 FP32 = 4
 BY_TOKEN = ("type", "pronunciation", "shape_embed", "x_pos", "y_pos", "h_pos", "w_pos")
-Use = Literal["parameter", "shared", "waiting"]
 
 
 class Masks(NamedTuple):
@@ -117,26 +115,6 @@ def _are_joined(block: Block) -> bool:
 def _is_by_token(part: Embedding) -> bool:
     """Whether each token of each sequence has a row of its own; positions are alike for all."""
     return part.is_vocabulary or any(word in part.name for word in BY_TOKEN)
-
-
-def looked_up(
-    program: Program, part: Embedding, setting: Setting, n_rows: Any, *, use: Use
-) -> Tensor:
-    """Rows of tokens; positions are looked up once for all sequences."""
-    numel = (
-        ceil_div(setting.seq_len, setting.sequence_shards) if n_rows is None else n_rows
-    ) * part.width
-    trained = setting.trains(part.name) and part.trainable
-    is_shared = part.is_vocabulary and part.name not in setting.saved
-    table = program.parameter(
-        part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
-        kind=use if is_shared else "parameter",
-    )  # fmt: skip
-    is_divided = part.is_vocabulary
-    gradient = table_gradient(table, setting, is_shared=use != "parameter") if is_divided else None
-    made = kernels.embedding(program, table, numel=numel, gradient=gradient)
-    made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
-    return made
 
 
 def head_program(

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Norm
 from lmsize.model.spec import Block
-from lmsize.stacks.ends import Use, looked_up
 from lmsize.stacks.local import local_embedding
+from lmsize.stacks.looking_up import Use, looked_up
 from lmsize.stacks.mlp import dense_mlp
 from lmsize.stacks.named import Modules
 from lmsize.stacks.own import Own
