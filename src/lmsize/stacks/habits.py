@@ -141,6 +141,8 @@ INLINE_MLP = _named(
 )
 # Attention returns its probabilities as they were before they were dropped out.
 RETURNS_WHOLE = _named("xglm")
+# ... or keeps them to itself: they go with the module of attention and its output.
+ENDS_WITH_PROBABILITIES = _named("bros esm layoutlm")
 # What a branch adds to the stream is scaled first.
 SCALES_BRANCHES = _named(
     "esmc granite granite_docling granite_swa granitemoe granitemoe_swa granitemoehybrid "

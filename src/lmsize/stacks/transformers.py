@@ -191,8 +191,11 @@ def _eager(program: Program, qkv: QKV, part: AttentionCore, setting: Setting) ->
         out = ops.mul(program, out, left, small=left, name="scaled attention")
     out = ops.copy(program, out)
     program.hold(k, v)
-    # Attention returns them too, and the layer names both.
-    program.returned = (whole if setting.conduct.model_type in habits.RETURNS_WHOLE else probs,)
+    kind = setting.conduct.model_type
+    if kind in habits.ENDS_WITH_PROBABILITIES:
+        program.in_branch.append(probs)
+    else:  # attention returns them too, and the layer names both
+        program.returned = (whole if kind in habits.RETURNS_WHOLE else probs,)
     return out
 
 
