@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from lmsize.layout.shares import Stage
@@ -28,7 +29,7 @@ def ends_apart(
         for is_end, alike in groupby(mine):
             n = len(list(alike))
             copies = n if run.n_copies == run.n_layers else run.n_copies
-            yield tower, Run(run.block, n, copies), is_end
+            yield tower, replace(run, n_layers=n, n_copies=copies), is_end
 
 
 def ends(stage: Stage, *, first: int, last: int, vp: int = 1) -> Stage:

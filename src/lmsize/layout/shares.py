@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, repeat
 from typing import Any
@@ -185,7 +185,7 @@ def stages(model: ModelSpec, pp: int, split: Split = EVEN, vp: int = 1) -> tuple
             continue
         for stage, n in Counter(islice(owners, run.n_layers)).items():
             copies = n if run.n_copies == run.n_layers else run.n_copies
-            made[stage].append((tower, Run(run.block, n, copies)))
+            made[stage].append((tower, replace(run, n_layers=n, n_copies=copies)))
     return tuple(
         Stage(i, pp, merged(own), tuple(own), split, tuple(counts)) for i, own in enumerate(made)
     )

@@ -44,7 +44,7 @@ def in_order(
         for _, run, is_end in of_tower:
             if run.block.role == "embedding":
                 tables.append(run)
-            else:
+            elif run.learns:
                 rest.append((run, is_end))
         if tables:
             parts = tuple(part for run in tables for part in run.block.parts)

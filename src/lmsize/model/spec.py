@@ -52,12 +52,13 @@ class Run:
     """One block, executed `n_layers` times in a row with `n_copies` sets of weights.
 
     `n_copies` is `n_layers` unless weights are shared: 1 for ALBERT's layers, 0 where a block
-    that was counted before runs again (Zamba).
+    that was counted before runs again (Zamba). `learns` is False where it runs without gradients.
     """
 
     block: Block
     n_layers: int = 1
     n_copies: int = 1
+    learns: bool = True
 
 
 @dataclass(frozen=True, slots=True)

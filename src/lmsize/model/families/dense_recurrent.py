@@ -8,7 +8,7 @@ from lmsize.model.blocks import decoder_head, gated_mlp, lm_head, token_embeddin
 from lmsize.model.config import DEEPEST, Config
 from lmsize.model.dense_blocks import dense_shape
 from lmsize.model.family import family
-from lmsize.model.mixture_blocks import HEAD_CLASSES, Shape, grouped_query
+from lmsize.model.mixture_blocks import HEAD_CLASSES, Shape, grouped_query, int_list
 from lmsize.model.parts import Linear, Norm, Part, Plain
 from lmsize.model.spec import Block, ModelSpec, Run, Tower
 
@@ -17,8 +17,8 @@ from lmsize.model.spec import Block, ModelSpec, Run, Tower
 def hrm_text(config: Config) -> ModelSpec:
     """Each of ``H_cycles`` runs the low stack ``L_cycles`` times, then the high stack once.
 
-    Training sends gradients through the last cycles only; the runs here are those of the
-    forward pass.
+    Training sends gradients through the last `L_bp_cycles` of the low stack's runs only: one before
+    each of the first high runs, as many as the list says before the last ones.
     """
     shape = dense_shape(config, even=True)
     in_stack = config.optional_int("num_layers_per_stack", least=1) or shape.n_layers
@@ -27,10 +27,18 @@ def hrm_text(config: Config) -> ModelSpec:
     if n_layers > DEEPEST:
         raise config.error("H_cycles", high, f"at most {DEEPEST} layers run in all, not {n_layers}")
     block = Block("layer", _layer(config, shape))
-    runs = [Run(block, in_stack * low, in_stack), Run(block, in_stack, in_stack)]
-    if high > 1:
-        runs.append(Run(block, in_stack * (low + 1) * (high - 1), 0))
+    n_learning = _n_learning(config, high, low)
+    runs = [Run(block, in_stack * n_learning, in_stack), Run(block, in_stack * high, in_stack)]
+    if n_learning < high * low:
+        runs.append(Run(block, in_stack * (high * low - n_learning), 0, learns=False))
     return _model(config, replace(shape, n_layers=n_layers), tuple(runs))
+
+
+def _n_learning(config: Config, high: int, low: int) -> int:
+    """Runs of the low stack that gradients flow through."""
+    stated = int_list(config, "L_bp_cycles") or []
+    every = [1] * max(0, high - len(stated)) + stated
+    return sum(min(low, n) for n in every[:high])
 
 
 def _layer(config: Config, shape: Shape) -> tuple[Part, ...]:
