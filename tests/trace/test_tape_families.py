@@ -10,31 +10,28 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 AIM_FRAC = 0.02
-# Families that the tape misses by more than that, and what is known of them.
+# Families that the tape misses by more than that in some case, and what is known of them.
 KNOWN_MISSES = {
-    "1-beam": "by parts",
-    "1-convbert": "by parts",
-    "1-cpmant": "by parts",
-    "1-deepseek_v4": "by parts",
-    "1-doge": "by parts",
-    "1-dots3_note_text": "by parts",
-    "1-hrm_text": "by parts",
-    "1-hy_v4": "by parts",
-    "1-inkling2_text": "by parts",
-    "1-inkling_text": "by parts",
-    "1-led": "by parts",
-    "1-longcat_flash": "by parts",
-    "1-longt5": "its own code is not followed yet",
-    "1-luke": "by parts",
-    "1-mra": "by parts",
-    "1-neomme": "by parts",
-    "1-phi4_multimodal": "read without its towers of images and sound",
-    "1-recurrent_gemma": "by parts",
-    "1-rwkv": "by parts",
-    "1-squeezebert": "by parts",
-    "1-t5gemma": "its own code is not followed yet",
-    "1-trocr": "by parts",
-    "1-xlstm": "by parts",
+    "beam": "by parts",
+    "big_bird": "of adapters, forward and recomputed: not found yet",
+    "cpmant": "by parts",
+    "diffllama": "two halves of heads whose scores are subtracted",
+    "doge": "by parts: a mask that gradients flow to",
+    "dots3_note_text": "by parts",
+    "funnel": "by parts: tokens that are pooled",
+    "hrm_text": "layers of several weights, each shared by some runs",
+    "inkling2_text": "by parts",
+    "inkling_text": "by parts",
+    "longcat_flash": "by parts: experts one after the other",
+    "mobilebert": "two tables that are joined for the head",
+    "mra": "by parts",
+    "neomme": "by parts",
+    "nystromformer": "its own code is not followed yet",
+    "pegasus_x": "its own code is not followed yet: global tokens beside the blocks",
+    "prophetnet": "by parts",
+    "recurrent_gemma": "recomputed layers keep their last state by name, and with it the graph before it",
+    "squeezebert": "of adapters, the forward of its head: not found yet",
+    "xlstm": "by parts",
 }
 
 
@@ -55,7 +52,8 @@ def test_the_tape_is_within_its_bounds_on_every_recorded_family(judges: Any) -> 
     cases = [case for case in families.recorded() if "peaks" in case]
     errors = {case["id"]: abs(judge.error_of(case)[0]) for case in cases}
     assert len(errors) > 150
-    assert {name for name, error in errors.items() if error > AIM_FRAC} == set(KNOWN_MISSES)
+    missed = {name.partition("-")[2] for name, error in errors.items() if error > AIM_FRAC}
+    assert missed == set(KNOWN_MISSES)
     assert judge.quantile(errors.values(), 0.5) <= 0.002
 
 
