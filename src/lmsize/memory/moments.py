@@ -112,10 +112,10 @@ def _forwards(blocks: Sequence[Placed], old: Kept) -> list[Moment]:
         handed = handed if placed.role == "layer" else 0
         here = (*kept, (placed.label, before, piece.saved)) if before else tuple(kept)
         if placed.role == "layer":
-            here = (*here, *named)
             is_first = at and blocks[at - 1].role == "embedding"
             if is_first and not piece.keeps_input and not blocks[at - 1].piece.names_rows:
                 named = (("given to the layers", 1, blocks[at - 1].piece.output),)
+            here = (*here, *named) if before or not is_first else here
         held = cached + handed + before * piece.cached
         loss = placed.role in LOSS_ROLES
         peaks = [((), piece.forward_peak + last)] + ([(old, piece.returned_peak)] if old else [])

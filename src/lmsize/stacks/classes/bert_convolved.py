@@ -72,8 +72,9 @@ def _attended(modules: Modules, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     lowered = ops.lowered(program, probs)
     v = _by_head(program, v, setting)
     out = ops.matmul(program, lowered, v, numel=v.numel, name="attention")
-    program.hold(scores, probs)
-    return ops.copy(program, out, numel=out.numel)
+    laid = ops.copy(program, out, numel=out.numel)
+    program.hold(scores, probs, out)
+    return laid
 
 
 def _softmax(program: Program, x: Tensor) -> Tensor:
