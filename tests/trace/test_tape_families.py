@@ -18,7 +18,6 @@ KNOWN_MISSES = {
     "diffllama": "two halves of heads whose scores are subtracted",
     "doge": "by parts: a mask that gradients flow to",
     "dots3_note_text": "by parts",
-    "fsmt": "its own attention is not followed yet",
     "funnel": "by parts: tokens that are pooled",
     "hrm_text": "layers of several weights, each shared by some runs",
     "inkling2_text": "by parts",

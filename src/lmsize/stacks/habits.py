@@ -70,7 +70,7 @@ SLICED_ROTARY = _named(
 OWN_SOFTMAX = _named(
     "albert bart bert bert-generation bigbird_pegasus biogpt blenderbot blenderbot-small bros "
     "camembert codegen ctrl data2vec-text deberta deberta-v2 distilbert electra ernie esm esmc "
-    "flaubert gpt-sw3 gpt2 gpt_bigcode gpt_neo gte ibert imagegpt jina_embeddings_v3 luke m2m_100 "
+    "flaubert fsmt gpt-sw3 gpt2 gpt_bigcode gpt_neo gte ibert imagegpt jina_embeddings_v3 luke m2m_100 "
     "marian mbart megatron-bert mobilebert mpnet mvp new nllb-moe nomic_bert nystromformer "
     "openai-gpt pegasus pegasus_x plbart rembert roberta roberta-prelayernorm roc_bert roformer "
     "squeezebert xglm xlm xlm-roberta xlm-roberta-xl xmod "
