@@ -16,6 +16,7 @@ from lmsize.stacks import (
     transformers,
     unsloth,
 )
+from lmsize.stacks.classes import own
 from lmsize.stacks.deepspeed_switches import DeepspeedSwitches
 from lmsize.stacks.further import is_further_understood
 from lmsize.stacks.own import Own, is_understood
@@ -23,8 +24,9 @@ from lmsize.stacks.setting import Style
 from lmsize.stacks.switches import USUAL, Switches
 from lmsize.stacks.torch_switches import LitgptSwitches
 
+TRANSFORMERS = replace(transformers.STYLE, own=own)
 STYLES: dict[str, Style] = {
-    "transformers": transformers.STYLE, "deepspeed": replace(transformers.STYLE, spreads=False),
+    "transformers": TRANSFORMERS, "deepspeed": replace(TRANSFORMERS, spreads=False),
     "megatron": megatron.STYLE, "torchtitan": torchtitan.STYLE, "litgpt": litgpt.STYLE,
     "unsloth": unsloth.STYLE,
 }  # fmt: skip
@@ -59,7 +61,7 @@ def as_built(stack: str, model: ModelSpec, switches: Switches = USUAL) -> ModelS
     return style_of(stack, switches).built(model) if stack in STYLES else model
 
 
-def not_understood(model: ModelSpec, style: Style = transformers.STYLE) -> list[str]:
+def not_understood(model: ModelSpec, style: Style = TRANSFORMERS) -> list[str]:
     """Names of the blocks that have no program of their own, and are taken part by part."""
     written = style.own(model.conduct.model_type)
     blocks = [run.block.of_text for tower, run in model.runs() if tower.stream != "idle"]

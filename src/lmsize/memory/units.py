@@ -95,8 +95,7 @@ def unit(tensors: Iterable[tuple[Stored, Types, Any]]) -> Unit:
     """A unit of these tensors, each with its ranks; those not trained get no gradient."""
     gathered = reduced = kept = cast = summed = 0.0
     for stored, types, n_shards in tensors:
-        rows = stored.shape[0]
-        n = ceil_div(rows, n_shards) * n_shards * (stored.n_params // rows)
+        n = padded(stored, n_shards).n_params
         gathered = gathered + n * types.gathered
         cast = cast + n // n_shards * types.gathered * types.is_cast
         if stored.trainable:

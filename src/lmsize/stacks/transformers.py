@@ -11,7 +11,6 @@ from lmsize.model.parts import AttentionCore, Norm
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.activations import activation
-from lmsize.stacks.classes import own
 from lmsize.stacks.derived import with_derived_linears
 from lmsize.stacks.masking import masked
 from lmsize.stacks.positions import over_sequences
@@ -284,6 +283,5 @@ STYLE = Style(
     upcasts=upcasts_logits,
     spreads=True,
     has_position_bias=True,
-    own=own,
     built=with_derived_linears,
 )
