@@ -6,13 +6,17 @@ transformers 5.23, ``modeling_mobilebert.py``: ``MobileBertLayer``, ``NoNorm``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from lmsize.model.parts import Linear, Part
 from lmsize.model.spec import Block
 from lmsize.stacks.named import Modules
 from lmsize.stacks.own import Own
 from lmsize.stacks.setting import Setting, Style
 from lmsize.tape import ops
-from lmsize.tape.program import Program, Tensor
+from lmsize.tape.program import Op, Program, Tensor
+
+BESIDE = "cls.predictions.dense"
 
 
 def layer(program: Program, stream: Tensor, block: Block, setting: Setting, style: Style) -> Tensor:
@@ -69,4 +73,23 @@ def _normed(modules: Modules, name: str, x: Tensor) -> Tensor:
     return ops.add(modules.program, scaled, bias, is_row=True)
 
 
-OWN: Mapping[str, Own] = {"mobilebert": Own(layer=layer)}
+def ending(
+    program: Program, x: Tensor, block: Block, setting: Setting, style: Style
+) -> tuple[Tensor, tuple[Part, ...]]:
+    """The head's matrix is two, the narrow table turned and one of its own, joined for each product."""
+    del style
+    beside = next((p for p in block.parts if isinstance(p, Linear) and p.name == BESIDE), None)
+    if beside is None:
+        return x, block.parts
+    last = block.parts.index(beside) + 1
+    decoder = block.parts[last]
+    assert isinstance(decoder, Linear)
+    whole = replace(decoder, n_in=decoder.n_in + beside.n_out)
+    joined = Tensor("joined tables", whole.n_in * whole.n_out, setting.weight_itemsize)
+    # Autocast casts it for the product; else the product saves it, in the place of a parameter.
+    kept = (joined,) if program.autocast is None and setting.trains_base else ()
+    program.ops.append(Op("joined tables", (), (joined,), saves=kept))
+    return x, (*block.parts[: last - 1], whole, *block.parts[last + 1 :])
+
+
+OWN: Mapping[str, Own] = {"mobilebert": Own(layer=layer, ending=ending)}
