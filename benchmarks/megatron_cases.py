@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
     Attributes:
         stage: ``whole``, or the ``first`` or ``last`` of a pipeline.
-        tp: ranks of tensor and sequence parallelism; experts are whole.
+        tp: ranks of tensor and sequence parallelism; `etp` those that share each expert.
         loss: how it is taken.
         few: recipe of products in 8 bits; empty for none.
     """
@@ -54,6 +54,7 @@ class Case(NamedTuple):
     vocab: int = SMALL_VOCAB
     loss: str = "eager"
     few: str = ""
+    etp: int = 1
 
 
 def _alone() -> Iterator[Case]:
@@ -90,7 +91,15 @@ def _in_few_bits() -> Iterator[Case]:
     yield from (Case(kind, "whole", "full 1", few="blockwise") for kind in CONFIGS)
 
 
-CASES = [*_alone(), *_together(), *_in_few_bits()]
+def _shared() -> Iterator[Case]:
+    """Experts that two ranks share."""
+    for kind, how in product(("grouped", "latent"), ("none", "full 1", "moe")):
+        yield Case(kind, "whole", how, tp=2, etp=2)
+    yield Case("latent", "whole", "+".join(FINE), tp=2, etp=2)
+    yield Case("latent", "whole", "none", tp=2, few="tensorwise", etp=2)
+
+
+CASES = [*_alone(), *_together(), *_in_few_bits(), *_shared()]
 
 
 def recomputed(how: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -121,10 +130,10 @@ def taped_bytes(case: Case) -> int:
     config: dict[str, Any] = CONFIGS[case.model] | {"vocab_size": case.vocab}
     if piped and case.model == "dense":
         config["num_hidden_layers"] = 8
-    n_ranks = max(RANKS[case.model], case.tp)
+    n_ranks = max(RANKS[case.model] * case.etp, case.tp)
     memory = lmsize.train(
         config, stack="megatron", accelerator="b200", search=False, calibration=False, seq_len=TOKENS,
-        accelerators=n_ranks * (1 if is_whole else 2), ep=RANKS[case.model], etp=1, zero=1,
+        accelerators=n_ranks * (1 if is_whole else 2), ep=RANKS[case.model], etp=case.etp, zero=1,
         tp=case.tp, sequence_parallel=case.tp > 1, pipeline_stage="worst" if is_whole else case.stage,
         precision="fp8" if case.few else "bf16", **piped, **asked, **({"stack_options": ",".join(switches)} if switches else {}),
     ).memory  # fmt: skip

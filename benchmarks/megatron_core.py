@@ -45,7 +45,7 @@ def recorded() -> Iterator[tuple[Case, int]]:
         for row in csv.DictReader(file):
             case = Case(
                 row["model"], row["stage"], row["recompute"], int(row["tp"]), int(row["vocab"]),
-                row["loss"], row["few"],
+                row["loss"], row["few"], int(row["etp"]),
             )  # fmt: skip
             yield case, int(row["traced_bytes"])
 

@@ -334,6 +334,16 @@ class Grouped(nn.Module):
         return _Grouped.apply(x, splits, self.n_out, self.save_original_input, *self.weights), None
 
 
+class ColumnGrouped(Grouped):
+    def __init__(self, n: int, n_in: int, n_out: int, **said: Any) -> None:
+        super().__init__(n, n_in, n_out // said["config"].expert_tensor_parallel_size)
+
+
+class RowGrouped(Grouped):
+    def __init__(self, n: int, n_in: int, n_out: int, **said: Any) -> None:
+        super().__init__(n, n_in // said["config"].expert_tensor_parallel_size, n_out)
+
+
 def set_save_original_input(module: Linear | Grouped) -> None:
     module.save_original_input = True
 

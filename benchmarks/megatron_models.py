@@ -74,14 +74,14 @@ def _made_ready(case: Case) -> None:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()
     n_ranks = RANKS[case.model]
-    n_world = max(n_ranks, case.tp)
+    n_world = max(n_ranks * case.etp, case.tp)
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=n_world)
     torch.cuda.current_device = lambda: 0
     parallel_state.initialize_model_parallel(
         case.tp,
         1,
         expert_model_parallel_size=n_ranks,
-        expert_tensor_parallel_size=1,
+        expert_tensor_parallel_size=case.etp,
         create_gloo_process_groups=False,
     )
     setattr(layers, FUSES, True)
@@ -189,7 +189,7 @@ def _config(case: Case, *, n_layers: int) -> Any:
         "attention_dropout": 0.0, "normalization": "RMSNorm", "perform_initialization": False,
         "bias_activation_fusion": True, "expert_model_parallel_size": RANKS[kind],
         "gradient_accumulation_fusion": True, "tensor_model_parallel_size": case.tp,
-        "sequence_parallel": case.tp > 1, "expert_tensor_parallel_size": 1,
+        "sequence_parallel": case.tp > 1, "expert_tensor_parallel_size": case.etp,
         "apply_rope_fusion": kind != "latent", "cross_entropy_loss_fusion": case.loss != "eager",
         "cross_entropy_fusion_impl": case.loss if case.loss != "eager" else "native",
         **({"fp8": "hybrid", "fp8_recipe": case.few} if case.few else {}), **more,
@@ -253,7 +253,7 @@ def _layer(kind: str, *, is_dense: bool) -> Any:
         return ModuleSpec(module=module, submodules=MLPSubmodules(linear_fc1=up, linear_fc2=down))
 
     mixture = ModuleSpec(module=MoELayer, submodules=MoESubmodules(
-        experts=mlp(TEGroupedMLP, kernels.Grouped, kernels.Grouped),
+        experts=mlp(TEGroupedMLP, kernels.ColumnGrouped, kernels.RowGrouped),
         shared_experts=mlp(SharedExpertMLP, kernels.Linear, kernels.Linear),
     ))  # fmt: skip
     return ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(

@@ -23,7 +23,14 @@ from lmsize.validation.training import Asked
 TOYS = "megatron_ci_tiny_memory"
 MIB, GIB = 2**20, 2**30
 STEADY = re.compile(r"allocated_bytes\.current=([\d.]+)")
-STANDING = ("weights", "main_weights", "workspaces", "gradients", "optimizer_states")
+STANDING = (
+    "weights",
+    "gathered_weights",
+    "main_weights",
+    "workspaces",
+    "gradients",
+    "optimizer_states",
+)
 
 
 def half(row: Mapping[str, str]) -> str:

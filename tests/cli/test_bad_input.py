@@ -57,6 +57,8 @@ Refused = Callable[[str | list[str]], str]
         (MEGATRON + "exp-avg-dtype=bf16", "precision-aware"),
         (MEGATRON + "decoder-seq-length=128", "--seq-len"),
         (MEGATRON + "pads-to-capacity", "capacity-factor"),
+        (MEGATRON + "router-padding", "--precision fp8"),
+        (MEGATRON + "whole-tensors", "--optimizer muon"),
         (MEGATRON + "atention-backend=flash", "attention-backend"),
         (MEGATRON + "no-attention-backend", "attention-backend"),
         (MEGATRON + "attention-backend=flahs", "flash"),

@@ -101,6 +101,7 @@ class Stack:
             others); empty where ranks do not share by FSDP2.
         whole_under_pipeline: under a pipeline weights stay gathered, and gradients whole, from the
             first micro-batch to the last.
+        keeps_root: where ranks share weights, those outside of the layers stay gathered all the time.
         defers_reduction: micro-batches but the last leave their gradients whole on every rank.
         flattens: a sharded unit is one flat tensor, so that its frozen weights get gradients beside
             its trained ones.
@@ -125,6 +126,7 @@ class Stack:
     ddp_buckets: bool = False
     units: tuple[str, ...] = ()
     whole_under_pipeline: bool = False
+    keeps_root: bool = False
     defers_reduction: bool = False
     flattens: bool = False
     holds_gradients: bool = False

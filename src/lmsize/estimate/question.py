@@ -18,7 +18,7 @@ from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.derived import has_derived_linears
 from lmsize.stacks.few_bits import BLACKWELL, HOPPER
-from lmsize.stacks.needs import refuse_without_effect
+from lmsize.stacks.needs import is_shared_muon, refuse_without_effect
 from lmsize.stacks.scope import within_scope
 from lmsize.stacks.stack_options import named_switches, read_switches
 from lmsize.stacks.switches import Switches
@@ -125,6 +125,7 @@ def training_question(
     refuse_without_effect(
         named_switches(filled.stack_options, filled.stack), precision=filled.precision,
         recompute=filled.recompute, has_decoder=model.is_encoder_decoder,
+        shares_muon=is_shared_muon(filled.optimizer, filled.zero),
     )  # fmt: skip
     row, assumed = catalogue.accelerator(accelerator) if accelerator is not None else (None, ())
     cautions = _check_length(model, filled.seq_len or 1)

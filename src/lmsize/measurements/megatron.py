@@ -18,6 +18,7 @@ from lmsize.model.spec import Block, ModelSpec, Run, Tower, stacked
 from lmsize.numbers import ceil_div
 
 GPT2_VOCABULARY = 50257  # of the tokenizer that Megatron's examples and tests use
+OTHER_CLASSES = ("unread", "bert", "t5")  # than GPTModel
 FREQUENCY = re.compile(r"\[([\d,\s]+)\]\s*\*\s*(\d+)")
 SHAPES = frozenset(
     [
@@ -75,7 +76,10 @@ def speaks_megatron(said: Columns, extra: Mapping[str, str]) -> bool:
     """Whether a row's options, rather than its label, describe the model."""
     if named(said.label) is not None or not SHAPES & extra.keys():
         return False
-    return read("family", said.label).meaning in (None, "gpt", "mixture")
+    family = read("family", said.label).meaning
+    # No family that a label names has latent attention: DeepSeek's first models have Llama's.
+    is_latent = is_set(extra, "multi_latent_attention") and family not in OTHER_CLASSES
+    return is_latent or family in (None, "gpt", "mixture")
 
 
 def megatron_model(said: Columns, extra: Mapping[str, str]) -> ModelSpec:

@@ -18,7 +18,7 @@ from lmsize.stacks.megatron_switches import (
     ROUTER_TYPES,
     STATE_TYPES,
 )
-from lmsize.stacks.needs import without_effect
+from lmsize.stacks.needs import is_shared_muon, without_effect
 from lmsize.stacks.stack_options import named_switches
 
 REPEATED_GROUP = re.compile(r"\(([^()]*)\)\*(\d{1,3})")
@@ -56,6 +56,7 @@ FLAGS = {
     "moe_pad_expert_input_to_capacity": "pads-to-capacity",
     "moe_router_padding_for_fp8": "router-padding",
     "moe_router_padding_for_quantization": "router-padding",
+    "no_use_layer_wise_param_layout": "whole-tensors",
     "defer_embedding_wgrad_compute": "deferred-head", "tp_comm_overlap": "tp-comm-overlap",
 }  # fmt: skip
 
@@ -92,6 +93,7 @@ def _with_effect(draft: Draft, model: ModelSpec, found: Sequence[str]) -> list[s
     idle = without_effect(
         named_switches(",".join(found), "megatron"), precision=draft.options["precision"],
         recompute=draft.options.get("recompute"), has_decoder=model.is_encoder_decoder,
+        shares_muon=is_shared_muon(draft.options.get("optimizer"), draft.options.get("zero")),
     )  # fmt: skip
     return [item for item in found if item.partition("=")[0].replace("-", "_") not in idle]
 

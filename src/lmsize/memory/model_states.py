@@ -15,6 +15,7 @@ from lmsize.layout.shares import Stage, Stored
 from lmsize.memory.optimizer_states import StateTypes, optimizer_states, part_of
 from lmsize.memory.storage import storage
 from lmsize.memory.training_setup import TrainingSetup
+from lmsize.memory.whole_tensors import owned, shares_whole
 from lmsize.model.parts import Buffer
 from lmsize.numbers import ceil_div, larger
 from lmsize.source import Source
@@ -47,7 +48,8 @@ def held_throughout(
         held.append(_stored("adapter_weights", every, setup, recipe.adapters, zero_stage=stage))
     if setup.has_main_copies and setup.optimizer_share:
         kind, share = setup.main_weights or recipe.weights, setup.optimizer_share
-        held.append(_raised("main_weights", trained, setup, kind, zero_stage=1, share=share))
+        mine, stage = (owned(setup, trained), WHOLE) if shares_whole(setup) else (trained, 1)
+        held.append(_raised("main_weights", mine, setup, kind, zero_stage=stage, share=share))
     if setup.sums_in_fp32 and (setup.has_main_copies or not frozen):
         held.append(_raised("main_gradients", trained, setup, "fp32", zero_stage=WHOLE))
     if setup.has_buckets:
@@ -133,6 +135,8 @@ def _weights(setup: TrainingSetup, tensors: Iterable[Stored], *, n_uncast: Any) 
 
 def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term:
     recipe, base, switches = setup.recipe, setup.base_type, setup.switches
+    is_dealt = shares_whole(setup)
+    trained = owned(setup, trained) if is_dealt else trained
     kinds = (recipe.adapters, recipe.adapters) if frozen else (recipe.states, recipe.weights)
     of_whole = (base, base)
     if frozen and setup.has_main_copies:
@@ -144,8 +148,8 @@ def states(setup: TrainingSetup, trained: list[Stored], *, frozen: bool) -> Term
         optimizer_states(
             "optimizer_states", tensors, setup.optimizer,
             StateTypes(setup.precision, *types, named, setup.optimizer_share),
-            fallback=setup.fallback, n_shards=setup.shards(1),
-            n_expert_shards=setup.shards(1, expert=True),
+            fallback=setup.fallback, n_shards=1 if is_dealt else setup.shards(1),
+            n_expert_shards=1 if is_dealt else setup.shards(1, expert=True),
         )
         for tensors, types in ((own, kinds), (whole, of_whole))
     ]  # fmt: skip

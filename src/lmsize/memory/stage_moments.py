@@ -13,6 +13,7 @@ from lmsize.layout.shares import Stage, Stored, alone, stages, stored_parts
 from lmsize.memory.blocks import Placed
 from lmsize.memory.flat_units import flat_units, flattened, with_joins
 from lmsize.memory.flight import in_flight_of
+from lmsize.memory.kept_root import around_layer, keeps_root, kept_root
 from lmsize.memory.model_states import (
     buffers,
     gathered_weights,
@@ -139,7 +140,12 @@ class _Rank:
             setup, self.base, self.own, self.trained, frozen=self.adapters is not None, uncast=uncast
         )  # fmt: skip
         tables = buffers(setup, self.stage)
-        return held + tables + standing(setup, self.stage, self.adapters)
+        return [
+            *held,
+            *kept_root(setup, self.stage),
+            *tables,
+            *standing(setup, self.stage, self.adapters),
+        ]
 
     def _states(self) -> Term:
         return states(self.setup, self.trained, frozen=self.adapters is not None)
@@ -218,9 +224,11 @@ class _Rank:
 
     def _temporaries(self, moment: Moment, gathers: list[Term]) -> Term:
         setup = self.setup
-        units = (
-            flat_units(setup, self.stage, self.adapters, moment.name) if setup.flattens else gathers
-        )
+        units = gathers
+        if setup.flattens:
+            units = flat_units(setup, self.stage, self.adapters, moment.name)
+        elif keeps_root(setup):
+            units = around_layer(setup, self.stage, moment)
         return total("temporaries", [passing_term(moment), *units])
 
 
@@ -239,7 +247,8 @@ def _gathers(setup: TrainingSetup, stage: Stage) -> list[Term]:
 
     The widest block's weights and its gradients.
     """
-    if not setup.gathers_weights or setup.shares_by_fsdp2 or setup.flattens:
+    apart = setup.shares_by_fsdp2 or setup.flattens or keeps_root(setup)
+    if not setup.gathers_weights or apart:
         return []
     recipe = setup.recipe
     widest = max(

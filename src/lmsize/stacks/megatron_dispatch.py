@@ -69,10 +69,10 @@ def by_all_to_all(program: Program, x: Tensor, job: Job) -> Tensor:
         rows = _moved(program, rows, job.n_rows * job.width, "rows gathered")
     rows = _sorted(program, rows, job) if has_several else rows
     out = _computed(program, rows, job)
-    made = _sorted(program, out, job) if has_several else out
+    made = in_order = _sorted(program, out, job) if has_several else out
     if job.n_gathered > 1:
-        made = _reduced(program, made, n_sent * job.width, job)
-    program.hold(rows, out)
+        made = _reduced(program, in_order, n_sent * job.width, job)
+    program.hold(rows, out, in_order)
     back = _moved(program, made, n_sent * job.width, "rows back") if is_sent else made
     program.hold(made)
     tokens = _placed(program, back, job, setting.n_stream_tokens * job.width, "tokens in order")
@@ -91,10 +91,11 @@ def by_all_gather(program: Program, x: Tensor, job: Job) -> Tensor:
         program.record("gathered in a buffer", [x], whole, gradients=[Gradient(x)])
     rows = _placed(program, whole, job, job.n_rows * job.width, "rows by expert")
     out = _computed(program, rows, job)
-    made = _placed(program, out, job, n_all, "tokens of all ranks in order")
+    made = in_order = _placed(program, out, job, n_all, "tokens of all ranks in order")
     program.hold(rows, out)
     if n_ranks > 1:
-        made = _reduced(program, made, setting.n_stream_tokens * job.width, job)
+        made = _reduced(program, in_order, setting.n_stream_tokens * job.width, job)
+    program.hold(in_order)
     return made
 
 

@@ -106,6 +106,7 @@ class MegatronSwitches(Switches):
     aux_loss: bool = flag(default=True)
     pads_to_capacity: bool = flag(default=False)
     router_padding: bool = flag(default=False)
+    whole_tensors: bool = flag(default=False)
 
     @property
     def split(self) -> Split:

@@ -33,6 +33,8 @@ class Switches:
         precision_aware: the optimizer keeps, instead of a full copy of 16-bit weights, the 16 bits
             that they lack; `exp_avg_dtype` and `exp_avg_sq_dtype` are its states' types.
         optimizer_offload: share of its copies and states that lies on the host.
+        whole_tensors: the distributed optimizer deals tensors out whole (Muon's, without a layout of
+            buffers for it).
         optimizer_instances: copies of the distributed optimizer, over whose ranks states are whole.
         older_foreach: torch's step over all tensors at once is that of before torch 2.1.
         fused_adam: a stack with an Adam of its own steps by that, in one kernel.
@@ -57,6 +59,7 @@ class Switches:
     exp_avg_dtype: str = ""
     exp_avg_sq_dtype: str = ""
     optimizer_offload: float = 0.0
+    whole_tensors: bool = False
     optimizer_instances: int = 1
     older_foreach: bool = False
     fused_adam: bool = True

@@ -135,3 +135,21 @@ def test_arguments_are_switches(arguments: str, switches: str) -> None:
 )  # fmt: skip
 def test_arguments_without_effect_are_left_out(arguments: str) -> None:
     assert "stack_options" not in question(asked(arguments)).options
+
+
+def test_latent_attention_is_that_of_the_arguments_whatever_the_label() -> None:
+    arguments = "--multi-latent-attention True --num-experts 8 --moe-layer-freq ([0]*1+[1]*1)"
+    row = asked(arguments) | {"model": "GPT-MoE test:deepseek_proxy", "layers": "2"}
+    model = question(row).model
+    runs = [(r.block.name, r.n_layers) for _, r in model.runs() if r.block.role == "layer"]
+    assert model.model_type == "megatron"
+    assert runs == [("layer", 1), ("moe layer", 1)]
+
+
+def test_muons_tensors_are_dealt_out_where_buffers_are_not_laid_out_for_them() -> None:
+    row = asked("--no-use-layer-wise-param-layout True") | {
+        "optimizer": "muon",
+        "sharding": "zero1",
+    }
+    assert "whole-tensors" in question(row).options["stack_options"]
+    assert "stack_options" not in question(row | {"optimizer": "adam"}).options
