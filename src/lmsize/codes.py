@@ -150,6 +150,8 @@ CODES: dict[str, str] = {
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
     "over the experts.",
+    "trace-nothing-left-out": "The model leaves layers out at random now and then (layerdrop): the trace leaves out "
+    "none, as most steps do.",
     "trace-one-rank": "The first of the ranks is traced, which holds the most, with FSDP2 and tensor "
     "parallelism as torch and transformers do them; collectives' own buffers are not seen.",
     "trace-ddp": "One rank is traced as it is alone; DDP's buckets, gradients once more, are added by "
