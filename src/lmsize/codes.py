@@ -134,8 +134,9 @@ CODES: dict[str, str] = {
     "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
     "the step's requests.",
     "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "
-    "counts. Kernels' own scratch and libraries' workspaces are not seen; a typical context and NCCL's "
-    "buffers, as computed, are added to the driver's figure.",
+    "counts. On an accelerator kernels' own scratch and libraries' workspaces are not seen; a typical context "
+    "and NCCL's buffers, as computed, are added to the driver's figure. Kernels of the CPU are run once on "
+    "zeros, and say what they take.",
     "trace-capability": "The accelerator's compute capability is not known or none was named; "
     "attention kernels are chosen as on an 8.0.",
     "trace-optimizer-impl": "The implementation of the optimizer was not said: it is the one that "

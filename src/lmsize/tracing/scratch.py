@@ -3,7 +3,8 @@
 A fake tensor knows what an operation gives, not what its kernel asks the allocator for until it
 returns: copies in another type, a buffer for each thread, what oneDNN reorders. That depends on the
 processor and on the number of threads, so no formula has it. Each kernel is run once for every kind of
-arguments it is called with, on zeros, while torch's profiler writes down what the allocator is asked for.
+arguments it is called with, on zeros, while torch's profiler writes down what the allocator is asked for;
+but for the largest, of which only copies in another type are known.
 """
 
 from __future__ import annotations
@@ -20,8 +21,14 @@ from lmsize.tracing.kernels import PROMOTING, promoted_copies
 from lmsize.tracing.work import ON_LISTS
 
 aten = torch.ops.aten
-MOST_BYTES = 2**27  # of the operands of a kernel that is run
-MOST_FLOPS = 2e10  # of such a kernel: a second at most
+MOST_BYTES = 2**26  # of the operands of a kernel that is run
+MOST_FLOPS = 5e9  # of such a kernel: a tenth of a second or so
+# Of one that goes number by number, and takes no more than numbers beside and copies in another type.
+MOST_BYTES_BY_NUMBER = 2**22
+_BY_NUMBER = {
+    aten.clone, aten._to_copy, aten.copy_, aten.zeros, aten.zeros_like, aten.new_zeros, aten.ones_like,
+    aten.fill_, aten.zero_, aten.empty_like, aten._unsafe_view, aten.cat, aten.bernoulli_,
+}  # fmt: skip
 # The sizes of their parts are numbers that they are called with.
 BY_VALUE = {aten._grouped_mm.default}
 _NEVER = (
@@ -55,7 +62,9 @@ def requests(func: Any, args: Any, kwargs: Any, out: Any, known: Known) -> tuple
     wanted = tensors.described((args, kwargs))
     if not tensors.are_plain and func not in PREPARED:
         return ()
-    if tensors.n_bytes > MOST_BYTES or flops_of(func, args, kwargs, out) > MOST_FLOPS:
+    by_number = torch.Tag.pointwise in func.tags or func.overloadpacket in _BY_NUMBER
+    most_bytes = MOST_BYTES_BY_NUMBER if by_number else MOST_BYTES
+    if tensors.n_bytes > most_bytes or flops_of(func, args, kwargs, out) > MOST_FLOPS:
         return _copies(func, args)
     key = (func, wanted, torch.get_num_threads(), torch.is_grad_enabled())
     if key not in _asked:
