@@ -8,12 +8,14 @@
 A case is a family with odd shapes and a random choice of attention, precision, recomputation, adapters,
 optimizer and batch; a seed always gives the same ones. The real peak is what ``lmsize measure`` reads:
 the allocator's events of the second step. Each case is a process of its own; the rows are in
-``benchmarks/traced/zoo.csv``. What cannot be run for real (a shape the family does not take) is no case.
+``benchmarks/traced/zoo.csv``; ``at_first`` is the error (or what was said) when a case was drawn, before
+anything was mended for it. What cannot be run for real (a shape the family does not take) is no case.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import random
 import sys
@@ -23,7 +25,7 @@ from typing import Any
 
 from kept import Row, Table, apart, import_all
 
-COLUMNS = ("case", "family", "options", "real_bytes", "traced_bytes", "error", "said")
+COLUMNS = ("case", "family", "options", "real_bytes", "traced_bytes", "error", "at_first", "said")
 TABLE = Table("zoo.csv", COLUMNS, key=("case",))
 LIMIT = 2e-4
 LONGEST_S = 240
@@ -90,12 +92,14 @@ def shape(rng: random.Random) -> Row:
     if rng.random() < 0.5:
         names = "dropout attention_dropout hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop"
         sizes |= dict.fromkeys(names.split(), rng.choice((0.1, 0.2)))
+    # A real step that leaves a layer out by chance is no comparison.
+    sizes |= dict.fromkeys(["layerdrop", "encoder_layerdrop", "decoder_layerdrop"], 1e-9)
     return sizes
 
 
 def options(rng: random.Random) -> Row:
     """How the step is run."""
-    return {
+    how: Row = {
         "precision": rng.choice(("fp32", "bf16", "amp-bf16", "amp-bf16", "amp-fp16")),
         "attention": rng.choice(("eager", "sdpa", "sdpa")),
         "checkpointing": rng.choice(("", "", "non-reentrant", "reentrant")),
@@ -107,6 +111,10 @@ def options(rng: random.Random) -> Row:
         "ignored": rng.random() < 0.3,
         "padded": rng.random() < 0.15,
     }
+    if rng.random() < 0.1:
+        how["precision"] = "fp16"
+    how["packed"] = rng.random() < 0.15 and not how["padded"]
+    return how
 
 
 def _aligned(key: str, value: Any, sizes: Row) -> Any:
@@ -152,7 +160,8 @@ def model_of(family: str, config: Any, how: Row) -> Any:
     import torch
     import transformers
 
-    dtype = torch.bfloat16 if how["precision"] == "bf16" else torch.float32
+    weights = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = weights.get(how["precision"], torch.float32)
     cls = getattr(transformers, families()[family])
     try:
         model = cls._from_config(config, attn_implementation=how["attention"], dtype=dtype)
@@ -191,11 +200,13 @@ def optimizer_of(name: str, params: list[Any]) -> Any:
     return made[name]()
 
 
-def batches(config: Any, how: Row) -> list[Row]:
-    """Micro-batches of token ids and labels."""
+def batches(model: Any, config: Any, how: Row) -> list[Row]:
+    """Micro-batches of token ids and labels; packed in one row where the model takes positions."""
     import torch
 
     n, length = how["batch"]
+    base = model.get_base_model() if how["lora"] else model
+    packed = how["packed"] and "position_ids" in inspect.signature(base.forward).parameters
     text = config.get_text_config()
     found = []
     for _ in range(how["n_micro"]):
@@ -208,6 +219,9 @@ def batches(config: Any, how: Row) -> list[Row]:
             mask = torch.ones(n, length, dtype=torch.long)
             mask[:, -4:] = 0
             one["attention_mask"] = mask
+        if packed:
+            one = {name: ids.view(1, -1) for name, ids in one.items()}
+            one["position_ids"] = torch.arange(n * length).remainder(length)[None]
         found.append(one)
     return found
 
@@ -222,7 +236,7 @@ def step_of(family: str, config: Any, how: Row) -> Any:
     autocast = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}.get(how["precision"])
     params = [p for p in model.parameters() if p.requires_grad]
     return TrainingStep(
-        model, optimizer_of(how["optimizer"], params), batches(config, how), "cpu",
+        model, optimizer_of(how["optimizer"], params), batches(model, config, how), "cpu",
         autocast=autocast, clip_grad_norm=1.0 if how["clip"] else None,
     )  # fmt: skip
 
@@ -288,6 +302,11 @@ def run(given: argparse.Namespace) -> None:
         case = case_of(family, given.seed)
         found = apart(checked, *case, limit_s=LONGEST_S)
         row = {"case": label, "family": family, "options": json.dumps(case[2]), **found}
+        row["at_first"] = (
+            (known or {}).get("at_first")
+            or row.get("error")
+            or row.get("said", "").partition(":")[0]
+        )
         print(json.dumps(row), flush=True)
         if row.get("status") != "too slow" and not row.get("said", "").startswith("not run"):
             TABLE.add(row)

@@ -134,8 +134,9 @@ CODES: dict[str, str] = {
     "reserved-simulated": "What is reserved comes from a simulation of PyTorch's caching allocator on "
     "the step's requests.",
     "trace-step": "The real model, optimizer and adapters ran two steps on fake tensors; the second "
-    "counts. Kernels' own scratch and libraries' workspaces are not seen; a typical context and NCCL's "
-    "buffers, as computed, are added to the driver's figure.",
+    "counts. On an accelerator kernels' own scratch and libraries' workspaces are not seen; a typical context "
+    "and NCCL's buffers, as computed, are added to the driver's figure. Kernels of the CPU are run once on "
+    "zeros, and say what they take.",
     "trace-capability": "The accelerator's compute capability is not known or none was named; "
     "attention kernels are chosen as on an 8.0.",
     "trace-optimizer-impl": "The implementation of the optimizer was not said: it is the one that "
@@ -150,6 +151,8 @@ CODES: dict[str, str] = {
     "the whole model's is checked on each model by leaving one layer out.",
     "trace-spread-evenly": "Shapes depend on which expert each token goes to: tokens are spread evenly "
     "over the experts.",
+    "trace-nothing-left-out": "The model leaves layers out at random now and then (layerdrop): the trace leaves out "
+    "none, as most steps do.",
     "trace-one-rank": "The first of the ranks is traced, which holds the most, with FSDP2 and tensor "
     "parallelism as torch and transformers do them; collectives' own buffers are not seen.",
     "trace-ddp": "One rank is traced as it is alone; DDP's buckets, gradients once more, are added by "

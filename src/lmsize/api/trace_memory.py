@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from lmsize.tracing.storages import Log
 
 ALONE = Layout()
+TAKEN_FOR_GRANTED = {
+    "trace-spread-evenly": "shapes depend on the routing: tokens are spread evenly over the experts",
+    "trace-nothing-left-out": "layers that the model leaves out at random are all run",
+}
 
 
 def tell(what: str) -> None:
@@ -55,9 +59,7 @@ def traced_memory(
         on_device = round(on_device * factor)
         text = "reserved by a simulation of the caching allocator"
         stated = (Assumption("reserved-simulated", text), *besides)
-    if log.spread_evenly:
-        text = "shapes depend on the routing: tokens are spread evenly over the experts"
-        stated = (*stated, Assumption("trace-spread-evenly", text))
+    stated += tuple(Assumption(code, TAKEN_FOR_GRANTED[code]) for code in sorted(log.assumed))
     capacity = accelerator.capacity_bytes if accelerator else None
     winner = tree.winner
     return Memory(

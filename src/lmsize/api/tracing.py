@@ -118,12 +118,14 @@ def traced_device(
     if asked.optimizer_impl is None:
         text = "the optimizer is run as torch itself would on this device (foreach on CUDA)"
         stated.append(Assumption("trace-optimizer-impl", text))
-    text = (
-        "second of two steps of the real model on fake tensors; kernels' own scratch and libraries' "
-        "workspaces are not seen"
-    )
+    text = "second of two steps of the real model on fake tensors; "
     if asked.trace_device == "cuda":
-        text += "; a context and NCCL's buffers are added to the driver's figure alone"
+        text += (
+            "kernels' own scratch and libraries' workspaces are not seen; a context and NCCL's buffers "
+            "are added to the driver's figure alone"
+        )
+    else:
+        text += "what this CPU's kernels take while they run is asked of them, but for the largest"
     stated.append(Assumption("trace-step", text))
     return Device(asked.trace_device, known or DEFAULT), tuple(stated)
 

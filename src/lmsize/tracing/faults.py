@@ -76,6 +76,11 @@ def _message(error: Exception) -> str:
     said = " ".join(str(error).split())
     if isinstance(error, fake_tensor.FakeTensorDeviceMismatchError) or "same device" in said:
         return f"{said} ({where}): make tensors without a device, on the default one that is traced"
+    if "SparseTensorImpl" in said or "SparseCsrTensorImpl" in said:
+        return (
+            f"sparse tensors have no storage that a trace could follow ({where}): embeddings with "
+            "sparse=False, or measure a real step (lmsize measure)"
+        )
     if "No available kernel" in said:
         return (
             "the attention kernel that was asked for cannot serve this model's types, masks, head "

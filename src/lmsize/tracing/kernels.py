@@ -20,11 +20,16 @@ def _grouped_product(
     return make(first, second, offs, out_dtype or first.dtype)
 
 
-def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
-    """The CPU's keeps mean and deviation in the weight's type, where that is wider than the input's."""
-    out, *kept = aten.native_layer_norm.default(x, shape, weight, bias, eps)
-    wide = next((w.dtype for w in (weight, bias) if w is not None), x.dtype)
-    return (out, *(t if t.dtype in (torch.float32, wide) else t.to(wide) for t in kept))
+def _norm(func: Any, weights_at: int) -> Callable[..., Any]:
+    """The CPU's norms keep mean and deviation in the weight's type, where that is wider than the input's."""
+
+    def called(x: Any, *args: Any) -> Any:
+        out, *kept = func(x, *args)
+        weights = args[weights_at : weights_at + 2]
+        wide = next((w.dtype for w in weights if w is not None), x.dtype)
+        return (out, *(t if t.dtype in (torch.float32, wide) else t.to(wide) for t in kept))
+
+    return called
 
 
 def _waited(tensor: Any) -> Any:
@@ -34,7 +39,11 @@ def _waited(tensor: Any) -> Any:
 
 FAKES: dict[Any, Callable[..., Any]] = {
     torch.ops._c10d_functional.wait_tensor.default: _waited,
-    aten._grouped_mm.default: _grouped_product, aten.native_layer_norm.default: _layer_norm,
+    aten._grouped_mm.default: _grouped_product,
+    aten.native_layer_norm.default: _norm(aten.native_layer_norm.default, 1),
+    aten.native_group_norm.default: _norm(aten.native_group_norm.default, 0),
+    aten.native_batch_norm.default: _norm(aten.native_batch_norm.default, 0),
+    aten._native_batch_norm_legit.default: _norm(aten._native_batch_norm_legit.default, 0),
 }  # fmt: skip
 
 # Backward formulas that fill zeros do so in place, but out of place when they see a fake tensor or a

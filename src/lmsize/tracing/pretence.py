@@ -6,6 +6,7 @@ device that this build cannot have.
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from unittest import mock
 
 import torch
 from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lmsize.tracing import attention
+from lmsize.tracing.known import OWN_ATTRIBUTES
 from lmsize.tracing.ranks import streams_pretended
 from lmsize.tracing.shim import ensure_cuda_autograd
 
@@ -40,6 +43,7 @@ def pretended(device_type: str, capability: tuple[int, int]) -> Iterator[None]:
         # The engine's device threads would not see the modes of this one.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_moved_in_place())
+        stack.enter_context(mock.patch.object(FakeTensor, "__deepcopy__", _copied))
         stack.enter_context(_nothing_compiled())
         stack.enter_context(_errors_said_once())
         if device_type == "cuda":
@@ -140,6 +144,22 @@ def _always(answer: Any) -> Any:
         return answer
 
     return answered
+
+
+def _copied(tensor: Any, memo: dict[int, Any]) -> Any:
+    """A copy of a fake tensor; torch's own lies in one storage, and its views in another."""
+    if id(tensor) in memo:
+        return memo[id(tensor)]
+    if not tensor.is_leaf:
+        return torch.Tensor.__deepcopy__(tensor, memo)  # which refuses
+    made = tensor.detach().clone()
+    if isinstance(tensor, torch.nn.Parameter):
+        made = torch.nn.Parameter(made, tensor.requires_grad)
+    memo[id(tensor)] = made.requires_grad_(tensor.requires_grad)
+    for name, value in vars(tensor).items():
+        if name not in vars(made) and not name.startswith(OWN_ATTRIBUTES):
+            setattr(made, name, copy.deepcopy(value, memo))
+    return made
 
 
 @contextmanager

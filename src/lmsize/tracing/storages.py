@@ -53,14 +53,14 @@ class Log:
     Attributes:
         n_flops: FLOPs by phase and layer; `n_moved` bytes that operations read and wrote.
         n_ops: operations that were seen.
-        spread_evenly: some shape or branch rests on choices (of experts) spread evenly.
+        assumed: codes of what some shape or branch rests on without its being known.
     """
 
     entries: list[Entry] = field(default_factory=list)
     n_flops: dict[tuple[str, Layer | None], float] = field(default_factory=dict)
     n_moved: dict[tuple[str, Layer | None], float] = field(default_factory=dict)
     n_ops: int = 0
-    spread_evenly: bool = False
+    assumed: set[str] = field(default_factory=set)
 
     def events(self) -> Iterator[Event]:
         """The same as the allocator reads it."""
