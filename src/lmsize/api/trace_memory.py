@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from lmsize.tracing.storages import Log
 
 ALONE = Layout()
-TAKEN_FOR_GRANTED = {
-    "trace-spread-evenly": "shapes depend on the routing: tokens are spread evenly over the experts",
-    "trace-nothing-left-out": "layers that the model leaves out at random are all run",
-}
+TAKEN_FOR_GRANTED = (
+    Assumption(
+        "trace-spread-evenly",
+        "shapes depend on the routing: tokens are spread evenly over the experts",
+    ),
+    Assumption("trace-nothing-left-out", "layers that the model leaves out at random are all run"),
+)
 
 
 def tell(what: str) -> None:
@@ -59,7 +62,7 @@ def traced_memory(
         on_device = round(on_device * factor)
         text = "reserved by a simulation of the caching allocator"
         stated = (Assumption("reserved-simulated", text), *besides)
-    stated += tuple(Assumption(code, TAKEN_FOR_GRANTED[code]) for code in sorted(log.assumed))
+    stated += tuple(one for one in TAKEN_FOR_GRANTED if one.code in log.assumed)
     capacity = accelerator.capacity_bytes if accelerator else None
     winner = tree.winner
     return Memory(

@@ -37,8 +37,8 @@ class WrappedNumbers:
 
     def note(self, func: Any, args: Any, out: Any, path: str) -> None:
         """Consider an operation that has just run; autograd gives its result a node only later."""
-        if func not in SAVED_BY or not torch.is_grad_enabled():
-            return
+        if func not in SAVED_BY or not torch.is_grad_enabled() or out._is_view():
+            return  # the node of a view that was written into is made under a lock when it is asked for
         for number, beside in (args[1::-1], args[:2]):
             n_bytes = _N_BYTES.get(type(number))
             if n_bytes and isinstance(beside, torch.Tensor) and beside.requires_grad:
