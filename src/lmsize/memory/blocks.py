@@ -20,8 +20,7 @@ from lmsize.numbers import ceil_div
 from lmsize.stacks.ends import embedding_program, head_program
 from lmsize.stacks.further import further_program
 from lmsize.stacks.layer import layer_program
-from lmsize.stacks.looking_up import Use
-from lmsize.stacks.setting import Setting, Style
+from lmsize.stacks.setting import Setting, Style, Use
 from lmsize.tape.pieces import Piece, chained, piece
 from lmsize.tape.program import Program
 
@@ -123,7 +122,7 @@ def _in_style(setting: Setting, style: Style, adapters: ModelSpec | None) -> Set
         itemsize=None if setting.casts_inputs else style.adapting.itemsize,
     )  # fmt: skip
     return replace(
-        setting, saved=saved_modules(adapters), adapting=adapting, spreads=style.spreads,
+        setting, saved=saved_modules(adapters), adapting=adapting, spreads=style.spreads, gives_views=style.gives_views,
         gathers_once=style.gathers_once,
     )  # fmt: skip
 
@@ -212,9 +211,11 @@ def _is_tied(model: ModelSpec) -> bool:
 def _use(model: ModelSpec, tower: Tower) -> Use:
     """Whether the gradient of this tower's table of tokens meets that of another use."""
     if not model.is_encoder_decoder:
-        return "shared" if _is_tied(model) else "parameter"
-    if tower.stream != "labels" or _is_tied(model):
+        return "tied" if _is_tied(model) else "parameter"
+    if tower.stream != "labels":
         return "shared"
+    if _is_tied(model):
+        return "tied"
     own = any(run.n_copies and run.block.role == "embedding" for run in tower.runs)
     return "parameter" if own else "waiting"
 

@@ -9,9 +9,9 @@ from lmsize.model.spec import Block
 from lmsize.stacks import habits
 from lmsize.stacks.linears import INTEGER, applied
 from lmsize.stacks.local import local_embedding, local_linear
-from lmsize.stacks.looking_up import Use, looked_up
+from lmsize.stacks.looking_up import looked_up
 from lmsize.stacks.losses import LOSSES, capped
-from lmsize.stacks.setting import Setting, Style, new_program, normed, parameter
+from lmsize.stacks.setting import Setting, Style, Use, new_program, normed, parameter
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 
@@ -37,8 +37,8 @@ def embedding_program(
     """Tables looked up and summed, their norm, dropout; what all layers share.
 
     Args:
-        use: of the vocabulary's table: ``shared`` where its gradient is added to another use's
-            (a tied head, a decoder), ``waiting`` where another will be added to it.
+        use: of the vocabulary's table: ``tied`` where its gradient is added to the head's, ``shared`` to
+            another's (a decoder's), ``waiting`` where another will be added to it.
         masks: those that layers get.
         keeps_mask: whether they live until the backward, as inputs of checkpointed layers.
     """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from lmsize.model.parts import Embedding
 from lmsize.numbers import ceil_div
-from lmsize.stacks.setting import Setting
+from lmsize.stacks.setting import Setting, Use
 from lmsize.stacks.spread import table_gradient
 from lmsize.tape import kernels
 from lmsize.tape.program import Program, Tensor
-
-Use = Literal["parameter", "shared", "waiting"]
 
 
 def looked_up(
@@ -25,10 +23,9 @@ def looked_up(
     is_shared = part.is_vocabulary and part.name not in setting.saved
     table = program.parameter(
         part.name, part.n_rows * part.width, setting.weight_itemsize, trained=trained,
-        kind=use if is_shared else "parameter",
+        kind=("shared" if use == "tied" else use) if is_shared else "parameter",
     )  # fmt: skip
-    is_divided = part.is_vocabulary
-    gradient = table_gradient(table, setting, is_shared=use != "parameter") if is_divided else None
+    gradient = table_gradient(table, setting, use=use) if part.is_vocabulary else None
     made = kernels.embedding(program, table, numel=numel, gradient=gradient)
     made.needs_grad = made.needs_grad or (setting.inputs_need_grad and part.is_vocabulary)
     return made

@@ -171,7 +171,7 @@ def loss(program: Program, logits: Tensor, *, upcasts: bool, n_tokens: Any, kind
 STYLE = Style(
     norm, rotary, core, activation, partial(loss, kind="eager"), gated=gated, mixture=mixture,
     recomputes_modules=True, fuses_weight_gradients=True, reentrant=True, copies_values=True,
-    fuses_matrices=True, hands_masks=False, adapting=Adapting(itemsize=None, casts=False),
+    fuses_matrices=True, hands_masks=False, gives_views=False, adapting=Adapting(itemsize=None, casts=False),
     upcasts=transformers.upcasts_logits,
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from lmsize.tape.program import Op, Program, Tensor
 ONE = Layout()
 QKV = tuple[Tensor, Tensor, Tensor]
 Origin = Literal["", "own", "made", "read"]
+Use = Literal["parameter", "tied", "shared", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Setting:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors, each collective of which makes a tensor.
+        gives_views: whether products are torch's own, which give weights views for gradients.
         reduces_at_once: whether FSDP2 reduces gradients as they are made.
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save.
         gathers_in_buffer: whether products gather those tokens in a buffer that is there anyway.
@@ -104,6 +106,7 @@ class Setting:
     adapting: Adapting = PEFT
     casts_inputs: bool = False
     spreads: bool = False
+    gives_views: bool = True
     reduces_at_once: bool = False
     gathers_once: bool = False
     gathers_in_buffer: bool = False
@@ -174,6 +177,7 @@ class Style:
         casts_inputs: whether what a layer is given is cast to its type, as FSDP2 does that mixes
             precisions.
         spreads: whether tensor parallelism is by DTensors (:mod:`lmsize.stacks.spread`).
+        gives_views: whether products are torch's own, not functions of the stack's.
         gathers_once: whether tokens that sequence parallelism gathers are a tensor that products save,
             not gathered again for the backward.
         buffers: roles of the blocks whose products gather tokens in a buffer that is there anyway.
@@ -206,6 +210,7 @@ class Style:
     qkv: Callable[..., QKV] | None = None
     down: Callable[..., Tensor] | None = None
     spreads: bool = False
+    gives_views: bool = True
     gathers_once: bool = False
     buffers: tuple[str, ...] = ()
     offloads: bool = False

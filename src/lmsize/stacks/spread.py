@@ -12,7 +12,7 @@ from typing import Any
 
 from lmsize.model.parts import Linear
 from lmsize.stacks import habits
-from lmsize.stacks.setting import Setting
+from lmsize.stacks.setting import Setting, Use
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Program, Tensor
 
@@ -80,17 +80,20 @@ def _gathered(program: Program, x: Tensor, setting: Setting) -> Tensor:
     return ops.copy(program, flat, numel=numel, name=f"{x.name} gathered")
 
 
-def table_gradient(table: Tensor, setting: Setting, *, is_shared: bool) -> Gradient:
-    """The gradient of a table of which a rank has some rows.
+def table_gradient(table: Tensor, setting: Setting, *, use: Use) -> Gradient:
+    """The gradient of a vocabulary's table, of which a rank may have some rows.
 
+    A head's that is tied came first, and is a view of what its product gave: the sum is a third tensor
+    (``accumulate`` of torch/csrc/autograd/input_buffer.cpp), but where a cast made it anew.
     ``embedding_dense_backward`` knows no division by rows: each rank makes the gradient of the whole
     table, which waits like that, or is reduced to the rank's rows (``Partial`` to ``Shard(0)``) once
     the node is done, or while it is summed with that of a tied head, which is divided already.
     """
     if not setting.spreads or setting.layout.tp == 1:
-        return Gradient(table)
+        is_view = use == "tied" and setting.gives_views and setting.autocast is None
+        return Gradient(table, scratch_bytes=table.n_bytes if is_view else 0)
     whole = Tensor("gradient of the whole table", table.numel * setting.layout.tp, table.itemsize)
-    if is_shared:
+    if use != "parameter":
         return Gradient(table, scratch_bytes=whole.n_bytes + table.n_bytes)
     if setting.reduces_at_once:
         return Gradient(table, form_bytes=whole.n_bytes)

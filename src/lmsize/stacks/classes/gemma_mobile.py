@@ -13,11 +13,11 @@ from dataclasses import replace
 from lmsize.model.parts import AttentionCore, Embedding, Experts, Linear, Norm
 from lmsize.model.spec import Block
 from lmsize.stacks.local import local_embedding
-from lmsize.stacks.looking_up import Use, looked_up
+from lmsize.stacks.looking_up import looked_up
 from lmsize.stacks.mlp import dense_mlp
 from lmsize.stacks.named import Modules
 from lmsize.stacks.own import Own
-from lmsize.stacks.setting import Setting, Style, normed
+from lmsize.stacks.setting import Setting, Style, Use, normed
 from lmsize.tape import ops
 from lmsize.tape.program import Gradient, Op, Program, Tensor
 

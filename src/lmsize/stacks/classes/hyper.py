@@ -9,9 +9,9 @@ from __future__ import annotations
 from lmsize.model.parts import Embedding, Part
 from lmsize.model.spec import Block
 from lmsize.stacks.local import local_embedding
-from lmsize.stacks.looking_up import Use, looked_up
+from lmsize.stacks.looking_up import looked_up
 from lmsize.stacks.named import Modules
-from lmsize.stacks.setting import Setting, Style
+from lmsize.stacks.setting import Setting, Style, Use
 from lmsize.tape import ops
 from lmsize.tape.program import Program, Tensor
 
