@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import re
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 Row = dict[str, Any]
 TRACED = Path(__file__).parent / "traced"
+INSTALLED = re.compile(r"/[^\s:()]*/site-packages/")
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -52,7 +54,12 @@ class Table:
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(row | {"said": without_paths(row.get("said") or "")} for row in rows)
+
+
+def without_paths(said: str) -> str:
+    """What was said, with files of libraries named from their package on, the same on every machine."""
+    return INSTALLED.sub("", said)
 
 
 def apart(

@@ -13,7 +13,7 @@ from lmsize.estimate.correction import NONE, Corrections
 from lmsize.layout.degrees import Layout, check, with_count
 from lmsize.memory.stack_styles import as_built, style_of
 from lmsize.memory.training_setup import TrainingSetup
-from lmsize.model.parts import Experts, Linear
+from lmsize.model.parts import Experts
 from lmsize.model.spec import ModelSpec
 from lmsize.stacks import habits
 from lmsize.stacks.derived import has_derived_linears
@@ -269,10 +269,7 @@ def _of_setup(setup: TrainingSetup) -> tuple[Assumption, ...]:
     if setup.layout.zero == 3 and not (setup.is_in_units or setup.stays_whole or setup.flattens):
         text = "ZeRO-3 holds one block whole at a time, its weights and its gradients"
         stated.append(Assumption("zero3-gather", text))
-    tied = any(
-        isinstance(p, Linear) and p.tied for _, r in setup.model.runs() for p in r.block.parts
-    )
-    if setup.layout.pp > 1 and tied:
+    if setup.layout.pp > 1 and setup.model.is_tied:
         text = "the last stage keeps a copy of its own of the tied embedding"
         stated.append(Assumption("tied-head-copy", text))
     return tuple(stated)

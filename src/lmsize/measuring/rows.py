@@ -12,7 +12,6 @@ from lmsize.measurements.columns import COLUMNS
 from lmsize.measuring.architecture import architecture_columns
 from lmsize.measuring.case import Case
 from lmsize.measuring.outcome import Measured
-from lmsize.model.parts import Linear
 from lmsize.model.spec import ModelSpec
 from lmsize.workload.training import batch_of
 
@@ -100,9 +99,7 @@ def _origin(case: Case, found: Measured) -> dict[str, object]:
 
 def _shape_facts(model: ModelSpec) -> dict[str, str]:
     """What no column has room for: the class, and whether input and output share one embedding."""
-    parts = (part for _, run in model.runs() for part in run.block.parts)
-    tied = any(isinstance(part, Linear) and part.tied for part in parts)
-    return {"class": model.architecture, "tied_embeddings": str(tied).lower()}
+    return {"class": model.architecture, "tied_embeddings": str(model.is_tied).lower()}
 
 
 def _is_bound(case: Case) -> bool:

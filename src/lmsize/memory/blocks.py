@@ -14,7 +14,7 @@ from lmsize.memory.order import in_order, origin_of_bias
 from lmsize.memory.shared_tables import masks_of, rotary_numel, windows_of
 from lmsize.memory.stack_styles import style_of
 from lmsize.memory.units import Unit
-from lmsize.model.parts import AttentionCore, Linear
+from lmsize.model.parts import AttentionCore
 from lmsize.model.spec import Block, ModelSpec, Role, Run, Tower
 from lmsize.numbers import ceil_div
 from lmsize.stacks.ends import embedding_program, head_program
@@ -200,21 +200,13 @@ def _chunks(n_layers: int, together: int) -> Iterator[tuple[int, int]]:
         yield 1, rest
 
 
-def _is_tied(model: ModelSpec) -> bool:
-    return any(
-        isinstance(part, Linear) and part.tied and part.per_token > 0
-        for _, run in model.runs()
-        for part in run.block.parts
-    )
-
-
 def _use(model: ModelSpec, tower: Tower) -> Use:
     """Whether the gradient of this tower's table of tokens meets that of another use."""
     if not model.is_encoder_decoder:
-        return "tied" if _is_tied(model) else "parameter"
+        return "tied" if model.is_tied else "parameter"
     if tower.stream != "labels":
         return "shared"
-    if _is_tied(model):
+    if model.is_tied:
         return "tied"
     own = any(run.n_copies and run.block.role == "embedding" for run in tower.runs)
     return "parameter" if own else "waiting"

@@ -38,8 +38,7 @@ def _under_deepspeed(switches: Switches) -> Style:
 
 
 def _of_litgpt(switches: Switches) -> Style:
-    is_fused = isinstance(switches, LitgptSwitches) and switches.fused_kernels
-    return lit_fused.STYLE if is_fused else litgpt.STYLE
+    return lit_fused.STYLE if LitgptSwitches.of(switches).fused_kernels else litgpt.STYLE
 
 
 SWITCHED: dict[str, Callable[[Switches], Style]] = {

@@ -9,7 +9,7 @@ from lmsize.formula import Term, formula, total
 from lmsize.layout.shares import Stage, rank_shape
 from lmsize.memory.stack_styles import style_of
 from lmsize.model.parameter import Parameter
-from lmsize.model.parts import Embedding, Linear
+from lmsize.model.parts import Embedding
 from lmsize.model.spec import Block
 from lmsize.source import Source
 
@@ -27,7 +27,7 @@ def unsummed_bytes(*, n_numbers: Any, n_own: Any, bytes_per_number: Any) -> Any:
     """Bytes of a table's gradient beyond a rank's own rows.
 
     Assumes: ``Partial`` from the backward to the optimizer's first operation.
-    Valid for: DTensors, without FSDP2 or while it defers its reduction; a table that no head is tied to.
+    Valid for: DTensors without FSDP2; a table that no head is tied to.
     """
     return (n_numbers - n_own) * bytes_per_number
 
@@ -69,21 +69,20 @@ def _waiting(setup: TrainingSetup, stage: Stage) -> list[Parameter]:
     """Tables of the stage whose gradients wait whole for the step."""
     if setup.shares_by_fsdp2:
         return []
-    return [table for _, run in stage.runs for table in partial_tables(setup, run.block)]
+    return [table for _, run in stage.runs for table in _partial_tables(setup, run.block)]
 
 
 def n_of_others(setup: TrainingSetup, block: Block) -> int:
     """Numbers of other ranks' rows in a block's gradients until they are reduced."""
-    tables = partial_tables(setup, block)
+    tables = _partial_tables(setup, block)
     return sum(math.prod(table.shape) - _n_own(table, setup) for table in tables)
 
 
-def partial_tables(setup: TrainingSetup, block: Block) -> list[Parameter]:
+def _partial_tables(setup: TrainingSetup, block: Block) -> list[Parameter]:
     """Tables of a block whose gradients stay whole until something reduces them."""
-    parts = (part for _, run in setup.model.runs() for part in run.block.parts)
-    is_tied = any(isinstance(part, Linear) and part.tied for part in parts)
-    spreads = style_of(setup.recipe.stack, setup.switches).spreads
-    if setup.adapters or not spreads or setup.layout.tp == 1 or is_tied:
+    if setup.adapters or setup.layout.tp == 1:
+        return []
+    if setup.model.is_tied or not style_of(setup.recipe.stack, setup.switches).spreads:
         return []
     return [
         parameter

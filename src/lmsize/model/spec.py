@@ -16,7 +16,7 @@ from typing import Literal
 from lmsize.assumption import Assumption
 from lmsize.model.conduct import USUAL, Conduct
 from lmsize.model.parameter import Parameter, is_reached
-from lmsize.model.parts import Part
+from lmsize.model.parts import Linear, Part
 
 Role = Literal["embedding", "layer", "further", "head"]
 Stream = Literal["input", "labels", "idle"]
@@ -108,6 +108,12 @@ class ModelSpec:
         for tower in self.towers:
             for run in tower.runs:
                 yield tower, run
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the head's weight is the table of the embedding."""
+        parts = (part for _, run in self.runs() for part in run.block.parts)
+        return any(isinstance(part, Linear) and part.tied and part.per_token > 0 for part in parts)
 
     @property
     def is_encoder_decoder(self) -> bool:

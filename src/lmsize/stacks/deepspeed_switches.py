@@ -28,11 +28,3 @@ class DeepspeedSwitches(Switches):
     norm_of_copies: bool = options.flag(default=False)
     older_foreach: bool = options.flag(default=False)
     fused_adam: bool = options.flag(default=True)
-
-    @classmethod
-    def of(cls, switches: Switches) -> DeepspeedSwitches:
-        """What was asked for, as usual where nothing was asked of this stack."""
-        return switches if isinstance(switches, cls) else USUAL
-
-
-USUAL = DeepspeedSwitches()

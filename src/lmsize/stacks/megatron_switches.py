@@ -126,11 +126,3 @@ class MegatronSwitches(Switches):
             return self
         has_fused = capability == HOPPER or (capability >= BLACKWELL and not self.deterministic)
         return replace(self, attention_backend="fused" if has_fused else "flash")
-
-    @classmethod
-    def of(cls, switches: Switches) -> MegatronSwitches:
-        """What was asked for, as usual where nothing was asked of this stack."""
-        return switches if isinstance(switches, cls) else USUAL
-
-
-USUAL = MegatronSwitches()

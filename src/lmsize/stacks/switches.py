@@ -7,6 +7,8 @@ Each stack that has switches derives a class of its own, whose fields with an :m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, Self
 
 from lmsize.layout.schedule import Schedule
 from lmsize.layout.split import Split
@@ -82,6 +84,19 @@ class Switches:
     def on(self, capability: int) -> Switches:  # noqa: ARG002  # a stack may go by it
         """The same on an accelerator of that compute capability (its first number)."""
         return self
+
+    @classmethod
+    def of(cls, switches: Switches) -> Self:
+        """What was asked for, as usual where nothing was asked of this stack."""
+        if isinstance(switches, cls):
+            return switches
+        usual: Self = _usual(cls)  # type: ignore[arg-type]  # classes are hashable
+        return usual
+
+
+@cache
+def _usual(stack: Any) -> Any:
+    return stack()
 
 
 USUAL = Switches()

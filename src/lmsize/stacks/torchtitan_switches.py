@@ -37,11 +37,3 @@ class TorchtitanSwitches(Switches):
     def split(self) -> Split:
         """Table and head are counted as layers (its pipeline_parallel.py)."""
         return Split(embedding=True, loss=True, spills=True, parts=self.stage_layers)
-
-    @classmethod
-    def of(cls, switches: Switches) -> TorchtitanSwitches:
-        """What was asked for, as usual where nothing was asked of this stack."""
-        return switches if isinstance(switches, cls) else USUAL
-
-
-USUAL = TorchtitanSwitches()

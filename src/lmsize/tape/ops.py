@@ -280,14 +280,9 @@ def dropout(program: Program, x: Tensor, frac: float) -> Tensor:
 
 
 def gather(
-    program: Program,
-    x: Tensor,
-    *,
-    numel: Any,
-    n_rows: Any,
-    name: str = "",
+    program: Program, x: Tensor, *, numel: Any, n_rows: Any, name: str = "",
     keeps_input: bool = False,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Rows in another order, or some of them several times: saves which (8 bytes a row).
 
     Args:
