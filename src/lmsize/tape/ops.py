@@ -14,7 +14,6 @@ from lmsize.tape.casts import Casts, both, operands, record_cast
 from lmsize.tape.program import Gradient, GradKind, Program, Tensor
 
 FP32 = 4
-INT32, INT8 = 4, 1
 
 
 def view(_program: Program, x: Tensor, *, numel: Any = None) -> Tensor:
